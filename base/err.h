@@ -1,0 +1,28 @@
+/*
+ * Errors as values: a negative errno travels as the return value, the text for the user in
+ * struct err. The place that knows the most writes the text; callers pass it up unchanged.
+ */
+#ifndef BASE_ERR_H
+#define BASE_ERR_H
+
+#define ERR_TEXT_MAX 1024
+
+struct err {
+	int code;		 /* -errno of the first error set, 0 if none */
+	char text[ERR_TEXT_MAX]; /* one line: "what is wrong; what to do about it" */
+};
+
+/**
+ * err_set - record an error and return its code, for `return err_set(...)`
+ * @e: where to record; may be NULL when the caller wants only the code
+ * @code: negative errno
+ * @fmt: printf format of one line without newline. It names the file or option, the field and
+ *       the value, then after "; " what would be right.
+ *
+ * The first error wins: a later call on the same @e keeps the text that is there, since it is
+ * nearer to the cause.
+ * Return: @code
+ */
+int err_set(struct err *e, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+#endif

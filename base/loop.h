@@ -1,0 +1,45 @@
+/*
+ * The event loop: one thread waits on descriptors and calls back. Watches are storage of their
+ * owner; adding and removing is allowed from any thread, callbacks run on the loop's thread only.
+ */
+#ifndef BASE_LOOP_H
+#define BASE_LOOP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct loop {
+	int epfd;
+	bool stop;
+};
+
+struct loop_watch {
+	int fd; /* -1: not watched */
+	/** called with the EPOLL* bits that are ready */
+	void (*ready)(struct loop_watch *w, uint32_t events);
+};
+
+/** loop_init - make an empty loop. Return: 0 or -errno. */
+int loop_init(struct loop *l);
+/** loop_fini - release the loop; accepts a loop whose epfd is -1 */
+void loop_fini(struct loop *l);
+
+/**
+ * loop_add - watch @w->fd for @events (EPOLLIN, EPOLLOUT; level-triggered)
+ * @w must stay where it is until loop_del() was called on the loop's thread, or the loop ended: a
+ * callback already chosen may still run once after a loop_del() from another thread.
+ * Return: 0 or -errno
+ */
+int loop_add(struct loop *l, struct loop_watch *w, int fd, uint32_t events,
+	     void (*ready)(struct loop_watch *, uint32_t));
+/** loop_mod - change the watched events. Return: 0 or -errno. */
+int loop_mod(struct loop *l, struct loop_watch *w, uint32_t events);
+/** loop_del - stop watching; does nothing if @w is not watched. Does not close the descriptor. */
+void loop_del(struct loop *l, struct loop_watch *w);
+
+/** loop_run - dispatch until loop_stop(). Return: 0, or -errno of epoll_wait(2). */
+int loop_run(struct loop *l);
+/** loop_stop - make loop_run() return after the current callback; loop's thread only */
+void loop_stop(struct loop *l);
+
+#endif

@@ -1,0 +1,45 @@
+/*
+ * Guest memory as devices and loaders see it. There is one way from a guest-physical address to a
+ * pointer, gpa_span(), and it checks address and length together: a caller cannot hold a pointer
+ * to less than it asked for.
+ */
+#ifndef DEVICES_GUEST_MEM_H
+#define DEVICES_GUEST_MEM_H
+
+#include <stdint.h>
+
+typedef uint64_t gpa_t;
+
+#define GUEST_MEM_MAX_REGIONS 4
+
+/* Guest RAM that is contiguous both for the guest and in this process. */
+struct guest_mem_region {
+	gpa_t gpa;
+	uint64_t len_bytes;
+	uint8_t *hva;
+	uint64_t fd_offset; /* of the region in the backing memfd */
+};
+
+struct guest_mem {
+	unsigned int n_regions;
+	struct guest_mem_region region[GUEST_MEM_MAX_REGIONS];
+};
+
+/**
+ * gpa_span - translate a span of guest-physical addresses
+ * @gm: the guest's memory
+ * @gpa: first byte; any value, it comes from the guest
+ * @len_bytes: length of the span; any value. 0 is legal where @gpa itself is RAM.
+ * The bytes behind the pointer may change at any time under a running guest: copy once, check the
+ * copy.
+ * Return: pointer to @len_bytes bytes, or NULL when any of them is not RAM
+ */
+void *gpa_span(const struct guest_mem *gm, gpa_t gpa, uint64_t len_bytes);
+
+/**
+ * guest_mem_add - append a region; regions must not overlap, in ascending order
+ * Return: 0, -ENOSPC when all GUEST_MEM_MAX_REGIONS are taken, -EINVAL on overlap or wrap-around
+ */
+int guest_mem_add(struct guest_mem *gm, const struct guest_mem_region *r);
+
+#endif

@@ -1,0 +1,5 @@
+#include "vmm/cmd.h"
+int cmd_placeholder(void)
+{
+	return 0;
+}

@@ -1,0 +1,5 @@
+#include "vmm/cmd.h"
+int main(void)
+{
+	return cmd_placeholder();
+}
