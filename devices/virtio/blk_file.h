@@ -1,0 +1,50 @@
+/*
+ * An opened disk image: a raw file or a block device, locked against a second writer, with the
+ * io_uring to reach it. It outlives the device in front of it: after a guest's reset the machine is
+ * rebuilt around the same file, without a moment in which the lock is open.
+ */
+#ifndef DEVICES_VIRTIO_BLK_FILE_H
+#define DEVICES_VIRTIO_BLK_FILE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "devices/virtio/blk_ring.h"
+
+struct err;
+
+#define BLK_SECTOR	  512 /* virtio's unit of addresses, whatever the block size */
+#define BLK_MAX_IN_FLIGHT 256
+
+struct blk_options {
+	const char *path;
+	bool readonly;
+	bool direct;	    /* O_DIRECT: past the host's page cache */
+	const char *serial; /* for virtio_blk_init(); at most 20 bytes, NULL: none */
+};
+
+struct blk_file {
+	int fd;		  /* -1: not open */
+	const char *path; /* of the options, for messages */
+	bool readonly;
+	bool direct;
+	bool can_discard;
+	bool can_write_zeroes;
+	uint32_t block_size; /* smallest unit of I/O, a power of 2 from 512 on */
+	uint64_t size_bytes; /* a multiple of BLK_SECTOR and, for direct, of block_size */
+	struct blk_ring ring;
+};
+
+/**
+ * blk_file_open - open and lock an image
+ * @opt: path stays the caller's and must outlive @f
+ * The image is always raw: a format found by looking at the data would be the guest's to choose.
+ * Return: 0, or -errno with path, cause and cure in @e; @f may be given to blk_file_close() either
+ * way
+ */
+int blk_file_open(struct blk_file *f, const struct blk_options *opt, struct err *e);
+
+/** blk_file_close - release file, lock and ring; the device in front must be gone */
+void blk_file_close(struct blk_file *f);
+
+#endif
