@@ -48,6 +48,7 @@ void loop_del(struct loop *l, struct loop_watch *w)
 
 int loop_run(struct loop *l)
 {
+	l->stop = false;
 	while (!l->stop) {
 		struct epoll_event ev;
 		struct loop_watch *w;

@@ -21,7 +21,7 @@ struct device_ops {
 	void (*read)(struct device *dev, uint64_t offset, uint8_t *data, unsigned int len);
 	/** write - the guest writes; unknown registers, odd sizes and alignments are ignored */
 	void (*write)(struct device *dev, uint64_t offset, const uint8_t *data, unsigned int len);
-	struct state_desc state;
+	struct state_desc state; /* left zero by a device that remembers nothing */
 };
 
 /*

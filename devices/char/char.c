@@ -1,0 +1,420 @@
+#include "devices/char/char.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pty.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/bytes.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "devices/char/terminal.h"
+
+#define ESCAPE 0x01 /* Ctrl-a */
+
+/*
+ * Input is edge-triggered and read until it runs dry, so that a peer that hung up, or a guest that
+ * takes nothing, cannot spin the loop. Output is waited for once each time the outside is full.
+ */
+#define IN_EVENTS  (EPOLLIN | EPOLLET)
+#define OUT_EVENTS (EPOLLOUT | EPOLLONESHOT)
+
+static const char escape_help[] =
+	"\r\nCtrl-a x  end the guest\r\nCtrl-a b  send a break (SysRq)\r\n"
+	"Ctrl-a a  send Ctrl-a\r\nCtrl-a h  this help\r\n";
+
+static struct char_backend *backend_of(struct chardev *dev)
+{
+	return container_of(dev, struct char_backend, dev);
+}
+
+static size_t char_write_locked(struct char_backend *c, const uint8_t *data, size_t len)
+{
+	struct pollfd p = {.fd = c->out_fd, .events = POLLOUT};
+	ssize_t n;
+
+	if (c->out_fd < 0)
+		return len; /* nobody there: the line is open, bytes are lost */
+	/*
+	 * Asked first, because stdio may not be made non-blocking: the mode belongs to the open
+	 * file, which the user's shell shares. A FIFO's worth of bytes fits where POLLOUT is
+	 * reported.
+	 */
+	if (poll(&p, 1, 0) <= 0)
+		goto wait;
+	if (p.revents & POLLHUP)
+		return len;
+	n = write(c->out_fd, data, len);
+	if (n >= 0)
+		return (size_t)n;
+	if (errno == EAGAIN || errno == EINTR)
+		goto wait;
+	if (!c->write_failed && c->kind != CHAR_UNIX) {
+		log_warn("serial output is lost from here on: %s", strerror(errno));
+		c->write_failed = true;
+	}
+	return len;
+wait:
+	if (c->out.fd >= 0)
+		loop_mod(c->loop, &c->out, OUT_EVENTS);
+	return 0;
+}
+
+static size_t char_write(struct chardev *dev, const uint8_t *data, size_t len)
+{
+	struct char_backend *c = backend_of(dev);
+	size_t n;
+
+	pthread_mutex_lock(&c->lock);
+	n = char_write_locked(c, data, len);
+	pthread_mutex_unlock(&c->lock);
+	return n;
+}
+
+static void char_kick(struct chardev *dev)
+{
+	struct char_backend *c = backend_of(dev);
+	const uint64_t one = 1;
+
+	if (c->wake_fd >= 0 && write(c->wake_fd, &one, sizeof(one)) < 0)
+		return; /* the counter is full: a wake-up is pending */
+}
+
+static const struct chardev_ops char_ops = {.write = char_write, .kick = char_kick};
+
+static void output_ready(struct loop_watch *w, uint32_t events)
+{
+	struct char_backend *c = container_of(w, struct char_backend, out);
+
+	(void)events;
+	if (c->dev.user)
+		c->dev.user->writable(c->dev.user);
+}
+
+/* Take the escape sequences out of what was typed; returns what is left for the guest. */
+static size_t filter_escape(struct char_backend *c, uint8_t *buf, size_t len)
+{
+	size_t from, to = 0;
+
+	for (from = 0; from < len; from++) {
+		uint8_t ch = buf[from];
+
+		if (!c->escape) {
+			if (ch == ESCAPE)
+				c->escape = true;
+			else
+				buf[to++] = ch;
+			continue;
+		}
+		c->escape = false;
+		switch (ch) {
+		case 'x':
+			c->sink->raise(c->sink, VM_EVENT_QUIT);
+			break;
+		case 'b':
+			if (c->dev.user)
+				c->dev.user->brk(c->dev.user);
+			break;
+		case 'h':
+			fputs(escape_help, stderr);
+			break;
+		case 'a':
+		case ESCAPE:
+			buf[to++] = ESCAPE;
+			break;
+		}
+	}
+	return to;
+}
+
+static void close_peer(struct char_backend *c)
+{
+	pthread_mutex_lock(&c->lock);
+	loop_del(c->loop, &c->in);
+	loop_del(c->loop, &c->out);
+	if (c->owns_fds && c->in_fd >= 0)
+		close(c->in_fd);
+	if (c->owns_fds && c->out_fd >= 0)
+		close(c->out_fd);
+	c->in_fd = c->out_fd = -1;
+	pthread_mutex_unlock(&c->lock);
+}
+
+/* One read, only if it will not block. Returns false when the input is dry or ended. */
+static bool read_input(struct char_backend *c)
+{
+	struct pollfd p = {.fd = c->in_fd, .events = POLLIN};
+	uint8_t *buf = c->pending + c->pending_len;
+	size_t space = sizeof(c->pending) - c->pending_len;
+	uint8_t overrun[64];
+	ssize_t n;
+
+	if (c->in_fd < 0 || poll(&p, 1, 0) <= 0)
+		return false;
+	if (!space) { /* only a terminal gets here: the escape key must work on a guest that hangs
+		       */
+		buf = overrun;
+		space = sizeof(overrun);
+	}
+	n = read(c->in_fd, buf, space);
+	if (n < 0 && errno == EINTR)
+		return true;
+	if (n <= 0) {
+		if (n < 0 && errno == EAGAIN)
+			return false;
+		/* a pty reads EIO while nobody has the other side open; the next byte is a new edge
+		 */
+		if (c->kind == CHAR_UNIX)
+			close_peer(c);
+		else if (c->kind == CHAR_STDIO)
+			c->in_fd = -1;
+		return false;
+	}
+	if (c->is_terminal)
+		n = (ssize_t)filter_escape(c, buf, (size_t)n);
+	if (buf != overrun)
+		c->pending_len += (size_t)n;
+	return true;
+}
+
+static void deliver(struct char_backend *c)
+{
+	struct chardev_user *u = c->dev.user;
+	size_t n = u ? u->room(u) : 0;
+
+	if (n > c->pending_len)
+		n = c->pending_len;
+	if (!n)
+		return;
+	u->receive(u, c->pending, n);
+	c->pending_len -= n;
+	memmove(c->pending, c->pending + n, c->pending_len);
+}
+
+/* Move input as far as the guest takes it. A pipe's rest stays in the pipe, where it stalls the
+ * writer as a serial line's handshake would. */
+static void pump_input(struct char_backend *c)
+{
+	do
+		deliver(c);
+	while ((c->is_terminal || !c->pending_len) && read_input(c));
+	deliver(c);
+}
+
+static void input_ready(struct loop_watch *w, uint32_t events)
+{
+	(void)events;
+	pump_input(container_of(w, struct char_backend, in));
+}
+
+static void wake_ready(struct loop_watch *w, uint32_t events)
+{
+	struct char_backend *c = container_of(w, struct char_backend, wake);
+	uint64_t n;
+
+	(void)events;
+	if (read(c->wake_fd, &n, sizeof(n)) == sizeof(n))
+		pump_input(c);
+}
+
+static int watch_fds(struct char_backend *c)
+{
+	int ret = loop_add(c->loop, &c->in, c->in_fd, IN_EVENTS, input_ready);
+
+	/* epoll refuses regular files and /dev/null; they are always ready, kick() alone drives
+	 * them */
+	if (ret < 0 && ret != -EPERM)
+		return ret;
+	ret = loop_add(c->loop, &c->out, c->out_fd, EPOLLONESHOT, output_ready);
+	return ret == -EPERM ? 0 : ret;
+}
+
+static int open_stdio(struct char_backend *c, struct err *e)
+{
+	int ret;
+
+	c->in_fd = STDIN_FILENO;
+	c->out_fd = STDOUT_FILENO;
+	if (isatty(c->in_fd)) {
+		ret = terminal_raw(c->in_fd);
+		if (ret < 0)
+			return err_set(e, ret,
+				       "--serial stdio: the terminal refuses raw mode (%s); "
+				       "use --serial pty, or redirect standard input",
+				       strerror(-ret));
+		c->is_terminal = true;
+	}
+	ret = watch_fds(c);
+	if (ret < 0)
+		return err_set(e, ret,
+			       "--serial stdio: cannot wait for standard input: %s; is it "
+			       "closed? use --serial none or </dev/null",
+			       strerror(-ret));
+	return 0;
+}
+
+static int open_file(struct char_backend *c, const char *path, struct err *e)
+{
+	c->out_fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY, 0600);
+	if (c->out_fd < 0)
+		return err_set(e, -errno,
+			       "--serial file:%s: cannot open it for writing: %s; give a "
+			       "path that you may write",
+			       path, strerror(errno));
+	return 0;
+}
+
+static void client_ready(struct loop_watch *w, uint32_t events)
+{
+	struct char_backend *c = container_of(w, struct char_backend, listen);
+	int fd = accept4(c->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	int ret;
+
+	(void)events;
+	if (fd < 0)
+		return;
+	if (c->in_fd >= 0) { /* one client at a time */
+		close(fd);
+		return;
+	}
+	pthread_mutex_lock(&c->lock);
+	c->in_fd = fd;
+	c->out_fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	ret = c->out_fd < 0 ? -errno : watch_fds(c);
+	pthread_mutex_unlock(&c->lock);
+	if (ret < 0)
+		close_peer(c);
+}
+
+static int open_unix(struct char_backend *c, const char *path, struct err *e)
+{
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+	int ret;
+
+	if (!*path || strlen(path) >= sizeof(addr.sun_path))
+		return err_set(e, -ENAMETOOLONG,
+			       "--serial unix:%s: a socket's path has 1 to %zu bytes; "
+			       "give a shorter one",
+			       path, sizeof(addr.sun_path) - 1);
+	memcpy(addr.sun_path, path, strlen(path) + 1);
+	c->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (c->listen_fd < 0)
+		return err_set(e, -errno, "--serial unix:%s: no socket: %s", path, strerror(errno));
+	if (bind(c->listen_fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
+		return err_set(e, -errno,
+			       "--serial unix:%s: cannot bind: %s; give a path that does not "
+			       "exist yet in a directory that you may write",
+			       path, strerror(errno));
+	c->path = strdup(path);
+	if (!c->path) {
+		unlink(path);
+		return err_set(e, -ENOMEM, "--serial unix:%s: out of memory", path);
+	}
+	if (chmod(path, 0600) < 0 || listen(c->listen_fd, 1) < 0)
+		return err_set(e, -errno, "--serial unix:%s: cannot listen: %s", path,
+			       strerror(errno));
+	ret = loop_add(c->loop, &c->listen, c->listen_fd, EPOLLIN, client_ready);
+	return ret ? err_set(e, ret, "--serial unix:%s: cannot wait: %s", path, strerror(-ret)) : 0;
+}
+
+static int open_pty(struct char_backend *c, struct err *e)
+{
+	int tty_fd, ret;
+	char name[64];
+
+	/* opened and closed once: from then on the kernel reports "nobody there" as a hang-up */
+	if (openpty(&c->in_fd, &tty_fd, name, NULL, NULL) < 0)
+		return err_set(
+			e, -errno,
+			"--serial pty: no pseudo-terminal to be had: %s; is /dev/pts mounted?",
+			strerror(errno));
+	terminal_make_raw(tty_fd);
+	close(tty_fd);
+	c->out_fd = fcntl(c->in_fd, F_DUPFD_CLOEXEC, 0);
+	if (c->out_fd < 0 || fcntl(c->in_fd, F_SETFL, O_NONBLOCK) < 0 ||
+	    fcntl(c->in_fd, F_SETFD, FD_CLOEXEC) < 0)
+		return err_set(e, -errno, "--serial pty: %s", strerror(errno));
+	ret = watch_fds(c);
+	if (ret < 0)
+		return err_set(e, ret, "--serial pty: cannot wait: %s", strerror(-ret));
+	log_info("serial port is on %s", name);
+	return 0;
+}
+
+static int open_spec(struct char_backend *c, const char *spec, struct err *e)
+{
+	if (strcmp(spec, "none") == 0)
+		return 0;
+	if (strcmp(spec, "stdio") == 0) {
+		c->kind = CHAR_STDIO;
+		return open_stdio(c, e);
+	}
+	c->owns_fds = true;
+	if (strcmp(spec, "pty") == 0) {
+		c->kind = CHAR_PTY;
+		return open_pty(c, e);
+	}
+	if (strncmp(spec, "file:", 5) == 0) {
+		c->kind = CHAR_FILE;
+		return open_file(c, spec + 5, e);
+	}
+	if (strncmp(spec, "unix:", 5) == 0) {
+		c->kind = CHAR_UNIX;
+		return open_unix(c, spec + 5, e);
+	}
+	return err_set(
+		e, -EINVAL,
+		"--serial: '%s' is no back end; give stdio, file:PATH, unix:PATH, pty or none",
+		spec);
+}
+
+int char_open(struct char_backend *c, const char *spec, struct loop *loop,
+	      struct vm_event_sink *sink, struct err *e)
+{
+	int ret;
+
+	memset(c, 0, sizeof(*c));
+	pthread_mutex_init(&c->lock, NULL);
+	c->dev.ops = &char_ops;
+	c->loop = loop;
+	c->sink = sink;
+	c->in_fd = c->out_fd = c->listen_fd = -1;
+	c->in.fd = c->out.fd = c->listen.fd = c->wake.fd = -1;
+	c->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	ret = c->wake_fd < 0 ? -errno : loop_add(loop, &c->wake, c->wake_fd, EPOLLIN, wake_ready);
+	if (ret < 0)
+		return err_set(e, ret,
+			       "--serial: no eventfd to be had: %s; raise the limit of open "
+			       "files (ulimit -n)",
+			       strerror(-ret));
+	return open_spec(c, spec, e);
+}
+
+void char_close(struct char_backend *c)
+{
+	if (!c->loop)
+		return;
+	if (c->is_terminal)
+		terminal_restore();
+	close_peer(c);
+	loop_del(c->loop, &c->listen);
+	loop_del(c->loop, &c->wake);
+	if (c->listen_fd >= 0)
+		close(c->listen_fd);
+	if (c->wake_fd >= 0)
+		close(c->wake_fd);
+	if (c->path)
+		unlink(c->path);
+	free(c->path);
+	pthread_mutex_destroy(&c->lock);
+	memset(c, 0, sizeof(*c));
+}
