@@ -13,12 +13,12 @@
 #define LAYOUT_BOOT_STACK  0x8ff0
 #define LAYOUT_PAGE_TABLES 0x9000 /* PML4, PDPT and four page directories: 6 pages */
 #define LAYOUT_CMDLINE	   0x20000
-#define LAYOUT_CMDLINE_MAX 0x1000 /* with the final NUL */
+#define LAYOUT_CMDLINE_MAX 0x1000  /* with the final NUL */
 #define LAYOUT_LOW_END	   0x9fc00 /* end of conventional memory */
 
 /* ACPI tables: RSDP at the start, reserved in the memory map up to 1 MiB. */
-#define LAYOUT_ACPI	 0xe0000
-#define LAYOUT_ACPI_END	 0xfff00
+#define LAYOUT_ACPI	0xe0000
+#define LAYOUT_ACPI_END 0xfff00
 /* 32-bit little-endian mask of present virtio slots, read by _STA in the DSDT. */
 #define LAYOUT_ACPI_SLOTS 0xfff00
 
@@ -29,14 +29,15 @@
 #define LAYOUT_HOLE_END	  0x100000000
 
 /* virtio-mmio slot n: registers at base + n * size, interrupt at GSI first + n. */
-#define LAYOUT_VIRTIO_BASE 0xd0000000
-#define LAYOUT_VIRTIO_SIZE 0x1000
-#define LAYOUT_VIRTIO_GSI  5
+#define LAYOUT_VIRTIO_BASE  0xd0000000
+#define LAYOUT_VIRTIO_SIZE  0x1000
+#define LAYOUT_VIRTIO_GSI   5
 #define LAYOUT_VIRTIO_SLOTS 19
 
 #define LAYOUT_IOAPIC 0xfec00000
 #define LAYOUT_LAPIC  0xfee00000
-/* three pages for KVM's TSS and one for its identity map, outside RAM (Intel without EPT real mode) */
+/* three pages for KVM's TSS and one for its identity map, outside RAM (Intel without EPT real mode)
+ */
 #define LAYOUT_KVM_IDENTITY_MAP 0xfffbc000
 #define LAYOUT_KVM_TSS		0xfffbd000
 

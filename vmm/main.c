@@ -1,5 +1,83 @@
+/* The table of contents: which subcommands there are, and how to reach them. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/log.h"
 #include "vmm/cmd.h"
-int main(void)
+#include "vmm/version.h"
+
+static int cmd_version(int argc, char **argv)
 {
-	return cmd_placeholder();
+	(void)argc;
+	(void)argv;
+	printf("testudo %s\n", TESTUDO_VERSION);
+	return 0;
+}
+
+static int cmd_help(int argc, char **argv);
+
+static const struct command {
+	const char *name, *summary;
+	int (*run)(int argc, char **argv);
+} commands[] = {
+	{"run", "boot a guest and wait until it ends", cmd_run},
+	{"version", "print the version", cmd_version},
+	{"help", "print this text, or that of a command", cmd_help},
+};
+
+static const struct command *find_command(const char *name)
+{
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(commands); i++)
+		if (strcmp(commands[i].name, name) == 0)
+			return &commands[i];
+	return NULL;
+}
+
+static int no_command(const char *name)
+{
+	log_err("'%s' is no command; see testudo help", name);
+	return EXIT_USAGE;
+}
+
+static int cmd_help(int argc, char **argv)
+{
+	char help[] = "--help";
+	size_t i;
+
+	if (argc > 1 && strcmp(argv[1], "help") != 0 && strcmp(argv[1], "version") != 0 &&
+	    argv[1][0] != '-') {
+		const struct command *c = find_command(argv[1]);
+		char *words[] = {argv[1], help, NULL};
+
+		return c ? c->run(2, words) : no_command(argv[1]);
+	}
+	printf("Usage: testudo COMMAND [ARGUMENT]...\n\n"
+	       "testudo is a small virtual machine monitor on /dev/kvm.\n\nCommands:\n");
+	for (i = 0; i < ARRAY_SIZE(commands); i++)
+		printf("  %-8s  %s\n", commands[i].name, commands[i].summary);
+	printf("\ntestudo COMMAND --help tells more.\n");
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	const struct command *c;
+
+	if (argc < 2) {
+		log_err("no command given; see testudo help");
+		return EXIT_USAGE;
+	}
+	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)
+		return cmd_help(1, argv + 1);
+	if (strcmp(argv[1], "--version") == 0)
+		return cmd_version(1, argv + 1);
+	c = find_command(argv[1]);
+	if (!c)
+		return no_command(argv[1]);
+	if (argc > 2 && c->run != cmd_run && strcmp(argv[2], "--help") == 0)
+		return cmd_help(1, argv + 1);
+	return c->run(argc - 1, argv + 1);
 }

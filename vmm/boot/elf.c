@@ -308,8 +308,8 @@ static int search_notes(const struct loader *l, struct elf_kernel *k, uint32_t i
 				 i, (uint64_t)p->p_align);
 	if (p->p_filesz > NOTES_MAX)
 		return image_err(&l->kernel, e,
-				 "program header %u: p_filesz is 0x%" PRIx64
-				 "; at most 0x%llx bytes of notes are read",
+				 "program header %u: p_filesz is 0x%" PRIx64 "; at most 0x%" PRIx64
+				 " bytes of notes are read",
 				 i, (uint64_t)p->p_filesz, NOTES_MAX);
 	seg = malloc(p->p_filesz + 1); /* + 1: an empty segment is legal */
 	if (!seg)

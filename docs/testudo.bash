@@ -1,0 +1,37 @@
+# bash completion for testudo(1)
+_testudo()
+{
+    local cur prev words cword
+    _init_completion -s 2>/dev/null || {
+        cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} cword=$COMP_CWORD
+        words=("${COMP_WORDS[@]}")
+    }
+    if [ "$cword" -eq 1 ]; then
+        mapfile -t COMPREPLY < <(compgen -W 'run version help --help --version' -- "$cur")
+        return
+    fi
+    case ${words[1]} in
+    help)
+        mapfile -t COMPREPLY < <(compgen -W 'run version help' -- "$cur")
+        return
+        ;;
+    run) ;;
+    *) return ;;
+    esac
+    case $prev in
+    -p | --params | -c | --cpus | -m | --mem) return ;;
+    --serial)
+        compopt -o nospace
+        mapfile -t COMPREPLY < <(compgen -W 'stdio file: unix: pty none' -- "$cur")
+        return
+        ;;
+    esac
+    if [[ $cur == -* ]]; then
+        mapfile -t COMPREPLY < <(compgen -W '--kernel --initrd --params --cpus --mem --disk --serial
+            --no-reboot --hugepages --prealloc --no-rng --no-sandbox --verbose --help' -- "$cur")
+    else
+        compopt -o filenames
+        mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+    fi
+}
+complete -F _testudo testudo

@@ -1,0 +1,176 @@
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "base/bytes.h"
+#include "base/err.h"
+#include "vmm/config.h"
+
+#define MAX_WORDS 48
+
+/* Words separated by one blank; a copy, since the parser cuts -d's argument up. */
+static int parse(const char *line, struct run_config *c, struct err *e)
+{
+	static char buf[4096];
+	char *argv[MAX_WORDS + 1], *save = NULL, *word;
+	int argc = 0;
+
+	snprintf(buf, sizeof(buf), "run %s", line);
+	for (word = strtok_r(buf, " ", &save); word && argc < MAX_WORDS;
+	     word = strtok_r(NULL, " ", &save))
+		argv[argc++] = word;
+	argv[argc] = NULL;
+	memset(e, 0, sizeof(*e));
+	return config_parse(c, argc, argv, e);
+}
+
+static const struct {
+	const char *line;
+	const char *says; /* what the error must name */
+} refused[] = {
+	{"", "no kernel"},
+	{"-k a b", "two kernels, 'a' and 'b'"},
+	{"a b", "two kernels"},
+	{"--bogus k", "'--bogus'"},
+	{"-Z k", "'-Z'"},
+	{"k -m", "'-m' wants a value"},
+	{"k --mem", "'--mem' wants a value"},
+	{"--no-reboot=1 k", "--no-reboot=1"},
+	{"--no k", "'--no'"},
+	{"-m 0 k", "-m: '0'"},
+	{"-m 12X k", "'12X'"},
+	{"-m -5 k", "'-5'"},
+	{"-m 99999999999P k", "99999999999P"},
+	{"-c 0 k", "-c: '0'"},
+	{"-c 256 k", "1 to 255"},
+	{"-c two k", "'two'"},
+	{"-d disk,bogus k", "unknown word 'bogus'"},
+	{"-d ,ro k", "no file name"},
+	{"-d disk,serial=123456789012345678901 k", "21 bytes"},
+	{"-d disk, k", "unknown word ''"},
+	{"-d 1 -d 2 -d 3 -d 4 -d 5 -d 6 -d 7 -d 8 -d 9 -d a -d b -d c -d d -d e -d f -d g -d h -d "
+	 "i "
+	 "-d j k",
+	 "more than 18 disks"},
+};
+
+static void test_refused(void **state)
+{
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(refused); i++) {
+		struct run_config c;
+		struct err e;
+		int ret = parse(refused[i].line, &c, &e);
+
+		if (ret != -22 || !strstr(e.text, refused[i].says))
+			fail_msg("'%s': ret %d, '%s'", refused[i].line, ret, e.text);
+		assert_null(strchr(e.text, '\n'));
+		config_fini(&c);
+	}
+}
+
+static void test_defaults(void **state)
+{
+	struct run_config c;
+	struct err e;
+
+	(void)state;
+	assert_int_equal(parse("vmlinuz", &c, &e), 0);
+	assert_string_equal(c.kernel, "vmlinuz");
+	assert_null(c.initrd);
+	assert_string_equal(c.params, "console=ttyS0");
+	assert_int_equal(c.n_vcpus, 1);
+	assert_int_equal(c.memory.size_bytes, 512 * MiB);
+	assert_int_equal(c.n_disks, 0);
+	assert_true(c.rng);
+	assert_string_equal(c.serial, "stdio");
+	assert_false(c.no_reboot || c.verbose || c.help || c.memory.hugepages || c.memory.prealloc);
+	config_fini(&c);
+}
+
+static void test_everything(void **state)
+{
+	struct run_config c;
+	struct err e;
+
+	(void)state;
+	assert_int_equal(
+		parse("-k vmlinuz -i initrd -p quiet -p rw -c 4 -m 2G -d a,,b,ro,serial=X1 "
+		      "--disk c,direct --serial file:log --no-reboot --hugepages --prealloc "
+		      "--no-rng -v",
+		      &c, &e),
+		0);
+	assert_string_equal(c.initrd, "initrd");
+	assert_string_equal(c.params, "console=ttyS0 quiet rw");
+	assert_int_equal(c.n_vcpus, 4);
+	assert_int_equal(c.memory.size_bytes, 2 * GiB);
+	assert_int_equal(c.n_disks, 2);
+	assert_string_equal(c.disk[0].path, "a,b");
+	assert_true(c.disk[0].readonly);
+	assert_false(c.disk[0].direct);
+	assert_string_equal(c.disk[0].serial, "X1");
+	assert_string_equal(c.disk[1].path, "c");
+	assert_true(c.disk[1].direct);
+	assert_null(c.disk[1].serial);
+	assert_string_equal(c.serial, "file:log");
+	assert_true(c.no_reboot && c.verbose && c.memory.hugepages && c.memory.prealloc);
+	assert_false(c.rng);
+	config_fini(&c);
+}
+
+static const struct {
+	const char *line, *params;
+} consoles[] = {
+	{"-p console=hvc0 k", "console=hvc0"},
+	{"-p quiet -p console=hvc0 k", "quiet console=hvc0"},
+	{"-p netconsole=x k", "console=ttyS0 netconsole=x"},
+	{"-p a -p -- -p b k", "console=ttyS0 a -- b"},
+};
+
+static void test_console(void **state)
+{
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(consoles); i++) {
+		struct run_config c;
+		struct err e;
+
+		assert_int_equal(parse(consoles[i].line, &c, &e), 0);
+		assert_string_equal(c.params, consoles[i].params);
+		config_fini(&c);
+	}
+}
+
+static void test_help_needs_no_kernel(void **state)
+{
+	struct run_config c;
+	struct err e;
+
+	(void)state;
+	assert_int_equal(parse("--help", &c, &e), 0);
+	assert_true(c.help);
+	config_fini(&c);
+	assert_int_equal(parse("-h", &c, &e), 0);
+	assert_true(c.help);
+	config_fini(&c);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_refused),
+		cmocka_unit_test(test_defaults),
+		cmocka_unit_test(test_everything),
+		cmocka_unit_test(test_console),
+		cmocka_unit_test(test_help_needs_no_kernel),
+	};
+
+	return cmocka_run_group_tests_name("config", tests, NULL, NULL);
+}

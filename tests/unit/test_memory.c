@@ -1,0 +1,157 @@
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <cmocka.h>
+
+#include "base/bytes.h"
+#include "base/err.h"
+#include "vmm/layout.h"
+#include "vmm/memory.h"
+
+static const struct {
+	const char *name;
+	struct memory_options opt;
+	unsigned int phys_bits;
+	const char *says; /* NULL: accepted */
+} checks[] = {
+	{"smallest", {.size_bytes = 2 * MiB}, 36, NULL},
+	{"too small", {.size_bytes = 2 * MiB - 4096}, 36, "too little"},
+	{"not a page", {.size_bytes = 2 * MiB + 1}, 36, "not a multiple of 4 KiB"},
+	{"not a huge page",
+	 {.size_bytes = 3 * MiB, .hugepages = true},
+	 36,
+	 "not a multiple of 2 MiB"},
+	{"63 GiB in 36 bits", {.size_bytes = 63 * GiB}, 36, NULL},
+	{"64 GiB in 36 bits", {.size_bytes = 64 * GiB}, 36, "at most 64512"},
+	{"64 GiB in 39 bits", {.size_bytes = 64 * GiB}, 39, NULL},
+	{"all of it", {.size_bytes = ~UINT64_C(0) << 12}, 52, "do not fit"},
+};
+
+static void test_check(void **state)
+{
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(checks); i++) {
+		struct err e = {0};
+		int ret = memory_check(&checks[i].opt, checks[i].phys_bits, &e);
+
+		if ((ret == 0) != !checks[i].says || (ret && !strstr(e.text, checks[i].says)))
+			fail_msg("%s: ret %d, '%s'", checks[i].name, ret, e.text);
+	}
+}
+
+static const struct {
+	uint64_t size_bytes;
+	unsigned int n_regions;
+	uint64_t low, high;
+} layouts[] = {
+	{128 * MiB, 1, 128 * MiB, 0},
+	{3 * GiB, 1, 3 * GiB, 0},
+	{3 * GiB + 4096, 2, 3 * GiB, 4096},
+	{64 * GiB, 2, 3 * GiB, 61 * GiB},
+};
+
+static void test_layout(void **state)
+{
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(layouts); i++) {
+		const struct memory_options opt = {.size_bytes = layouts[i].size_bytes};
+		struct memory m;
+		struct stat st;
+		uint8_t *p;
+
+		assert_int_equal(memory_init(&m, &opt, NULL), 0);
+		assert_int_equal(m.guest.n_regions, layouts[i].n_regions);
+		assert_int_equal(m.guest.region[0].gpa, 0);
+		assert_int_equal(m.guest.region[0].len_bytes, layouts[i].low);
+		p = gpa_span(&m.guest, layouts[i].low - 1, 1);
+		assert_ptr_equal(p, m.map + layouts[i].low - 1);
+		assert_null(gpa_span(&m.guest, layouts[i].low, 1));
+		if (layouts[i].high) {
+			assert_int_equal(m.guest.region[1].gpa, LAYOUT_HOLE_END);
+			assert_int_equal(m.guest.region[1].len_bytes, layouts[i].high);
+			assert_int_equal(m.guest.region[1].fd_offset, layouts[i].low);
+			p = gpa_span(&m.guest, LAYOUT_HOLE_END + layouts[i].high - 1, 1);
+			assert_ptr_equal(p, m.map + layouts[i].size_bytes - 1);
+			*p = 1;
+			assert_null(gpa_span(&m.guest, LAYOUT_HOLE_END - 1, 2));
+		}
+		/* backed by what was touched, not by what was promised */
+		assert_int_equal(fstat(m.fd, &st), 0);
+		assert_true((uint64_t)st.st_blocks * 512 <= 4 * MiB);
+		memory_fini(&m);
+		assert_int_equal(m.fd, -1);
+	}
+}
+
+static void test_prealloc(void **state)
+{
+	const struct memory_options some = {.size_bytes = 16 * MiB, .prealloc = true};
+	const struct memory_options all = {.size_bytes = UINT64_C(1) << 45, .prealloc = true};
+	struct memory m;
+	struct stat st;
+	struct err e = {0};
+
+	(void)state;
+	assert_int_equal(memory_init(&m, &some, &e), 0);
+	assert_int_equal(fstat(m.fd, &st), 0);
+	assert_int_equal((uint64_t)st.st_blocks * 512, 16 * MiB);
+	memory_fini(&m);
+	assert_int_equal(memory_check(&all, 52, &e), -12);
+	assert_non_null(strstr(e.text, "33554432 MiB wanted"));
+}
+
+/* More huge pages than any pool here holds: an error at once, not a fault later. */
+static void test_hugepages_missing(void **state)
+{
+	const struct memory_options opt = {.size_bytes = UINT64_C(1) << 44, .hugepages = true};
+	struct memory m;
+	struct err e = {0};
+
+	(void)state;
+	assert_int_equal(memory_init(&m, &opt, &e), -12);
+	assert_non_null(strstr(e.text, "vm.nr_hugepages"));
+	memory_fini(&m);
+}
+
+static void test_no_address_space(void **state)
+{
+	const struct memory_options opt = {.size_bytes = 64 * GiB};
+	struct rlimit old, small;
+	struct memory m;
+	struct err e = {0};
+	int ret;
+
+	(void)state;
+#if defined(__SANITIZE_ADDRESS__)
+	skip(); /* AddressSanitizer itself lives beyond any such limit */
+#endif
+	assert_int_equal(getrlimit(RLIMIT_AS, &old), 0);
+	small = (struct rlimit) {.rlim_cur = 1 * GiB, .rlim_max = old.rlim_max};
+	assert_int_equal(setrlimit(RLIMIT_AS, &small), 0);
+	ret = memory_init(&m, &opt, &e);
+	assert_int_equal(setrlimit(RLIMIT_AS, &old), 0);
+	assert_int_equal(ret, -12);
+	assert_non_null(strstr(e.text, "65536 MiB"));
+	memory_fini(&m);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_check),
+		cmocka_unit_test(test_layout),
+		cmocka_unit_test(test_prealloc),
+		cmocka_unit_test(test_hugepages_missing),
+		cmocka_unit_test(test_no_address_space),
+	};
+
+	return cmocka_run_group_tests_name("memory", tests, NULL, NULL);
+}

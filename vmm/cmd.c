@@ -1,5 +1,0 @@
-#include "vmm/cmd.h"
-int cmd_placeholder(void)
-{
-	return 0;
-}

@@ -1,0 +1,291 @@
+#include "vmm/config.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <linux/virtio_blk.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/err.h"
+#include "base/num.h"
+#include "vmm/layout.h"
+
+#define DEFAULT_CONSOLE "console=ttyS0"
+
+/* values above any letter, for options without one */
+enum { OPT_SERIAL = 256, OPT_NO_REBOOT, OPT_HUGEPAGES, OPT_PREALLOC, OPT_NO_RNG, OPT_NO_SANDBOX };
+
+/* One row an option: the parser, --help and the documentation's check all read these. */
+static const struct option_row {
+	const char *name;
+	int value; /* the letter, or OPT_* */
+	const char *arg;
+	const char *help;
+} rows[] = {
+	{"kernel", 'k', "FILE",
+	 "kernel: bzImage, or ELF with a PVH note; also as a plain argument"},
+	{"initrd", 'i', "FILE", "initial RAM disk"},
+	{"params", 'p', "STRING",
+	 "kernel command line, after " DEFAULT_CONSOLE " (which a console= of "
+	 "yours replaces)"},
+	{"cpus", 'c', "N", "virtual CPUs, 1 to 255 (default 1)"},
+	{"mem", 'm', "SIZE", "memory; a plain number is MiB, suffixes K M G T P (default 512)"},
+	{"disk", 'd', "FILE[,ro][,direct][,serial=ID]",
+	 "raw image or block device as a virtio disk; may be repeated; a comma in FILE is written "
+	 ",,"},
+	{"serial", OPT_SERIAL, "WHERE",
+	 "COM1 on stdio (default), file:PATH, unix:PATH, pty or none; on a terminal Ctrl-a x ends "
+	 "the "
+	 "guest, Ctrl-a h tells more"},
+	{"no-reboot", OPT_NO_REBOOT, NULL,
+	 "end with exit code 32 when the guest resets, do not restart it"},
+	{"hugepages", OPT_HUGEPAGES, NULL, "guest memory from the host's pool of 2 MiB pages"},
+	{"prealloc", OPT_PREALLOC, NULL, "take all guest memory before the guest starts"},
+	{"no-rng", OPT_NO_RNG, NULL, "leave out the virtio entropy source"},
+	{"no-sandbox", OPT_NO_SANDBOX, NULL,
+	 "do not lock the process in (debuggers, odd environments)"},
+	{"verbose", 'v', NULL, "debug messages on standard error"},
+	{"help", 'h', NULL, "this text"},
+};
+
+static const char exit_codes[] = "Exit codes:\n"
+				 "  0   the guest powered off, or was ended with the escape key\n"
+				 "  1   testudo or the host failed\n"
+				 "  2   wrong usage\n"
+				 "  3   bad input: kernel, initrd, disk, command line\n"
+				 "  32  the guest reset, with --no-reboot\n"
+				 "  33  triple fault, or KVM could not go on\n"
+				 "  34  the guest panicked (pvpanic)\n";
+
+void config_print_help(void)
+{
+	size_t i;
+
+	printf("Usage: testudo run [OPTION]... [KERNEL]\n\n"
+	       "Boot a guest and wait until it ends.\n\nOptions:\n");
+	for (i = 0; i < ARRAY_SIZE(rows); i++) {
+		char head[64];
+
+		if (rows[i].value < OPT_SERIAL)
+			snprintf(head, sizeof(head), "-%c, --%s %s", rows[i].value, rows[i].name,
+				 rows[i].arg ? rows[i].arg : "");
+		else
+			snprintf(head, sizeof(head), "    --%s %s", rows[i].name,
+				 rows[i].arg ? rows[i].arg : "");
+		printf("  %s\n        %s\n", head, rows[i].help);
+	}
+	printf("\n%s", exit_codes);
+}
+
+/*
+ * Cut the next comma-separated word off *@rest, in place; ",," stands for one comma. Returns NULL
+ * at the end.
+ */
+static char *next_word(char **rest)
+{
+	char *word = *rest, *from = word, *to = word;
+
+	if (!word)
+		return NULL;
+	while (*from && (*from != ',' || from[1] == ',')) {
+		if (*from == ',')
+			from++;
+		*to++ = *from++;
+	}
+	*rest = *from ? from + 1 : NULL;
+	*to = '\0';
+	return word;
+}
+
+static int parse_disk(struct run_config *c, char *arg, struct err *e)
+{
+	struct blk_options *d = &c->disk[c->n_disks];
+	char *rest = arg, *word;
+
+	if (c->n_disks == CONFIG_MAX_DISKS)
+		return err_set(e, -EINVAL, "-d: more than %d disks; leave some out",
+			       CONFIG_MAX_DISKS);
+	memset(d, 0, sizeof(*d));
+	d->path = next_word(&rest);
+	if (!*d->path)
+		return err_set(e, -EINVAL, "-d: no file name; give FILE[,ro][,direct][,serial=ID]");
+	while ((word = next_word(&rest))) {
+		if (strcmp(word, "ro") == 0)
+			d->readonly = true;
+		else if (strcmp(word, "direct") == 0)
+			d->direct = true;
+		else if (strncmp(word, "serial=", 7) == 0)
+			d->serial = word + 7;
+		else
+			return err_set(e, -EINVAL,
+				       "-d %s: unknown word '%s'; give ro, direct or serial=ID (a "
+				       "comma in the file's name is written ,,)",
+				       d->path, word);
+	}
+	if (d->serial && strlen(d->serial) > VIRTIO_BLK_ID_BYTES)
+		return err_set(e, -EINVAL, "-d %s: serial '%s' has %zu bytes; give at most %d",
+			       d->path, d->serial, strlen(d->serial), VIRTIO_BLK_ID_BYTES);
+	c->n_disks++;
+	return 0;
+}
+
+static int append_params(struct run_config *c, const char *more, struct err *e)
+{
+	char *joined = NULL;
+
+	if (asprintf(&joined, "%s%s%s", c->params ? c->params : "", c->params ? " " : "", more) < 0)
+		return err_set(e, -ENOMEM, "out of memory");
+	free(c->params);
+	c->params = joined;
+	return 0;
+}
+
+static int set_kernel(struct run_config *c, const char *path, struct err *e)
+{
+	if (c->kernel)
+		return err_set(e, -EINVAL,
+			       "two kernels, '%s' and '%s'; give one, and the command line with -p",
+			       c->kernel, path);
+	c->kernel = path;
+	return 0;
+}
+
+static int apply(struct run_config *c, int value, char *arg, struct err *e)
+{
+	uint64_t n;
+	int ret;
+
+	switch (value) {
+	case 'k':
+		return set_kernel(c, arg, e);
+	case 'i':
+		c->initrd = arg;
+		return 0;
+	case 'p':
+		return append_params(c, arg, e);
+	case 'c':
+		ret = num_parse_u64("-c", arg, 1, 255, &n, e);
+		if (!ret)
+			c->n_vcpus = (uint32_t)n;
+		return ret;
+	case 'm':
+		return num_parse_size("-m", arg, &c->memory.size_bytes, e);
+	case 'd':
+		return parse_disk(c, arg, e);
+	case OPT_SERIAL:
+		c->serial = arg;
+		return 0;
+	case OPT_NO_REBOOT:
+		c->no_reboot = true;
+		return 0;
+	case OPT_HUGEPAGES:
+		c->memory.hugepages = true;
+		return 0;
+	case OPT_PREALLOC:
+		c->memory.prealloc = true;
+		return 0;
+	case OPT_NO_RNG:
+		c->rng = false;
+		return 0;
+	case OPT_NO_SANDBOX:
+		c->sandbox = false;
+		return 0;
+	case 'v':
+		c->verbose = true;
+		return 0;
+	default:
+		c->help = true;
+		return 0;
+	}
+}
+
+/* The console goes first: what follows a "--" in @params is for init, not for the kernel. */
+static int add_console(struct run_config *c, struct err *e)
+{
+	char *user = c->params;
+	int ret;
+
+	if (user && (strncmp(user, "console=", 8) == 0 || strstr(user, " console=")))
+		return 0;
+	c->params = NULL;
+	ret = append_params(c, DEFAULT_CONSOLE, e);
+	if (!ret && user)
+		ret = append_params(c, user, e);
+	free(user);
+	return ret;
+}
+
+static int parse_words(struct run_config *c, int argc, char **argv, struct err *e)
+{
+	struct option longs[ARRAY_SIZE(rows) + 1] = {0};
+	char letters[2 * ARRAY_SIZE(rows) + 2] = ":";
+	size_t i, n = 1;
+	int value, ret;
+
+	for (i = 0; i < ARRAY_SIZE(rows); i++) {
+		longs[i].name = rows[i].name;
+		longs[i].has_arg = rows[i].arg ? required_argument : no_argument;
+		longs[i].val = rows[i].value;
+		if (rows[i].value >= OPT_SERIAL)
+			continue;
+		letters[n++] = (char)rows[i].value;
+		if (rows[i].arg)
+			letters[n++] = ':';
+	}
+	optind = 0; /* glibc: start afresh */
+	opterr = 0;
+	while ((value = getopt_long(argc, argv, letters, longs, NULL)) != -1) {
+		const char *word = argv[optind - 1];
+
+		if (value == ':')
+			return err_set(e, -EINVAL,
+				       "option '%s' wants a value; see testudo run --help", word);
+		if (value == '?' && optopt && optopt < OPT_SERIAL && strncmp(word, "--", 2) != 0)
+			return err_set(e, -EINVAL, "unknown option '-%c'; see testudo run --help",
+				       optopt);
+		if (value == '?')
+			return err_set(e, -EINVAL,
+				       "option '%s' is unknown, not unique, or takes no value; see "
+				       "testudo run --help",
+				       word);
+		ret = apply(c, value, optarg, e);
+		if (ret < 0)
+			return ret;
+	}
+	for (; optind < argc; optind++) {
+		ret = set_kernel(c, argv[optind], e);
+		if (ret < 0)
+			return ret;
+	}
+	return 0;
+}
+
+int config_parse(struct run_config *c, int argc, char **argv, struct err *e)
+{
+	int ret;
+
+	memset(c, 0, sizeof(*c));
+	c->n_vcpus = 1;
+	c->memory.size_bytes = 512 * MiB;
+	c->rng = true;
+	c->sandbox = true;
+	c->serial = "stdio";
+	ret = parse_words(c, argc, argv, e);
+	if (ret < 0 || c->help)
+		return ret;
+	if (!c->kernel)
+		return err_set(e, -EINVAL, "no kernel; give one: testudo run [OPTION]... KERNEL");
+	if (c->n_disks + c->rng > LAYOUT_VIRTIO_SLOTS)
+		return err_set(e, -EINVAL,
+			       "%u disks do not fit into %d virtio slots; leave some out",
+			       c->n_disks, LAYOUT_VIRTIO_SLOTS);
+	return add_console(c, e);
+}
+
+void config_fini(struct run_config *c)
+{
+	free(c->params);
+	c->params = NULL;
+}

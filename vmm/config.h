@@ -1,0 +1,43 @@
+/* What `testudo run` was asked for: the command line as values. */
+#ifndef VMM_CONFIG_H
+#define VMM_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "devices/virtio/blk_file.h"
+#include "vmm/memory.h"
+
+struct err;
+
+#define CONFIG_MAX_DISKS 18 /* virtio slots less one for the entropy source */
+
+struct run_config {
+	const char *kernel, *initrd; /* paths; initrd may be NULL */
+	char *params;		     /* kernel command line, owned */
+	uint32_t n_vcpus;
+	struct memory_options memory;
+	unsigned int n_disks;
+	struct blk_options disk[CONFIG_MAX_DISKS];
+	bool rng;
+	const char *serial;
+	bool no_reboot;
+	bool sandbox;
+	bool verbose;
+	bool help;
+};
+
+/**
+ * config_parse - read the words after `testudo run`
+ * @argc, @argv: as main() has them, argv[0] being "run"; strings are borrowed and -d's are cut up
+ * Nothing is opened. On success the configuration is complete: defaults are in, the console is on
+ * the kernel's command line.
+ * Return: 0; -EINVAL with the option and the value in @e. @c may be given to config_fini() always.
+ */
+int config_parse(struct run_config *c, int argc, char **argv, struct err *e);
+void config_fini(struct run_config *c);
+
+/** config_print_help - the options of `testudo run`, on standard output */
+void config_print_help(void);
+
+#endif

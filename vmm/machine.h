@@ -1,0 +1,87 @@
+/*
+ * The computer that a guest sees: memory, interrupt controllers, CPUs and the explicit, ordered
+ * table of devices. A machine lives from one reset of the guest to the next; what belongs to the
+ * host (open files, the terminal, the event loop) is lent to it and outlives it.
+ */
+#ifndef VMM_MACHINE_H
+#define VMM_MACHINE_H
+
+#include "base/loop.h"
+#include "devices/bus.h"
+#include "devices/power.h"
+#include "devices/pvpanic.h"
+#include "devices/serial.h"
+#include "devices/virtio/blk.h"
+#include "devices/virtio/mmio.h"
+#include "devices/virtio/rng.h"
+#include "devices/vm_event.h"
+#include "vmm/boot/kernel.h"
+#include "vmm/config.h"
+#include "vmm/kvm.h"
+#include "vmm/layout.h"
+#include "vmm/memory.h"
+#include "vmm/vcpu.h"
+#include "vmm/vm.h"
+
+/* What a machine borrows; all of it outlives the machine. */
+struct machine_host {
+	const struct run_config *config;
+	const struct kvm *kvm;
+	const struct kernel_config *kernel;
+	struct blk_file *disks; /* config->n_disks of them */
+	struct chardev *serial;
+	struct loop *loop;
+	struct vm_event_sink *sink;
+};
+
+struct machine_slot {
+	struct virtio_mmio mmio;
+	union {
+		struct virtio_blk blk;
+		struct virtio_rng rng;
+	};
+	void (*fini)(
+		struct machine_slot *slot); /* of the device behind the transport; may be NULL */
+};
+
+struct machine {
+	const struct machine_host *host;
+	struct memory memory;
+	struct vm vm;
+	struct bus ports, mmio;
+	struct irq_line irq[LAYOUT_VIRTIO_GSI + LAYOUT_VIRTIO_SLOTS]; /* by GSI */
+	struct serial serial;
+	struct power power;
+	struct pvpanic pvpanic;
+	unsigned int n_slots;
+	struct machine_slot *slot; /* LAYOUT_VIRTIO_SLOTS */
+	struct vcpu_env env;
+	struct vcpu *vcpus; /* config->n_vcpus */
+	struct boot_entry entry;
+};
+
+/**
+ * machine_init - build the machine; its memory is empty and its vCPUs stand still
+ * Return: 0 or -errno with the cause in @e; @m may be given to machine_fini() in any case
+ */
+int machine_init(struct machine *m, const struct machine_host *host, struct err *e);
+
+/**
+ * machine_load - put firmware tables, kernel, initrd and command line into memory
+ * Return: 0, or -errno with what is wrong with the user's files in @e
+ */
+int machine_load(struct machine *m, struct err *e);
+
+/**
+ * machine_start - set the boot CPU to the kernel's entry and let all vCPUs run
+ * Return: 0 or -errno; on failure those that started are stopped again
+ */
+int machine_start(struct machine *m, struct err *e);
+
+/** machine_stop - stop all vCPUs and wait for them; harmless on a machine that does not run */
+void machine_stop(struct machine *m);
+
+/** machine_fini - machine_stop(), then take everything apart */
+void machine_fini(struct machine *m);
+
+#endif

@@ -1,0 +1,135 @@
+#include "vmm/memory.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/memfd.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/bytes.h"
+#include "base/err.h"
+#include "vmm/layout.h"
+
+#define HUGE_PAGE (2 * MiB)
+
+/* MemAvailable of /proc/meminfo in bytes; UINT64_MAX when it cannot be told */
+static uint64_t host_available(void)
+{
+	uint64_t kib = UINT64_MAX / KiB;
+	char line[128];
+	FILE *f = fopen("/proc/meminfo", "re");
+
+	while (f && fgets(line, sizeof(line), f))
+		if (sscanf(line, "MemAvailable: %" SCNu64 " kB", &kib) == 1)
+			break;
+	if (f)
+		fclose(f);
+	return kib * KiB;
+}
+
+int memory_check(const struct memory_options *opt, unsigned int phys_bits, struct err *e)
+{
+	const uint64_t align = opt->hugepages ? HUGE_PAGE : 4096;
+	uint64_t available, max = phys_bits < 64 ? 1ULL << phys_bits : UINT64_MAX;
+
+	/* what the hole pushes up has to fit below the end of the address space, too */
+	max -= LAYOUT_HOLE_END - LAYOUT_HOLE_START;
+	if (opt->size_bytes < MEMORY_MIN)
+		return err_set(e, -EINVAL, "-m: %" PRIu64 " bytes are too little; give 2M or more",
+			       opt->size_bytes);
+	if (opt->size_bytes > max)
+		return err_set(e, -EINVAL,
+			       "-m: %" PRIu64
+			       " MiB do not fit in this CPU's %u physical address bits; "
+			       "give at most %" PRIu64,
+			       opt->size_bytes / MiB, phys_bits, max / MiB);
+	if (opt->size_bytes % align)
+		return err_set(e, -EINVAL,
+			       "-m: %" PRIu64 " bytes are not a multiple of %s; round it",
+			       opt->size_bytes,
+			       opt->hugepages ? "2 MiB, the page size of --hugepages" : "4 KiB");
+	/* asked beforehand: without the pages the kernel would rather kill a process than say no */
+	available = opt->prealloc && !opt->hugepages ? host_available() : UINT64_MAX;
+	if (available < opt->size_bytes)
+		return err_set(
+			e, -ENOMEM,
+			"--prealloc: %" PRIu64 " MiB wanted, %" PRIu64
+			" MiB available on this host; give a smaller -m, or leave out --prealloc",
+			opt->size_bytes / MiB, available / MiB);
+	return 0;
+}
+
+static int preallocate(struct memory *m, struct err *e)
+{
+	if (madvise(m->map, m->size_bytes, MADV_POPULATE_WRITE) < 0)
+		return err_set(e, -errno, "--prealloc: cannot populate %" PRIu64 " MiB: %s; %s",
+			       m->size_bytes / MiB, strerror(errno),
+			       errno == EINVAL ? "this needs a host kernel from 5.14 on"
+					       : "give a smaller -m");
+	return 0;
+}
+
+static int split(struct memory *m)
+{
+	const uint64_t low = m->size_bytes < LAYOUT_HOLE_START ? m->size_bytes : LAYOUT_HOLE_START;
+	const struct guest_mem_region below = {.gpa = 0, .len_bytes = low, .hva = m->map};
+	const struct guest_mem_region above = {.gpa = LAYOUT_HOLE_END,
+					       .len_bytes = m->size_bytes - low,
+					       .hva = m->map + low,
+					       .fd_offset = low};
+	int ret = guest_mem_add(&m->guest, &below);
+
+	if (!ret && above.len_bytes)
+		ret = guest_mem_add(&m->guest, &above);
+	return ret;
+}
+
+int memory_init(struct memory *m, const struct memory_options *opt, struct err *e)
+{
+	const unsigned int huge = opt->hugepages ? MFD_HUGETLB | MFD_HUGE_2MB : 0;
+	const char *cure = opt->hugepages ? "reserve enough 2 MiB pages (sysctl vm.nr_hugepages)"
+					  : "give a smaller -m, or raise the limit (ulimit -v)";
+	void *map;
+	int ret;
+
+	memset(m, 0, sizeof(*m));
+	m->fd = memfd_create("guest-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING | huge);
+	if (m->fd < 0 || ftruncate(m->fd, (off_t)opt->size_bytes) < 0 ||
+	    fcntl(m->fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) < 0)
+		return err_set(e, -errno, "-m: no memory file of %" PRIu64 " MiB: %s; %s",
+			       opt->size_bytes / MiB, strerror(errno), cure);
+	/* huge pages are reserved by mmap itself, so a short pool is an error now and no SIGBUS
+	 * later */
+	map = mmap(NULL, opt->size_bytes, PROT_READ | PROT_WRITE,
+		   MAP_SHARED | (opt->hugepages ? 0 : MAP_NORESERVE), m->fd, 0);
+	if (map == MAP_FAILED)
+		return err_set(e, -ENOMEM, "-m: cannot map %" PRIu64 " MiB: %s; %s",
+			       opt->size_bytes / MiB, strerror(errno), cure);
+	m->map = map;
+	m->size_bytes = opt->size_bytes;
+	/* advice only: a guest's secrets stay out of core files, and big pages where the host may
+	 */
+	madvise(map, m->size_bytes, MADV_DONTDUMP);
+	if (!opt->hugepages)
+		madvise(map, m->size_bytes, MADV_HUGEPAGE);
+	if (opt->prealloc) {
+		ret = preallocate(m, e);
+		if (ret < 0)
+			return ret;
+	}
+	ret = split(m);
+	return ret ? err_set(e, ret, "-m: cannot lay out %" PRIu64 " MiB", m->size_bytes / MiB) : 0;
+}
+
+void memory_fini(struct memory *m)
+{
+	if (m->map)
+		munmap(m->map, m->size_bytes);
+	if (m->fd >= 0)
+		close(m->fd);
+	memset(m, 0, sizeof(*m));
+	m->fd = -1;
+}

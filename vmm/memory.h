@@ -1,0 +1,43 @@
+/* Guest RAM: one memfd, mapped once, split around the hole below 4 GiB. */
+#ifndef VMM_MEMORY_H
+#define VMM_MEMORY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "devices/guest_mem.h"
+
+struct err;
+
+struct memory {
+	int fd; /* memfd, sealed against resizing; -1: none */
+	uint8_t *map;
+	uint64_t size_bytes;
+	struct guest_mem guest;
+};
+
+struct memory_options {
+	uint64_t size_bytes;
+	bool hugepages; /* from the host's pool of 2 MiB pages */
+	bool prealloc;	/* all of it backed before the guest starts */
+};
+
+#define MEMORY_MIN (2 * 1024 * 1024ULL)
+
+/**
+ * memory_check - can this size be given to a guest at all?
+ * @phys_bits: the guest's physical address width, bounds the highest address
+ * Return: 0; -EINVAL with size, limit and cure in @e; -ENOMEM when --prealloc asks for more than
+ * the host has free now. Allocates nothing.
+ */
+int memory_check(const struct memory_options *opt, unsigned int phys_bits, struct err *e);
+
+/**
+ * memory_init - allocate and map
+ * All of it reads as zero. Without prealloc pages are taken when first touched.
+ * Return: 0; -ENOMEM with what to change in @e. @m may be given to memory_fini() in any case.
+ */
+int memory_init(struct memory *m, const struct memory_options *opt, struct err *e);
+void memory_fini(struct memory *m);
+
+#endif

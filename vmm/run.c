@@ -1,0 +1,284 @@
+/*
+ * testudo run: open what the guest needs from the host, then build a machine, run it and take it
+ * apart, once for each reset of the guest.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "base/bytes.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "devices/char/char.h"
+#include "devices/char/terminal.h"
+#include "vmm/cmd.h"
+#include "vmm/config.h"
+#include "vmm/machine.h"
+#include "vmm/sandbox.h"
+
+struct run {
+	struct run_config config;
+	struct loop loop;
+	struct kvm kvm;
+	struct kernel_config kernel;
+	struct blk_file disk[CONFIG_MAX_DISKS];
+	unsigned int n_disks; /* opened so far */
+	struct char_backend serial;
+
+	/* the first event of a machine's life decides; it reaches the loop through wake_fd */
+	struct vm_event_sink sink;
+	int event; /* enum vm_event, atomic */
+	int wake_fd;
+	struct loop_watch wake;
+
+	sigset_t old_mask;
+	int signal_fd;
+	struct loop_watch signals;
+	int fatal_signal; /* 0: none */
+};
+
+static void raise_event(struct vm_event_sink *sink, enum vm_event event)
+{
+	struct run *r = container_of(sink, struct run, sink);
+	const uint64_t one = 1;
+	int none = VM_EVENT_NONE;
+
+	if (!__atomic_compare_exchange_n(&r->event, &none, (int)event, false, __ATOMIC_ACQ_REL,
+					 __ATOMIC_ACQUIRE))
+		return;
+	if (write(r->wake_fd, &one, sizeof(one)) < 0)
+		log_err("cannot wake the event loop: %s", strerror(errno));
+}
+
+static void wake_ready(struct loop_watch *w, uint32_t events)
+{
+	struct run *r = container_of(w, struct run, wake);
+	uint64_t n;
+
+	(void)events;
+	if (read(r->wake_fd, &n, sizeof(n)) == sizeof(n))
+		loop_stop(&r->loop);
+}
+
+static void signal_ready(struct loop_watch *w, uint32_t events)
+{
+	struct run *r = container_of(w, struct run, signals);
+	struct signalfd_siginfo info;
+
+	(void)events;
+	if (read(r->signal_fd, &info, sizeof(info)) != sizeof(info))
+		return;
+	switch (info.ssi_signo) {
+	case SIGTSTP:
+		terminal_restore();
+		raise(SIGSTOP);
+		break;
+	case SIGCONT:
+		terminal_resume();
+		break;
+	default:
+		r->fatal_signal = (int)info.ssi_signo;
+		raise_event(&r->sink, VM_EVENT_QUIT);
+	}
+}
+
+/* Signals come as events on the loop; every thread made later inherits the mask. */
+static int open_signals(struct run *r, struct err *e)
+{
+	static const int wanted[] = {SIGTERM, SIGINT, SIGHUP, SIGTSTP, SIGCONT};
+	sigset_t set;
+	size_t i;
+	int ret;
+
+	sigemptyset(&set);
+	for (i = 0; i < ARRAY_SIZE(wanted); i++)
+		sigaddset(&set, wanted[i]);
+	pthread_sigmask(SIG_BLOCK, &set, &r->old_mask);
+	signal(SIGPIPE, SIG_IGN); /* a reader that goes away is an error of write(2), no more */
+	r->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	ret = r->signal_fd < 0
+		      ? -errno
+		      : loop_add(&r->loop, &r->signals, r->signal_fd, EPOLLIN, signal_ready);
+	if (ret < 0)
+		return err_set(e, ret, "signalfd: %s", strerror(-ret));
+	return vcpu_init_kick(e);
+}
+
+static int open_loop(struct run *r, struct err *e)
+{
+	int ret = loop_init(&r->loop);
+
+	r->sink.raise = raise_event;
+	r->wake_fd = ret < 0 ? -1 : eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (!ret)
+		ret = r->wake_fd < 0
+			      ? -errno
+			      : loop_add(&r->loop, &r->wake, r->wake_fd, EPOLLIN, wake_ready);
+	if (ret < 0)
+		return err_set(e, ret,
+			       "no event loop: %s; raise the limit of open files (ulimit -n)",
+			       strerror(-ret));
+	return open_signals(r, e);
+}
+
+/* The user's files. An error in here is bad input, one anywhere else is ours or the host's. */
+static int open_input(struct run *r, struct err *e)
+{
+	const struct run_config *c = &r->config;
+	unsigned int i;
+	int ret;
+
+	r->kernel.kernel_path = c->kernel;
+	r->kernel.initrd_path = c->initrd;
+	r->kernel.cmdline = c->params;
+	ret = kernel_open(&r->kernel, e);
+	for (i = 0; !ret && i < c->n_disks; i++) {
+		ret = blk_file_open(&r->disk[i], &c->disk[i], e);
+		r->n_disks = i + 1;
+	}
+	return ret;
+}
+
+static void run_close(struct run *r)
+{
+	unsigned int i;
+
+	char_close(&r->serial);
+	for (i = 0; i < r->n_disks; i++)
+		blk_file_close(&r->disk[i]);
+	kernel_close(&r->kernel);
+	kvm_close(&r->kvm);
+	if (r->signal_fd >= 0)
+		close(r->signal_fd);
+	if (r->wake_fd >= 0)
+		close(r->wake_fd);
+	loop_fini(&r->loop);
+	config_fini(&r->config);
+}
+
+/* One life of the guest, from reset to whatever ends it; *code is set when it could not begin. */
+static enum vm_event run_machine(struct run *r, int *code, struct err *e)
+{
+	const struct machine_host host = {
+		.config = &r->config,
+		.kvm = &r->kvm,
+		.kernel = &r->kernel,
+		.disks = r->disk,
+		.serial = &r->serial.dev,
+		.loop = &r->loop,
+		.sink = &r->sink,
+	};
+	struct machine m;
+	int ret, event;
+
+	*code = EXIT_VMM_ERROR;
+	ret = machine_init(&m, &host, e);
+	if (!ret) {
+		ret = machine_load(&m, e);
+		if (ret < 0)
+			*code = EXIT_BAD_INPUT;
+	}
+	if (!ret)
+		ret = machine_start(&m, e);
+	if (!ret) {
+		ret = loop_run(&r->loop);
+		if (ret < 0)
+			err_set(e, ret, "event loop: %s", strerror(-ret));
+	}
+	machine_fini(&m);
+	event = __atomic_exchange_n(&r->event, VM_EVENT_NONE, __ATOMIC_ACQ_REL);
+	return ret < 0 ? VM_EVENT_FAILED : (enum vm_event)event;
+}
+
+static int run_guest(struct run *r, struct err *e)
+{
+	int code;
+
+	for (;;) {
+		switch (run_machine(r, &code, e)) {
+		case VM_EVENT_RESET:
+			if (r->config.no_reboot)
+				return EXIT_GUEST_RESET;
+			log_debug("guest reset, starting it again");
+			continue;
+		case VM_EVENT_POWEROFF:
+		case VM_EVENT_QUIT:
+			return EXIT_POWEROFF;
+		case VM_EVENT_PANIC:
+			log_err("guest panicked; its last words are on its console");
+			return EXIT_GUEST_PANIC;
+		case VM_EVENT_CRASH:
+			return EXIT_GUEST_CRASH;
+		default:
+			return code;
+		}
+	}
+}
+
+static int run_all(struct run *r, struct err *e)
+{
+	unsigned int phys_bits;
+	int ret;
+
+	if (open_loop(r, e) < 0)
+		return EXIT_VMM_ERROR;
+	if (open_input(r, e) < 0)
+		return EXIT_BAD_INPUT;
+	if (kvm_open(&r->kvm, e) < 0)
+		return EXIT_VMM_ERROR;
+	phys_bits = cpuid_phys_bits(&r->kvm.cpuid);
+	ret = memory_check(&r->config.memory, phys_bits, e);
+	if (ret < 0)
+		return ret == -EINVAL ? EXIT_USAGE : EXIT_VMM_ERROR;
+	if (r->config.n_vcpus > r->kvm.max_vcpus) {
+		err_set(e, -EINVAL, "-c: %u vCPUs, this host's KVM has room for %u; give fewer",
+			r->config.n_vcpus, r->kvm.max_vcpus);
+		return EXIT_USAGE;
+	}
+	/* last: from here on the terminal is raw */
+	if (char_open(&r->serial, r->config.serial, &r->loop, &r->sink, e) < 0)
+		return e->code == -EINVAL ? EXIT_USAGE : EXIT_BAD_INPUT;
+	if (r->config.sandbox && sandbox_enter(r->serial.path, e) < 0)
+		return EXIT_VMM_ERROR;
+	return run_guest(r, e);
+}
+
+int cmd_run(int argc, char **argv)
+{
+	struct run *r = calloc(1, sizeof(*r));
+	struct err e = {0};
+	int code, sig = 0;
+
+	if (!r) {
+		log_err("out of memory");
+		return EXIT_VMM_ERROR;
+	}
+	r->loop.epfd = r->wake_fd = r->signal_fd = r->kvm.fd = -1;
+	r->kernel.kernel_fd = r->kernel.initrd_fd = -1;
+	if (config_parse(&r->config, argc, argv, &e) < 0) {
+		code = EXIT_USAGE;
+	} else if (r->config.help) {
+		config_print_help();
+		code = 0;
+	} else {
+		if (r->config.verbose)
+			log_set_level(LOG_DEBUG);
+		code = run_all(r, &e);
+		sig = r->fatal_signal;
+	}
+	run_close(r);
+	if (e.code)
+		log_err("%s", e.text);
+	if (sig) { /* die of it, as the parent expects */
+		signal(sig, SIG_DFL);
+		pthread_sigmask(SIG_SETMASK, &r->old_mask, NULL);
+		raise(sig);
+	}
+	free(r);
+	return code;
+}

@@ -1,0 +1,99 @@
+#include "vmm/sandbox.h"
+
+#include <cap-ng.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <linux/filter.h>
+#include <linux/landlock.h>
+#include <linux/seccomp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/log.h"
+
+/* The program that sandbox_gen.c made at build time, as struct sock_filter rows. */
+static struct sock_filter filter[] = {
+#include "vmm/sandbox_filter.inc"
+};
+
+/* Everything that Landlock's first version knows: none of it is needed any more. */
+#define FS_ALL ((LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1)
+
+static int drop_capabilities(struct err *e)
+{
+	/* without CAP_SETPCAP the bounding set stays; no_new_privs makes it worthless */
+	capng_clear(CAPNG_SELECT_ALL);
+	if (capng_apply(CAPNG_SELECT_CAPS) != 0)
+		return err_set(e, -EPERM,
+			       "sandbox: cannot drop capabilities; use --no-sandbox if this "
+			       "environment forbids it");
+	return 0;
+}
+
+/* The one thing still to be done in the file system: unlinking the socket of --serial unix. */
+static int allow_unlink(int ruleset, const char *socket_path)
+{
+	AUTO_FREE char *copy = strdup(socket_path);
+	AUTO_CLOSE int dir = copy ? open(dirname(copy), O_PATH | O_CLOEXEC) : -1;
+	struct landlock_path_beneath_attr rule = {
+		.allowed_access = LANDLOCK_ACCESS_FS_REMOVE_FILE,
+		.parent_fd = dir,
+	};
+
+	if (dir < 0)
+		return -errno;
+	return syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) < 0
+		       ? -errno
+		       : 0;
+}
+
+static int close_file_system(const char *socket_path, struct err *e)
+{
+	const struct landlock_ruleset_attr attr = {.handled_access_fs = FS_ALL};
+	AUTO_CLOSE int ruleset = (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof(attr), 0);
+	int ret = 0;
+
+	if (ruleset < 0 && (errno == ENOSYS || errno == EOPNOTSUPP)) {
+		log_debug("sandbox: this host's kernel has no Landlock; going on without");
+		return 0;
+	}
+	if (ruleset < 0)
+		ret = -errno;
+	if (!ret && socket_path)
+		ret = allow_unlink(ruleset, socket_path);
+	if (!ret && syscall(SYS_landlock_restrict_self, ruleset, 0) < 0)
+		ret = -errno;
+	return ret ? err_set(e, ret, "sandbox: Landlock: %s; see --no-sandbox", strerror(-ret)) : 0;
+}
+
+static int limit_system_calls(struct err *e)
+{
+	const struct sock_fprog prog = {.len = ARRAY_SIZE(filter), .filter = filter};
+
+	if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog, 0, 0) < 0)
+		return err_set(e, -errno, "sandbox: seccomp: %s; see --no-sandbox",
+			       strerror(errno));
+	return 0;
+}
+
+int sandbox_enter(const char *socket_path, struct err *e)
+{
+	int ret;
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return err_set(e, -errno, "sandbox: no_new_privs: %s; see --no-sandbox",
+			       strerror(errno));
+	ret = drop_capabilities(e);
+	if (!ret)
+		ret = close_file_system(socket_path, e);
+	if (!ret)
+		ret = limit_system_calls(e);
+	return ret;
+}

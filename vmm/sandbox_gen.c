@@ -1,0 +1,137 @@
+/*
+ * Build-time program: compiles the list of system calls that a running guest needs into a seccomp
+ * filter, printed as C initialisers. Done here and not at run time, so that starting a guest costs
+ * one prctl(2) and no library.
+ */
+#include <asm/termbits.h>
+#include <asm/ioctls.h>
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/kvm.h>
+#include <seccomp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#define ALLOW(name, why)                 \
+	{                                \
+		.nr = SCMP_SYS(name), 0, \
+		{                        \
+			0                \
+		}                        \
+	}
+/* only if argument @number, of which @mask counts, is @value */
+#define ALLOW_IF(name, number, mask, value, why)                \
+	{                                                       \
+		.nr = SCMP_SYS(name), 1,                        \
+		{                                               \
+			number, SCMP_CMP_MASKED_EQ, mask, value \
+		}                                               \
+	}
+#define ALL_BITS 0xffffffff /* of the argument's low half, the one that the kernel reads */
+
+static const struct {
+	int nr;
+	unsigned int n_cmp;
+	struct scmp_arg_cmp cmp;
+} allowed[] = {
+	ALLOW(read, "event descriptors, serial input"),
+	ALLOW(write, "serial output, interrupts, log"),
+	ALLOW(pread64, "loading the kernel again after a guest reset"),
+	ALLOW(poll, "is the serial back end ready?"),
+	ALLOW(close, "taking a machine apart"),
+	ALLOW(fstat, "size of the kernel and initrd"),
+	ALLOW(newfstatat, "fstat() of newer C libraries"),
+	ALLOW(lseek, "stdio of the C library at exit"),
+	ALLOW(fcntl, "sealing guest memory, duplicating a client's descriptor"),
+	ALLOW(ftruncate, "size of guest memory"),
+	ALLOW(memfd_create, "guest memory after a guest reset"),
+	ALLOW(madvise, "advice on guest memory, thread stacks"),
+	ALLOW(munmap, "taking a machine apart"),
+	ALLOW(brk, "malloc"),
+	ALLOW(mremap, "realloc"),
+	ALLOW(eventfd2, "interrupt lines and kicks"),
+	ALLOW(epoll_ctl, "event loop"),
+	ALLOW(epoll_wait, "event loop"),
+	ALLOW(epoll_pwait, "event loop"),
+	ALLOW(accept4, "client of --serial unix"),
+	ALLOW(unlink, "the socket of --serial unix, at the end"),
+	ALLOW(io_uring_setup, "disks after a guest reset"),
+	ALLOW(io_uring_enter, "disk requests"),
+	ALLOW(io_uring_register, "completion events of disks"),
+	ALLOW(fallocate, "discard and write-zeroes"),
+	ALLOW(getrandom, "virtio-rng"),
+	ALLOW(clone3, "vCPU threads"),
+	ALLOW(clone, "vCPU threads, where clone3 is missing"),
+	ALLOW(set_robust_list, "new thread"),
+	ALLOW(rseq, "new thread"),
+	ALLOW(rt_sigprocmask, "new thread, re-raising a signal"),
+	ALLOW(rt_sigaction, "re-raising a signal"),
+	ALLOW(rt_sigreturn, "kick and fatal signals"),
+	ALLOW(sigaltstack, "new thread"),
+	ALLOW(futex, "locks, joining threads"),
+	ALLOW(sched_getaffinity, "malloc in a new thread"),
+	ALLOW(sched_yield, "locks"),
+	ALLOW(getpid, "raise"),
+	ALLOW(gettid, "raise"),
+	ALLOW(tgkill, "kicking a vCPU, raise"),
+	ALLOW(restart_syscall, "after SIGSTOP"),
+	ALLOW(clock_nanosleep, "waiting"),
+	ALLOW(clock_gettime, "where the vDSO has no clock"),
+	ALLOW(exit, "end of a thread"),
+	ALLOW(exit_group, "end"),
+	ALLOW_IF(mmap, 2, PROT_EXEC, 0, "guest memory, stacks; no code"),
+	ALLOW_IF(mprotect, 2, PROT_EXEC, 0, "stacks; no code"),
+	ALLOW_IF(ioctl, 1, 0xff00, KVMIO << 8, "KVM"),
+	ALLOW_IF(ioctl, 1, ALL_BITS, TCGETS, "terminal"),
+	ALLOW_IF(ioctl, 1, ALL_BITS, TCSETS, "restoring the terminal"),
+	ALLOW_IF(prctl, 0, ALL_BITS, PR_SET_NAME, "names of threads"),
+};
+
+/* The C library tries these and copes with a no. */
+static const int refused[] = {SCMP_SYS(openat), SCMP_SYS(open), SCMP_SYS(readlink),
+			      SCMP_SYS(access)};
+
+static int print_filter(scmp_filter_ctx ctx)
+{
+	int fd = memfd_create("filter", 0), ret;
+	struct sock_filter f;
+
+	if (fd < 0)
+		return -errno;
+	ret = seccomp_export_bpf(ctx, fd);
+	if (ret < 0)
+		return ret;
+	if (lseek(fd, 0, SEEK_SET) < 0)
+		return -errno;
+	while (read(fd, &f, sizeof(f)) == sizeof(f))
+		printf("{%#x, %u, %u, %#x},\n", f.code, f.jt, f.jf, f.k);
+	close(fd);
+	return 0;
+}
+
+int main(void)
+{
+	/* a trap and not a kill: a handler may still restore the terminal; the call is not made */
+	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_TRAP);
+	size_t i;
+	int ret = ctx ? 0 : -ENOMEM;
+
+	for (i = 0; !ret && i < sizeof(allowed) / sizeof(allowed[0]); i++)
+		ret = seccomp_rule_add_array(ctx, SCMP_ACT_ALLOW, allowed[i].nr, allowed[i].n_cmp,
+					     &allowed[i].cmp);
+	for (i = 0; !ret && i < sizeof(refused) / sizeof(refused[0]); i++)
+		ret = seccomp_rule_add_array(ctx, SCMP_ACT_ERRNO(EACCES), refused[i], 0, NULL);
+	if (!ret)
+		ret = seccomp_attr_set(ctx, SCMP_FLTATR_CTL_OPTIMIZE,
+				       2); /* binary tree: fewer steps */
+	if (!ret)
+		ret = print_filter(ctx);
+	if (ret < 0)
+		fprintf(stderr, "sandbox_gen: %s\n", strerror(-ret));
+	seccomp_release(ctx);
+	return ret ? 1 : 0;
+}

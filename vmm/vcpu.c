@@ -1,0 +1,292 @@
+#include "vmm/vcpu.h"
+
+#include <errno.h>
+#include <linux/kvm.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "msr/msr.h"
+#include "vmm/kvm.h"
+#include "vmm/vcpu_crash.h"
+#include "vmm/vm.h"
+
+#define KICK_SIGNAL SIGUSR1
+
+/* local APIC registers (SDM vol.3, local APIC) and what firmware leaves in them */
+#define APIC_LVT_LINT0	 0x350
+#define APIC_LVT_LINT1	 0x360
+#define APIC_MODE_NMI	 0x400
+#define APIC_MODE_EXTINT 0x700
+
+static int vcpu_ioctl(struct vcpu *v, unsigned long request, void *arg, const char *name,
+		      struct err *e)
+{
+	int ret = ioctl(v->fd, request, arg);
+
+	if (ret >= 0)
+		return ret;
+	return err_set(e, -errno, "vCPU %u: %s: %s; see the kernel's log", v->id, name,
+		       strerror(errno));
+}
+
+static int set_cpuid(struct vcpu *v, uint32_t n_vcpus, const struct kvm *kvm, struct err *e)
+{
+	AUTO_FREE struct kvm_cpuid2 *c = NULL;
+	struct cpuid_set set = kvm->cpuid;
+	uint32_t i;
+	int ret;
+
+	cpuid_set_vmm_bits(&set, kvm->tsc_deadline);
+	ret = cpuid_set_topology(&set, v->id, n_vcpus);
+	if (ret < 0)
+		return err_set(e, ret, "vCPU %u: no room for the topology leaves of CPUID", v->id);
+	c = calloc(1, sizeof(*c) + set.n_leaves * sizeof(c->entries[0]));
+	if (!c)
+		return err_set(e, -ENOMEM, "out of memory");
+	c->nent = set.n_leaves;
+	for (i = 0; i < set.n_leaves; i++) {
+		const struct cpuid_leaf *l = &set.leaf[i];
+
+		c->entries[i] = (struct kvm_cpuid_entry2) {
+			.function = l->leaf,
+			.index = l->subleaf,
+			.flags = l->indexed ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0,
+			.eax = l->eax,
+			.ebx = l->ebx,
+			.ecx = l->ecx,
+			.edx = l->edx,
+		};
+	}
+	return vcpu_ioctl(v, KVM_SET_CPUID2, c, "KVM_SET_CPUID2", e);
+}
+
+static int set_boot_msrs(struct vcpu *v, struct err *e)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entry[MSR_BOOT_MAX];
+	} msrs = {0};
+	struct msr_value value[MSR_BOOT_MAX];
+	unsigned int i, n = msr_boot_values(value);
+	int ret;
+
+	msrs.head.nmsrs = n;
+	for (i = 0; i < n; i++) {
+		msrs.entry[i].index = value[i].index;
+		msrs.entry[i].data = value[i].value;
+	}
+	ret = vcpu_ioctl(v, KVM_SET_MSRS, &msrs, "KVM_SET_MSRS", e);
+	if (ret < 0)
+		return ret;
+	if ((unsigned int)ret != n) /* KVM stops at the first that it refuses */
+		return err_set(e, -EIO, "vCPU %u: KVM refuses MSR %#x = %#llx", v->id,
+			       value[ret].index, (unsigned long long)value[ret].value);
+	return 0;
+}
+
+/* Virtual wire: the PIC reaches the boot CPU through LINT0, NMI everyone through LINT1. */
+static int set_local_apic(struct vcpu *v, struct err *e)
+{
+	struct kvm_lapic_state apic;
+	int ret = vcpu_ioctl(v, KVM_GET_LAPIC, &apic, "KVM_GET_LAPIC", e);
+
+	if (ret < 0)
+		return ret;
+	if (v->id == 0)
+		put_le32(apic.regs + APIC_LVT_LINT0, APIC_MODE_EXTINT);
+	put_le32(apic.regs + APIC_LVT_LINT1, APIC_MODE_NMI);
+	return vcpu_ioctl(v, KVM_SET_LAPIC, &apic, "KVM_SET_LAPIC", e);
+}
+
+int vcpu_create(struct vcpu *v, uint32_t id, uint32_t n_vcpus, const struct kvm *kvm, struct vm *vm,
+		const struct vcpu_env *env, struct err *e)
+{
+	void *map;
+	int ret;
+
+	memset(v, 0, sizeof(*v));
+	v->id = id;
+	v->env = env;
+	v->fd = ioctl(vm->fd, KVM_CREATE_VCPU, (unsigned long)id);
+	if (v->fd < 0)
+		return err_set(e, -errno, "KVM_CREATE_VCPU %u of %u: %s; %s", id, n_vcpus,
+			       strerror(errno),
+			       errno == EMFILE ? "raise the limit of open files (ulimit -n)"
+					       : "see the kernel's log");
+	map = mmap(NULL, kvm->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, v->fd, 0);
+	if (map == MAP_FAILED)
+		return err_set(e, -errno, "vCPU %u: cannot map struct kvm_run: %s", id,
+			       strerror(errno));
+	v->run = map;
+	v->run_size = kvm->run_size;
+	ret = set_cpuid(v, n_vcpus, kvm, e);
+	if (!ret)
+		ret = set_boot_msrs(v, e);
+	if (!ret)
+		ret = set_local_apic(v, e);
+	return ret;
+}
+
+void vcpu_destroy(struct vcpu *v)
+{
+	if (v->run)
+		munmap(v->run, v->run_size);
+	if (v->fd >= 0)
+		close(v->fd);
+	memset(v, 0, sizeof(*v));
+	v->fd = -1;
+}
+
+int vcpu_get_sregs(struct vcpu *v, struct kvm_sregs *sregs, struct err *e)
+{
+	return vcpu_ioctl(v, KVM_GET_SREGS, sregs, "KVM_GET_SREGS", e);
+}
+
+int vcpu_set_entry(struct vcpu *v, const struct kvm_regs *regs, const struct kvm_sregs *sregs,
+		   struct err *e)
+{
+	struct kvm_sregs s = *sregs;
+	struct kvm_regs r = *regs;
+	int ret = vcpu_ioctl(v, KVM_SET_SREGS, &s, "KVM_SET_SREGS", e);
+
+	return ret < 0 ? ret : vcpu_ioctl(v, KVM_SET_REGS, &r, "KVM_SET_REGS", e);
+}
+
+static void exit_io(struct vcpu *v)
+{
+	struct kvm_run *run = v->run;
+	const struct bus *ports = v->env->ports;
+	uint8_t *data = (uint8_t *)run + run->io.data_offset;
+	uint32_t i;
+
+	for (i = 0; i < run->io.count; i++, data += run->io.size) {
+		if (run->io.direction == KVM_EXIT_IO_OUT)
+			bus_write(ports, run->io.port, data, run->io.size);
+		else
+			bus_read(ports, run->io.port, data, run->io.size);
+	}
+}
+
+static void exit_mmio(struct vcpu *v)
+{
+	struct kvm_run *run = v->run;
+	const struct bus *mmio = v->env->mmio;
+
+	if (run->mmio.is_write)
+		bus_write(mmio, run->mmio.phys_addr, run->mmio.data, run->mmio.len);
+	else
+		bus_read(mmio, run->mmio.phys_addr, run->mmio.data, run->mmio.len);
+}
+
+static enum vm_event exit_system_event(const struct vcpu *v)
+{
+	switch (v->run->system_event.type) {
+	case KVM_SYSTEM_EVENT_SHUTDOWN:
+		return VM_EVENT_POWEROFF;
+	case KVM_SYSTEM_EVENT_RESET:
+		return VM_EVENT_RESET;
+	default: /* KVM_SYSTEM_EVENT_CRASH: a Hyper-V guest reports a panic */
+		return VM_EVENT_PANIC;
+	}
+}
+
+/* Deal with one exit; what it means for the whole machine, if anything. */
+static enum vm_event vcpu_handle_exit(struct vcpu *v)
+{
+	v->exits++;
+	switch (v->run->exit_reason) {
+	case KVM_EXIT_IO:
+		exit_io(v);
+		return VM_EVENT_NONE;
+	case KVM_EXIT_MMIO:
+		exit_mmio(v);
+		return VM_EVENT_NONE;
+	case KVM_EXIT_SYSTEM_EVENT:
+		return exit_system_event(v);
+	default:
+		vcpu_log_crash(v);
+		return VM_EVENT_CRASH;
+	}
+}
+
+static void *vcpu_thread(void *arg)
+{
+	struct vcpu *v = arg;
+	char name[16];
+
+	snprintf(name, sizeof(name), "vcpu%u", v->id);
+	pthread_setname_np(pthread_self(), name);
+	while (!__atomic_load_n(&v->stop, __ATOMIC_ACQUIRE)) {
+		enum vm_event event;
+
+		if (ioctl(v->fd, KVM_RUN, 0) == 0) {
+			event = vcpu_handle_exit(v);
+		} else if (errno == EINTR || errno == EAGAIN) {
+			continue; /* kicked, or woken by INIT; exit_reason is that of an older exit
+				   */
+		} else {
+			log_err("vCPU %u: KVM_RUN: %s; see the kernel's log", v->id,
+				strerror(errno));
+			event = VM_EVENT_FAILED;
+		}
+		if (event != VM_EVENT_NONE) {
+			v->env->sink->raise(v->env->sink, event);
+			break;
+		}
+	}
+	return NULL;
+}
+
+static void kick_handler(int sig)
+{
+	(void)sig; /* its arrival is what ends KVM_RUN */
+}
+
+int vcpu_init_kick(struct err *e)
+{
+	const struct sigaction act = {.sa_handler = kick_handler};
+
+	if (sigaction(KICK_SIGNAL, &act, NULL) < 0)
+		return err_set(e, -errno, "sigaction: %s", strerror(errno));
+	return 0;
+}
+
+int vcpu_start(struct vcpu *v, struct err *e)
+{
+	int ret = pthread_create(&v->thread, NULL, vcpu_thread, v);
+
+	if (ret)
+		return err_set(e, -ret,
+			       "vCPU %u: no thread to be had: %s; raise the limit of processes "
+			       "(ulimit -u)",
+			       v->id, strerror(ret));
+	v->started = true;
+	return 0;
+}
+
+void vcpu_request_stop(struct vcpu *v)
+{
+	if (!v->started)
+		return;
+	__atomic_store_n(&v->stop, true, __ATOMIC_RELEASE);
+	/* closes the gap between the thread's look at stop and its entry into KVM_RUN */
+	__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_RELEASE);
+	pthread_kill(v->thread, KICK_SIGNAL);
+}
+
+void vcpu_join(struct vcpu *v)
+{
+	if (!v->started)
+		return;
+	pthread_join(v->thread, NULL);
+	v->started = false;
+}

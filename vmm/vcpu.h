@@ -1,0 +1,63 @@
+/* One virtual CPU: its KVM descriptor, its thread, and what happens at each exit. */
+#ifndef VMM_VCPU_H
+#define VMM_VCPU_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "devices/bus.h"
+#include "devices/guest_mem.h"
+#include "devices/vm_event.h"
+
+struct err;
+struct kvm;
+struct kvm_regs;
+struct kvm_run;
+struct kvm_sregs;
+struct vm;
+
+/* What a vCPU's exits reach; shared by all vCPUs of a machine. */
+struct vcpu_env {
+	const struct bus *ports, *mmio;
+	const struct guest_mem *mem;
+	struct vm_event_sink *sink;
+};
+
+struct vcpu {
+	uint32_t id; /* also its x2APIC ID */
+	int fd;	     /* -1: none */
+	struct kvm_run *run;
+	size_t run_size;
+	const struct vcpu_env *env;
+	pthread_t thread;
+	bool started;
+	bool stop;	/* atomic: leave the run loop */
+	uint64_t exits; /* to user space, counted by its own thread */
+};
+
+/**
+ * vcpu_create - vCPU @id of @n_vcpus with its CPUID, boot MSRs and virtual-wire local APIC
+ * The boot vCPU (0) still needs vcpu_set_entry(); the others wait for INIT and SIPI.
+ * Return: 0 or -errno; @v may be given to vcpu_destroy() in any case
+ */
+int vcpu_create(struct vcpu *v, uint32_t id, uint32_t n_vcpus, const struct kvm *kvm, struct vm *vm,
+		const struct vcpu_env *env, struct err *e);
+void vcpu_destroy(struct vcpu *v);
+
+/** vcpu_get_sregs, vcpu_set_entry - the registers that a boot protocol starts from and asks for */
+int vcpu_get_sregs(struct vcpu *v, struct kvm_sregs *sregs, struct err *e);
+int vcpu_set_entry(struct vcpu *v, const struct kvm_regs *regs, const struct kvm_sregs *sregs,
+		   struct err *e);
+
+/** vcpu_init_kick - once a process: the signal by which vcpu_stop() interrupts KVM_RUN */
+int vcpu_init_kick(struct err *e);
+
+/** vcpu_start - run it in a thread of its own. Return: 0 or -errno. */
+int vcpu_start(struct vcpu *v, struct err *e);
+/** vcpu_request_stop - ask the thread to leave; returns at once */
+void vcpu_request_stop(struct vcpu *v);
+/** vcpu_join - wait until it has left; does nothing if it never started */
+void vcpu_join(struct vcpu *v);
+
+#endif

@@ -1,0 +1,96 @@
+#include "vmm/vm.h"
+
+#include <errno.h>
+#include <linux/kvm.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "base/bytes.h"
+#include "base/err.h"
+#include "vmm/kvm.h"
+#include "vmm/layout.h"
+
+static int vm_ioctl(struct vm *vm, unsigned long request, const void *arg, const char *name,
+		    struct err *e)
+{
+	if (ioctl(vm->fd, request, arg) >= 0)
+		return 0;
+	return err_set(e, -errno, "%s: %s; see the kernel's log", name, strerror(errno));
+}
+
+int vm_create(struct vm *vm, const struct kvm *kvm, struct err *e)
+{
+	const uint64_t identity_map = LAYOUT_KVM_IDENTITY_MAP;
+	int ret;
+
+	do /* kernels that make a worker thread for the VM give up on a pending signal */
+		vm->fd = ioctl(kvm->fd, KVM_CREATE_VM, 0);
+	while (vm->fd < 0 && errno == EINTR);
+	if (vm->fd < 0)
+		return err_set(e, -errno, "KVM_CREATE_VM: %s; see the kernel's log",
+			       strerror(errno));
+	ret = vm_ioctl(vm, KVM_SET_IDENTITY_MAP_ADDR, &identity_map, "KVM_SET_IDENTITY_MAP_ADDR",
+		       e);
+	if (ret < 0)
+		return ret;
+	return vm_ioctl(vm, KVM_SET_TSS_ADDR, (const void *)LAYOUT_KVM_TSS, "KVM_SET_TSS_ADDR", e);
+}
+
+void vm_fini(struct vm *vm)
+{
+	if (vm->fd >= 0)
+		close(vm->fd);
+	vm->fd = -1;
+}
+
+int vm_add_memory(struct vm *vm, const struct guest_mem *mem, struct err *e)
+{
+	uint32_t i;
+
+	for (i = 0; i < mem->n_regions; i++) {
+		const struct kvm_userspace_memory_region slot = {
+			.slot = i,
+			.guest_phys_addr = mem->region[i].gpa,
+			.memory_size = mem->region[i].len_bytes,
+			.userspace_addr = (uintptr_t)mem->region[i].hva,
+		};
+		int ret = vm_ioctl(vm, KVM_SET_USER_MEMORY_REGION, &slot,
+				   "KVM_SET_USER_MEMORY_REGION", e);
+
+		if (ret < 0)
+			return ret;
+	}
+	return 0;
+}
+
+int vm_create_irqchip(struct vm *vm, struct err *e)
+{
+	/* with the speaker's port 61H: kernels calibrate the TSC by its gate and channel 2 */
+	const struct kvm_pit_config pit = {.flags = KVM_PIT_SPEAKER_DUMMY};
+	int ret = vm_ioctl(vm, KVM_CREATE_IRQCHIP, NULL, "KVM_CREATE_IRQCHIP", e);
+
+	if (ret < 0)
+		return ret;
+	return vm_ioctl(vm, KVM_CREATE_PIT2, &pit, "KVM_CREATE_PIT2", e);
+}
+
+int vm_bind_irq(struct vm *vm, uint32_t gsi, int eventfd, struct err *e)
+{
+	const struct kvm_irqfd irqfd = {.fd = (uint32_t)eventfd, .gsi = gsi};
+
+	return vm_ioctl(vm, KVM_IRQFD, &irqfd, "KVM_IRQFD", e);
+}
+
+int vm_bind_kick(struct vm *vm, gpa_t gpa, uint32_t value, int eventfd, struct err *e)
+{
+	const struct kvm_ioeventfd io = {
+		.datamatch = value,
+		.addr = gpa,
+		.len = 4,
+		.fd = eventfd,
+		.flags = KVM_IOEVENTFD_FLAG_DATAMATCH,
+	};
+
+	return vm_ioctl(vm, KVM_IOEVENTFD, &io, "KVM_IOEVENTFD", e);
+}
