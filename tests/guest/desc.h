@@ -5,13 +5,13 @@
 #ifndef TESTS_GUEST_DESC_H
 #define TESTS_GUEST_DESC_H
 
-#define SEL_CODE32     0x08
-#define SEL_CODE64     0x10
-#define SEL_DATA       0x18
-#define SEL_USER_BASE  0x20 /* SYSRET takes the two that follow */
-#define SEL_USER_DATA  0x2b
-#define SEL_USER_CODE  0x33
-#define SEL_TSS(cpu)   (0x40 + 16 * (cpu))
+#define SEL_CODE32    0x08
+#define SEL_CODE64    0x10
+#define SEL_DATA      0x18
+#define SEL_USER_BASE 0x20 /* SYSRET takes the two that follow */
+#define SEL_USER_DATA 0x2b
+#define SEL_USER_CODE 0x33
+#define SEL_TSS(cpu)  (0x40 + 16 * (cpu))
 
 #define MAX_CPUS	256
 #define BOOT_STACK_SIZE 16384

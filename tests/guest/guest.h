@@ -176,6 +176,7 @@ const char *cmd_echo(void);
 const char *cmd_echoirq(void);
 const char *cmd_cpuid(void);
 const char *cmd_rdmsr(void);
+const char *cmd_wrmsr(void);
 const char *cmd_insn(void);
 const char *cmd_timer(void);
 const char *cmd_kvmclock(void);

@@ -10,10 +10,17 @@ static const struct {
 	{"hello", cmd_hello},	    /* greeting, command line, memory map, ACPI */
 	{"mem", cmd_mem},	    /* both ends of every RAM region */
 	{"smp", cmd_smp},	    /* start every processor */
-	{"virtio", cmd_virtio},	    /* which slots have which device */
+	{"echo", cmd_echo},	    /* COM1 by polling */
+	{"echoirq", cmd_echoirq},   /* COM1 by interrupts */
 	{"timer", cmd_timer},	    /* interrupts of the local APIC's timer and the PIT */
-	{"insn", cmd_insn},	    /* what an ordinary kernel executes in ring 0 */
 	{"kvmclock", cmd_kvmclock}, /* the paravirtual clock moves */
+	{"cpuid", cmd_cpuid},	    /* a leaf */
+	{"rdmsr", cmd_rdmsr},	    /* an MSR, or the fault */
+	{"wrmsr", cmd_wrmsr},	    /* ditto, written and read back */
+	{"insn", cmd_insn},	    /* what an ordinary kernel executes in ring 0 */
+	{"virtio", cmd_virtio},	    /* which slots have which device */
+	{"dirty", cmd_load},	    /* write memory */
+	{"heartbeat", cmd_load},    /* be alive */
 };
 
 void guest_main(uint64_t start_info)

@@ -8,16 +8,13 @@
 #define KVM_FEATURE_CLOCK2  (1u << 3)
 #define MSR_KVM_SYSTEM_TIME 0x4b564d01
 
-#define PIT_CHANNEL0	 0x40
-#define PIT_CHANNEL2	 0x42
-#define PIT_COMMAND	 0x43
-#define PIT_CH0_ONE_SHOT 0x30 /* both bytes, mode 0 */
-#define PIT_CH2_ONE_SHOT 0xb0
-#define PIT_HZ		 1193182ull
-#define PIT_GATE	 0x61
-#define PIT_GATE_ON	 1
-#define PIT_GATE_OUT	 0x20
-#define PIT_CALIBRATE_US 10000
+#define PIT_CHANNEL0	  0x40
+#define PIT_COMMAND	  0x43
+#define PIT_CH0_ONE_SHOT  0x30 /* both bytes, mode 0 */
+#define PIT_HZ		  1193182ull
+#define PIT_READ_STATUS_0 0xe2
+#define PIT_STATUS_OUT	  0x80
+#define PIT_CALIBRATE_US  10000
 
 struct pvclock {
 	uint32_t version, pad0;
@@ -98,24 +95,25 @@ static uint64_t khz_from_leaf_15(void)
 	return r.eax ? (uint64_t)r.ecx * r.ebx / r.eax / 1000 : 0;
 }
 
-static void pit_count(uint16_t port, uint8_t command, uint32_t us)
+void pit_one_shot(uint32_t us)
 {
 	uint32_t count = (uint32_t)(us * PIT_HZ / 1000000);
 
-	out8(PIT_COMMAND, command);
-	out8(port, (uint8_t)count);
-	out8(port, (uint8_t)(count >> 8));
+	out8(PIT_COMMAND, PIT_CH0_ONE_SHOT);
+	out8(PIT_CHANNEL0, (uint8_t)count);
+	out8(PIT_CHANNEL0, (uint8_t)(count >> 8));
 }
 
+/* Channel 0, since channel 2 hangs on port 0x61, which not every machine has. */
 static uint64_t khz_from_pit(void)
 {
 	uint64_t start;
 
-	out8(PIT_GATE, PIT_GATE_ON);
-	pit_count(PIT_CHANNEL2, PIT_CH2_ONE_SHOT, PIT_CALIBRATE_US);
+	pit_one_shot(PIT_CALIBRATE_US);
 	start = rdtsc();
-	while (!(in8(PIT_GATE) & PIT_GATE_OUT))
-		;
+	do
+		out8(PIT_COMMAND, PIT_READ_STATUS_0);
+	while (!(in8(PIT_CHANNEL0) & PIT_STATUS_OUT));
 	return (rdtsc() - start) / (PIT_CALIBRATE_US / 1000);
 }
 
@@ -155,11 +153,6 @@ void delay_us(uint64_t us)
 
 	while (rdtsc() < end)
 		cpu_pause();
-}
-
-void pit_one_shot(uint32_t us)
-{
-	pit_count(PIT_CHANNEL0, PIT_CH0_ONE_SHOT, us);
 }
 
 const char *cmd_kvmclock(void)

@@ -40,7 +40,15 @@ void ring3_return(uint64_t stack) __attribute__((noreturn));
 
 static struct idt_gate idt[256] __attribute__((aligned(16)));
 static trap_fn trap_fns[256];
-static struct tss tss[MAX_CPUS];
+/*
+ * The I/O permission map that follows, all zero, opens all ports for ring 3. IOPL 3 should do it
+ * alone, but a KVM that runs ring 3 without VMX or SVM may lose those two bits.
+ */
+static struct {
+	struct tss tss[MAX_CPUS];
+	uint8_t iomap[0x10000 / 8];
+	uint8_t iomap_end; /* all ones, wants the SDM (vol.1, 19.5.2) */
+} tss_area;
 /* what a trap from ring 3 runs on; traps in ring 0 stay on the stack they came from */
 static uint8_t bsp_trap_stack[8192] __attribute__((aligned(16)));
 
@@ -66,15 +74,16 @@ void trap_init(void)
 void trap_load(uint32_t index)
 {
 	const struct table_pointer p = {sizeof(idt) - 1, (uint64_t)idt};
-	uint64_t base = (uint64_t)&tss[index];
+	struct tss *tss = &tss_area.tss[index];
+	uint64_t base = (uint64_t)tss, limit = (uint64_t)&tss_area.iomap_end - base;
 	uint64_t *desc = gdt + SEL_TSS(index) / 8;
 	void *stack = index ? (uint8_t *)page_alloc(1) + PAGE_SIZE
 			    : bsp_trap_stack + sizeof(bsp_trap_stack);
 
-	tss[index].rsp[0] = (uint64_t)stack;
-	tss[index].iomap = sizeof(struct tss);
-	desc[0] = (sizeof(struct tss) - 1) | (base & 0xffffff) << 16 | 0x89ull << 40 |
-		  (base >> 24 & 0xff) << 56;
+	tss->rsp[0] = (uint64_t)stack;
+	tss->iomap = (uint16_t)((uint64_t)tss_area.iomap - base);
+	tss_area.iomap_end = 0xff;
+	desc[0] = limit | (base & 0xffffff) << 16 | 0x89ull << 40 | (base >> 24 & 0xff) << 56;
 	desc[1] = base >> 32;
 	__asm__ volatile("lidt %0" : : "m"(p) : "memory");
 	__asm__ volatile("ltr %w0" : : "r"(SEL_TSS(index)) : "memory");
@@ -119,7 +128,7 @@ void trap_handle(struct trap_frame *f)
 		}
 	}
 	__asm__ volatile("mov %%cr2, %0" : "=r"(cr2));
-	print("\ntrap vector=%lu error=0x%lx rip=0x%lx cs=0x%lx rsp=0x%lx cr2=0x%lx\n", f->vector,
-	      f->error, f->rip, f->cs, f->rsp, cr2);
+	print("\ntrap vector=%lu error=0x%lx rip=0x%lx cs=0x%lx rflags=0x%lx rsp=0x%lx cr2=0x%lx\n",
+	      f->vector, f->error, f->rip, f->cs, f->rflags, f->rsp, cr2);
 	guest_done(opt_command(), "trap");
 }
