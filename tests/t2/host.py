@@ -1,0 +1,274 @@
+"""An emulated host: a whole machine in QEMU (TCG), with a stock Debian kernel and that kernel's own KVM, in which
+unmodified Debian kernels run as nested guests. Boots in seconds and needs no hardware virtualisation.
+
+    host = EmulatedHost("amd-stock", work_dir, testudo="build/testudo")
+    status, output = host.run("uname -r")
+    boot = host.boot("nproc", cpus=4)
+    assert boot.status == 0 and boot.output == "4\\n"
+
+Run as a program it is the last step of tools/demo: a nested guest on this terminal.
+"""
+import base64
+import collections
+import contextlib
+import dataclasses
+import os
+import pathlib
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import files  # noqa: E402  (found through the line above, also when this is run as a program)
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+# What a kind of host is: the QEMU CPU, and the KVM module to load.
+Kind = collections.namedtuple("Kind", "cpu module")
+KINDS = {
+    "amd-stock": Kind("EPYC-Rome,+svm,+npt", "kvm_amd"),
+}
+HOST_MODULES = ["virtio_pci", "virtio_blk", "virtio_console"]
+GUEST_MODULES = ["virtio_mmio", "virtio_blk", "virtio_rng", "pvpanic_mmio"]
+QEMU_FIRMWARE = ["bios-microvm.bin", "linuxboot_dma.bin", "pvh.bin"]
+
+
+class HostError(Exception):
+    """The emulated host itself failed, or a command in it took too long."""
+
+
+@dataclasses.dataclass
+class Boot:
+    """One run of the VMM with a nested guest."""
+    status: int			# exit status of the VMM
+    console: str		# all that the guest printed
+    messages: str		# standard error of the VMM
+    scripts: list		# (exit status, output) of each time /run.sh ended: one, or more if the guest rebooted
+
+    @property
+    def output(self):
+        """Output of the guest's script, which must have ended well."""
+        assert self.scripts, f"the guest's script never ended\n{self}"
+        status, output = self.scripts[-1]
+        assert status == 0, f"the guest's script ended with {status}\n{self}"
+        return output
+
+    def __str__(self):
+        outputs = "".join(f"-- script, status {status}:\n{output}" for status, output in self.scripts)
+        return (f"VMM exit status {self.status}\n-- VMM says:\n{self.messages}\n-- console, at its end:\n"
+                f"{self.console[-6000:]}\n{outputs}")
+
+
+def host_command(kind, initrd, stock, disk, append):
+    """The part of QEMU's command line that every emulated host has."""
+    return ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-M", "q35", "-cpu", KINDS[kind].cpu, "-smp", "2",
+            "-m", "3G", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-kernel", stock.vmlinuz,
+            "-initrd", initrd, "-append", f"console=ttyS0 panic=-1 {append}",
+            "-drive", f"if=virtio,format=raw,readonly=on,file={disk}"]
+
+
+def start(command, **options):
+    """QEMU dies with the thread that started it, whatever that dies of."""
+    return subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *map(str, command)], **options)
+
+
+def host_initrd(kind, stock, main):
+    return files.initrd(stock, [*HOST_MODULES, KINDS[kind].module], HERE / "host-init", {"main": main})
+
+
+def host_disk(path, programs, tree):
+    """The image mounted on /t2: @programs in bin/ with the libraries that they load, and @tree."""
+    tree = dict(tree)
+    for program in programs:
+        tree[f"bin/{pathlib.Path(program).name}"] = program
+        tree |= {library.lstrip("/"): library for library in files.libraries(program)}
+    files.ext4_image(path, tree)
+
+
+class EmulatedHost:
+    """One emulated host of a @kind of KINDS, up when the constructor returns; close() ends it.
+    @work: folder for images and logs; @testudo: the program under test; @with_qemu: take QEMU along, so that
+    boot(vmm="qemu") runs the same guest under QEMU's microvm, to compare."""
+
+    def __init__(self, kind, work, testudo=None, with_qemu=False):
+        self.kind = kind
+        self.work = pathlib.Path(work)
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.stock = files.Stock()
+        self.log = self.work / f"{kind}-console.log"
+        self.process = self.port = None
+        self._next = 0
+        self._boots = 0
+
+        tree = {"guest/vmlinuz": self.stock.vmlinuz,
+                "guest/vmlinux": self.stock.vmlinux(),
+                "guest/initrd": files.initrd(self.stock, GUEST_MODULES, HERE / "guest-init")}
+        programs = [testudo] if testudo else []
+        for name in ("mke2fs", "e2fsck"):
+            programs.append(files.tool(name))
+        if with_qemu:
+            programs.append(files.tool("qemu-system-x86_64"))
+            for name in QEMU_FIRMWARE:
+                folder = next(path for path in ("/usr/share/qemu", "/usr/share/seabios", "/usr/share/qboot")
+                              if os.path.exists(f"{path}/{name}"))
+                tree[f"usr/share/qemu/{name}"] = f"{folder}/{name}"
+        host_disk(self.work / f"{kind}.ext4", programs, tree)
+        initrd = self.work / f"{kind}.initrd"
+        initrd.write_bytes(host_initrd(kind, self.stock, (HERE / "host-agent").read_bytes()))
+        self._start(initrd)
+
+    def _start(self, initrd):
+        self.port, theirs = socket.socketpair()
+        command = host_command(self.kind, initrd, self.stock, self.work / f"{self.kind}.ext4", "") + [
+            "-chardev", f"file,id=console,path={self.log}", "-serial", "chardev:console",
+            "-device", "virtio-serial-pci",
+            "-chardev", f"socket,id=agent,fd={theirs.fileno()}", "-device", "virtserialport,chardev=agent,name=agent"]
+        errors = self.work / f"{self.kind}-qemu.log"
+        with theirs, open(errors, "wb") as stderr:
+            self.process = start(command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr,
+                                 pass_fds=[theirs.fileno()])
+        try:
+            self._deadline = time.monotonic() + 90
+            ready = self._line()
+        except HostError as error:
+            self.close()
+            raise HostError(f"the emulated host {self.kind} did not come up: {error}\n{errors.read_text()}"
+                            f"{self.console()[-3000:]}") from None
+        assert ready.split()[0] == "ready", ready
+
+    def close(self):
+        if self.port:
+            self.port.close()
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def console(self):
+        """All that the host's kernel has printed."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    # The agent's port
+
+    def _receive(self, count):
+        self.port.settimeout(max(self._deadline - time.monotonic(), 0.01))
+        try:
+            data = self.port.recv(count)
+        except TimeoutError:
+            raise HostError("no answer in time") from None
+        if not data:
+            raise HostError("QEMU has ended")
+        return data
+
+    def _line(self):
+        line = b""
+        while not line.endswith(b"\n"):
+            line += self._receive(1)
+        return line.decode()
+
+    def _request(self, verb, data, arg, seconds):
+        self._next += 1
+        # The agent itself cuts a command short; the grace is for an agent that is gone.
+        self._deadline = time.monotonic() + seconds + 30
+        self.port.settimeout(seconds + 30)
+        self.port.sendall(f"{verb} {self._next} {len(data)} {arg}\n".encode() + data)
+        ident, status, length = self._line().split()
+        if int(ident) != self._next:
+            raise HostError(f"answer to request {ident}, not {self._next}: an earlier request was given up")
+        output = bytearray()
+        while len(output) < int(length):
+            output += self._receive(int(length) - len(output))
+        return status, bytes(output)
+
+    def run(self, command, timeout=30, binary=False):
+        """Runs a shell command; (exit status, its output with standard error). Background jobs go on after it."""
+        status, output = self._request("run", command.encode(), timeout, timeout)
+        if not binary:
+            output = output.decode(errors="replace")
+        if status == "timeout":
+            raise HostError(f"not done after {timeout} s: {command}\n{output}")
+        return int(status), output
+
+    def check(self, command, timeout=30, binary=False):
+        """The output of a command that must succeed."""
+        status, output = self.run(command, timeout, binary)
+        if status != 0:
+            raise HostError(f"status {status} from: {command}\n{output}")
+        return output
+
+    def put(self, data, path):
+        """Writes the bytes @data to the host's file @path (no blanks in it)."""
+        status, _ = self._request("put", data, path, 60)
+        if status != "0":
+            raise HostError(f"cannot write {path} in the host")
+
+    def get(self, path):
+        return self.check(f"cat {shlex.quote(path)}", 60, binary=True)
+
+    # Nested guests
+
+    def command(self, *, cpus=1, mem="256M", disks=(), append="", kernel="/t2/guest/vmlinuz",
+                initrd="/t2/guest/initrd", args=(), vmm="testudo"):
+        """The shell command that boots a nested guest. @disks: values of testudo's -d."""
+        line = f"panic=-1 {append}".strip()
+        if vmm == "testudo":
+            words = ["testudo", "run", "-k", kernel, "-i", initrd, "-p", line, "-c", cpus, "-m", mem]
+            for disk in disks:
+                words += ["-d", disk]
+            return shlex.join(map(str, [*words, *args]))
+        words = ["qemu-system-x86_64", "-L", "/usr/share/qemu", "-M", "microvm,acpi=on,rtc=on", "-accel", "kvm", "-cpu", "host", "-smp", cpus,
+                 "-m", mem, "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio",
+                 "-kernel", kernel, "-initrd", initrd, "-append", f"console=ttyS0 {line}",
+                 "-device", "virtio-rng-device"]
+        for number, disk in enumerate(disks):
+            path, *options = disk.split(",")
+            serial = next((option for option in options if option.startswith("serial=")), f"serial=disk{number}")
+            words += ["-drive", f"if=none,id=d{number},format=raw,discard=unmap,file={path}"
+                                f"{',readonly=on' if 'ro' in options else ''}",
+                      "-device", f"virtio-blk-device,drive=d{number},{serial}"]
+        if "--no-reboot" in args:
+            words.append("-no-reboot")
+        return shlex.join(map(str, words))
+
+    def boot(self, script, *, typing=None, timeout=60, **guest):
+        """Boots a nested guest that runs @script (as /run.sh) and powers off; waits for the VMM's end.
+        @typing: (text to wait for on the console, text to type then) pairs. The rest as in command()."""
+        self._boots += 1
+        name = f"/tmp/boot{self._boots}"
+        self.put(files.cpio({"run.sh": script.encode()}), f"{name}.cpio")
+        # The kernel unpacks archives that follow each other, each on a four-byte boundary.
+        self.check(f"cat {guest.pop('initrd', '/t2/guest/initrd')} {name}.cpio >{name}.initrd")
+        guest.setdefault("vmm", os.environ.get("T2_VMM", "testudo"))
+        command = self.command(initrd=f"{name}.initrd", **guest)
+        feed = ""
+        for wait, text in typing or ():
+            feed += (f"until grep -q {shlex.quote(wait)} {name}.out; do sleep 0.1; done\n"
+                     f"printf '%s\\n' {shlex.quote(text)} >&4\n")
+        try:
+            status, _ = self.run(f"mkfifo {name}.in; exec 4<>{name}.in; : >{name}.out\n"
+                                 f"({feed}:) 2>/dev/null & typist=$!\n"
+                                 f"{command} <{name}.in >{name}.out 2>{name}.err 4>&-\n"
+                                 f"status=$?; kill $typist 2>/dev/null; exit $status", timeout)
+        except HostError as error:
+            raise HostError(f"{error}\n{self.get(name + '.err').decode(errors='replace')}\n"
+                            f"{self.get(name + '.out').decode(errors='replace')[-6000:]}") from None
+        console = self.get(f"{name}.out").decode(errors="replace").replace("\r", "")
+        messages = self.get(f"{name}.err").decode(errors="replace")
+        self.check(f"rm -f {name}.*")
+        (self.work / f"{self.kind}-boot{self._boots}.log").write_text(f"{command}\n{messages}\n{console}")
+        return Boot(status, console, messages, parse_scripts(console))
+
+
+def parse_scripts(console):
+    """What guest-init prints when /run.sh has ended: [(exit status, output)]."""
+    return [(int(status), base64.b64decode(text).decode(errors="replace")) for status, text in
+            re.findall(r"^@@@begin (\d+)\n([A-Za-z0-9+/=\n]*?)@@@end$", console, re.MULTILINE)]
