@@ -9,7 +9,6 @@
 #define LEAF1_ECX_HYPERVISOR   (1u << 31)
 #define LEAF1_EDX_HTT	       (1u << 28)
 #define AMD1_ECX_CMP_LEGACY    (1u << 1)
-#define AMD1_ECX_TOPOLOGY_EXT  (1u << 22)
 
 /* level types of leaves 0BH and 1FH, ECX[15:8] */
 #define LEVEL_INVALID 0
@@ -117,6 +116,34 @@ static int set_extended_topology(struct cpuid_set *set, uint32_t leaf, uint32_t 
 	return 0;
 }
 
+/* AMD and Hygon, by the first letters of the vendor string in leaf 0 EBX */
+static bool is_amd(struct cpuid_set *set)
+{
+	const struct cpuid_leaf *l = cpuid_find(set, 0, 0);
+
+	return l && (l->ebx == 0x68747541 /* "Auth" */ || l->ebx == 0x6f677948 /* "Hygo" */);
+}
+
+static void set_amd_topology(struct cpuid_set *set, uint32_t apic_id, uint32_t n_vcpus)
+{
+	struct cpuid_leaf *l = cpuid_find(set, 0x80000001, 0);
+
+	if (l && n_vcpus > 1)
+		l->ecx |= AMD1_ECX_CMP_LEGACY;
+	else if (l)
+		l->ecx &= ~AMD1_ECX_CMP_LEGACY;
+	l = cpuid_find(set, 0x80000008, 0);
+	if (l) /* ECX[15:12] bits of the core ID, ECX[7:0] cores - 1 */
+		l->ecx = (l->ecx & ~0xf0ffu) | id_bits(n_vcpus) << 12 | (n_vcpus - 1);
+	set_cache_sharing(set, 0x8000001d, n_vcpus);
+	l = cpuid_find(set, 0x8000001e, 0);
+	if (l) { /* extended APIC ID; compute unit = core, one thread; node 0 of 1 */
+		l->eax = apic_id;
+		l->ebx = apic_id & 0xff;
+		l->ecx = 0;
+	}
+}
+
 int cpuid_set_topology(struct cpuid_set *set, uint32_t apic_id, uint32_t n_vcpus)
 {
 	struct cpuid_leaf *l0 = cpuid_find(set, 0, 0);
@@ -147,23 +174,8 @@ int cpuid_set_topology(struct cpuid_set *set, uint32_t apic_id, uint32_t n_vcpus
 	if (ret)
 		return ret;
 
-	l = cpuid_find(set, 0x80000001, 0);
-	if (l && l->ecx & AMD1_ECX_TOPOLOGY_EXT) { /* only AMD and Hygon have it */
-		if (n_vcpus > 1)
-			l->ecx |= AMD1_ECX_CMP_LEGACY;
-		else
-			l->ecx &= ~AMD1_ECX_CMP_LEGACY;
-		set_cache_sharing(set, 0x8000001d, n_vcpus);
-		l = cpuid_find(set, 0x80000008, 0);
-		if (l) /* ECX[15:12] bits of the core ID, ECX[7:0] cores - 1 */
-			l->ecx = (l->ecx & ~0xf0ffu) | id_bits(n_vcpus) << 12 | (n_vcpus - 1);
-		l = cpuid_find(set, 0x8000001e, 0);
-		if (l) { /* extended APIC ID; compute unit = core, one thread; node 0 of 1 */
-			l->eax = apic_id;
-			l->ebx = apic_id & 0xff;
-			l->ecx = 0;
-		}
-	}
+	if (is_amd(set))
+		set_amd_topology(set, apic_id, n_vcpus);
 	return 0;
 }
 

@@ -40,7 +40,7 @@ static const struct cpuid_set amd = {
 			 .edx = 0x69746e65,
 			 .ecx = 0x444d4163},
 			{.leaf = 1, .eax = 0x830f10},
-			{.leaf = 0x80000001, .ecx = 1u << 22},
+			{.leaf = 0x80000001},
 			{.leaf = 0x80000008, .eax = 0x3030, .ecx = 0xf0ff},
 			{.leaf = 0x8000001d, .subleaf = 3, .indexed = true, .eax = 0x1c163},
 			{.leaf = 0x8000001e, .eax = 0xff, .ebx = 0xffff, .ecx = 0x7ff},
@@ -99,12 +99,21 @@ static void test_topology_amd(void **state)
 	assert_int_equal(cpuid_find(&set, 0, 0)->eax, 0xb);
 	assert_null(cpuid_find(&set, 0x1f, 0));
 	assert_int_equal(cpuid_find(&set, 0xb, 1)->eax, 3);
-	assert_int_equal(cpuid_find(&set, 0x80000001, 0)->ecx, 1u << 22 | 2);
+	assert_int_equal(cpuid_find(&set, 0x80000001, 0)->ecx, 2);
 	assert_int_equal(cpuid_find(&set, 0x80000008, 0)->ecx, 0x3005);
 	assert_int_equal(cpuid_find(&set, 0x8000001d, 3)->eax >> 14 & 0xfff, 5);
 	assert_int_equal(cpuid_find(&set, 0x8000001e, 0)->eax, 2);
 	assert_int_equal(cpuid_find(&set, 0x8000001e, 0)->ebx, 2);
 	assert_int_equal(cpuid_find(&set, 0x8000001e, 0)->ecx, 0);
+
+	set = amd; /* one vCPU on a host that had more */
+	assert_int_equal(cpuid_set_topology(&set, 0, 1), 0);
+	assert_int_equal(cpuid_find(&set, 0x80000001, 0)->ecx, 0);
+	assert_int_equal(cpuid_find(&set, 0x80000008, 0)->ecx, 0x0000);
+
+	set = intel; /* no AMD leaf is touched on Intel */
+	assert_int_equal(cpuid_set_topology(&set, 2, 6), 0);
+	assert_int_equal(cpuid_find(&set, 0x80000008, 0)->ecx, 0);
 }
 
 static void test_full_set(void **state)
