@@ -7,20 +7,28 @@ static const struct {
 	const char *name;
 	const char *(*run)(void);
 } commands[] = {
-	{"hello", cmd_hello},	    /* greeting, command line, memory map, ACPI */
-	{"mem", cmd_mem},	    /* both ends of every RAM region */
-	{"smp", cmd_smp},	    /* start every processor */
-	{"echo", cmd_echo},	    /* COM1 by polling */
-	{"echoirq", cmd_echoirq},   /* COM1 by interrupts */
-	{"timer", cmd_timer},	    /* interrupts of the local APIC's timer and the PIT */
-	{"kvmclock", cmd_kvmclock}, /* the paravirtual clock moves */
-	{"cpuid", cmd_cpuid},	    /* a leaf */
-	{"rdmsr", cmd_rdmsr},	    /* an MSR, or the fault */
-	{"wrmsr", cmd_wrmsr},	    /* ditto, written and read back */
-	{"insn", cmd_insn},	    /* what an ordinary kernel executes in ring 0 */
-	{"virtio", cmd_virtio},	    /* which slots have which device */
-	{"dirty", cmd_load},	    /* write memory */
-	{"heartbeat", cmd_load},    /* be alive */
+	/* what the guest was given; COM1 by polling and by interrupts */
+	{"hello", cmd_hello},
+	{"echo", cmd_echo},
+	{"echoirq", cmd_echoirq},
+	/* the machine */
+	{"mem", cmd_mem},
+	{"smp", cmd_smp},
+	{"timer", cmd_timer},
+	{"kvmclock", cmd_kvmclock},
+	/* the processor */
+	{"cpuid", cmd_cpuid},
+	{"rdmsr", cmd_rdmsr},
+	{"wrmsr", cmd_wrmsr},
+	{"insn", cmd_insn},
+	/* devices */
+	{"virtio", cmd_virtio},
+	{"blk", cmd_blk},
+	{"reboot", cmd_reboot},
+	{"rng", cmd_rng},
+	/* loads that go on */
+	{"dirty", cmd_load},
+	{"heartbeat", cmd_load},
 };
 
 void guest_main(uint64_t start_info)
