@@ -1,4 +1,4 @@
-/* From the hand-over to the command that the first word of the command line names. */
+/* From the hand-over to the command that the command line names. */
 #include "tests/guest/guest.h"
 
 void guest_main(uint64_t start_info);
@@ -47,5 +47,5 @@ void guest_main(uint64_t start_info)
 			guest_done(name, commands[i].run());
 	}
 	print("command=%s\n", name);
-	guest_done("command", "unknown; the first word of the command line names it");
+	guest_done("command", "unknown; the command line names it by its first word without =");
 }
