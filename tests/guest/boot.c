@@ -56,9 +56,24 @@ const char *boot_init(uint64_t start_info)
 const char *opt_command(void)
 {
 	static char word[32];
+	const char *p = boot.cmdline;
+	size_t n = 0;
 
-	for (size_t i = 0; i < sizeof(word) - 1 && boot.cmdline[i] > ' '; i++)
-		word[i] = boot.cmdline[i];
+	/* a VMM may put options of its own, such as console=ttyS0, before ours */
+	while (*p != '\0' && n == 0) {
+		bool option = false;
+
+		while (*p == ' ')
+			p++;
+		for (; *p > ' '; p++) {
+			option |= *p == '=';
+			if (n < sizeof(word) - 1)
+				word[n++] = *p;
+		}
+		if (option)
+			n = 0;
+	}
+	word[n] = '\0';
 	return word;
 }
 

@@ -61,7 +61,7 @@ extern struct boot_info boot;
 
 /** boot_init - Return: NULL, or what is wrong with the hvm_start_info at @start_info */
 const char *boot_init(uint64_t start_info);
-/** opt_command - the first word of the command line */
+/** opt_command - the first word of the command line that is not key=value */
 const char *opt_command(void);
 /** opt_str - the value of key=value, @otherwise if it is not there; values hold no blanks */
 const char *opt_str(const char *key, const char *otherwise);

@@ -1,4 +1,4 @@
-/* From the hand-over to the command that the first word of the command line names. */
+/* From the hand-over to the command that the command line names. */
 #include "tests/guest/guest.h"
 
 void guest_main(uint64_t start_info);
@@ -7,20 +7,28 @@ static const struct {
 	const char *name;
 	const char *(*run)(void);
 } commands[] = {
-	{"hello", cmd_hello},	    /* greeting, command line, memory map, ACPI */
-	{"mem", cmd_mem},	    /* both ends of every RAM region */
-	{"smp", cmd_smp},	    /* start every processor */
-	{"echo", cmd_echo},	    /* COM1 by polling */
-	{"echoirq", cmd_echoirq},   /* COM1 by interrupts */
-	{"timer", cmd_timer},	    /* interrupts of the local APIC's timer and the PIT */
-	{"kvmclock", cmd_kvmclock}, /* the paravirtual clock moves */
-	{"cpuid", cmd_cpuid},	    /* a leaf */
-	{"rdmsr", cmd_rdmsr},	    /* an MSR, or the fault */
-	{"wrmsr", cmd_wrmsr},	    /* ditto, written and read back */
-	{"insn", cmd_insn},	    /* what an ordinary kernel executes in ring 0 */
-	{"virtio", cmd_virtio},	    /* which slots have which device */
-	{"dirty", cmd_load},	    /* write memory */
-	{"heartbeat", cmd_load},    /* be alive */
+	/* what the guest was given; COM1 by polling and by interrupts */
+	{"hello", cmd_hello},
+	{"echo", cmd_echo},
+	{"echoirq", cmd_echoirq},
+	/* the machine */
+	{"mem", cmd_mem},
+	{"smp", cmd_smp},
+	{"timer", cmd_timer},
+	{"kvmclock", cmd_kvmclock},
+	/* the processor */
+	{"cpuid", cmd_cpuid},
+	{"rdmsr", cmd_rdmsr},
+	{"wrmsr", cmd_wrmsr},
+	{"insn", cmd_insn},
+	/* devices */
+	{"virtio", cmd_virtio},
+	{"blk", cmd_blk},
+	{"reboot", cmd_reboot},
+	{"rng", cmd_rng},
+	/* loads that go on */
+	{"dirty", cmd_load},
+	{"heartbeat", cmd_load},
 };
 
 void guest_main(uint64_t start_info)
@@ -39,5 +47,5 @@ void guest_main(uint64_t start_info)
 			guest_done(name, commands[i].run());
 	}
 	print("command=%s\n", name);
-	guest_done("command", "unknown; the first word of the command line names it");
+	guest_done("command", "unknown; the command line names it by its first word without =");
 }

@@ -129,6 +129,7 @@ const char *virtqueue_run(struct virtqueue *vq, const struct virtio_buf *buf, ui
 			  uint32_t *used_len)
 {
 	uint64_t end = rdtsc() + RUN_LIMIT_US / 1000 * tsc_khz();
+	uint32_t irqs = vq->irqs ? READ_ONCE(*vq->irqs) : 0;
 	uint16_t next = vq->avail->idx;
 
 	for (uint16_t i = 0; i < n; i++) {
@@ -145,11 +146,13 @@ const char *virtqueue_run(struct virtqueue *vq, const struct virtio_buf *buf, ui
 	WRITE_ONCE(vq->avail->idx, (uint16_t)(next + 1));
 	/* x86 keeps stores in order, and the register write leaves the guest */
 	virtio_write(vq->base, VMMIO_QUEUE_NOTIFY, vq->index);
-	while (READ_ONCE(vq->used->idx) == vq->seen) {
+	while (READ_ONCE(vq->used->idx) == vq->seen || (vq->irqs && READ_ONCE(*vq->irqs) == irqs)) {
 		if (virtio_read(vq->base, VMMIO_STATUS) & VIRTIO_STATUS_NEEDS_RESET)
 			return "the device asks for a reset";
 		if (rdtsc() > end)
-			return "the device did not answer in time";
+			return READ_ONCE(vq->used->idx) == vq->seen
+				       ? "the device did not answer in time"
+				       : "the device answered without an interrupt";
 		cpu_pause();
 	}
 	barrier();

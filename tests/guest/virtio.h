@@ -1,6 +1,7 @@
 /*
  * A minimal virtio-mmio driver (virtio 1.2, sections 2.7, 4.2): modern devices, split rings,
- * waiting by polling. Works in ring 3.
+ * waiting by polling
+ * the used ring. Works in ring 3.
  */
 #ifndef TESTS_GUEST_VIRTIO_H
 #define TESTS_GUEST_VIRTIO_H
@@ -79,6 +80,7 @@ struct virtqueue {
 	struct vring_desc *desc;
 	struct vring_avail *avail;
 	struct vring_used *used;
+	const uint32_t *irqs; /* counts the device's interrupts, each request wants one; or NULL */
 };
 
 struct virtio_buf {
