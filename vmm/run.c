@@ -30,7 +30,7 @@ struct run {
 	unsigned int n_disks; /* opened so far */
 	struct char_backend serial;
 
-	/* the first event of a machine's life decides; it reaches the loop through wake_fd */
+	/* the first event of a machine's life decides, or the user; it reaches the loop by wake_fd */
 	struct vm_event_sink sink;
 	int event; /* enum vm_event, atomic */
 	int wake_fd;
@@ -48,8 +48,11 @@ static void raise_event(struct vm_event_sink *sink, enum vm_event event)
 	const uint64_t one = 1;
 	int none = VM_EVENT_NONE;
 
-	if (!__atomic_compare_exchange_n(&r->event, &none, (int)event, false, __ATOMIC_ACQ_REL,
-					 __ATOMIC_ACQUIRE))
+	/* the user's wish to end must not get lost behind a reset */
+	if (event == VM_EVENT_QUIT)
+		__atomic_store_n(&r->event, (int)event, __ATOMIC_RELEASE);
+	else if (!__atomic_compare_exchange_n(&r->event, &none, (int)event, false, __ATOMIC_ACQ_REL,
+					      __ATOMIC_ACQUIRE))
 		return;
 	if (write(r->wake_fd, &one, sizeof(one)) < 0)
 		log_err("cannot wake the event loop: %s", strerror(errno));
@@ -61,7 +64,8 @@ static void wake_ready(struct loop_watch *w, uint32_t events)
 	uint64_t n;
 
 	(void)events;
-	if (read(r->wake_fd, &n, sizeof(n)) == sizeof(n))
+	if (read(r->wake_fd, &n, sizeof(n)) == sizeof(n) &&
+	    __atomic_load_n(&r->event, __ATOMIC_ACQUIRE) != VM_EVENT_NONE)
 		loop_stop(&r->loop);
 }
 
