@@ -97,9 +97,8 @@ static bool blk_qemu_writes(int fd)
 			     .l_start = BLK_QEMU_WRITE_BYTE,
 			     .l_len = 1};
 
-	/* a lock over the whole file is one of our own kind, for reading */
-	return fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK &&
-	       lock.l_start == BLK_QEMU_WRITE_BYTE && lock.l_len == 1;
+	/* length 0 is the whole file: one of our own kind, and reading too */
+	return fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK && lock.l_len;
 }
 
 /* The lock belongs to the open file, not to the process, and goes with the last descriptor. */
