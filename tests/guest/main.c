@@ -26,6 +26,7 @@ static const struct {
 	{"blk", cmd_blk},
 	{"reboot", cmd_reboot},
 	{"rng", cmd_rng},
+	{"hostile", cmd_hostile},
 	/* loads that go on */
 	{"dirty", cmd_load},
 	{"heartbeat", cmd_load},

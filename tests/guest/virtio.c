@@ -93,14 +93,13 @@ static void write64(uint64_t base, uint32_t reg, uint64_t value)
 	virtio_write(base, reg + 4, (uint32_t)(value >> 32));
 }
 
-void virtqueue_set(const struct virtqueue *vq)
+void virtqueue_place(const struct virtqueue *vq)
 {
 	virtio_write(vq->base, VMMIO_QUEUE_SEL, vq->index);
 	virtio_write(vq->base, VMMIO_QUEUE_NUM, vq->size);
 	write64(vq->base, VMMIO_QUEUE_DESC, (uint64_t)vq->desc);
 	write64(vq->base, VMMIO_QUEUE_DRIVER, (uint64_t)vq->avail);
 	write64(vq->base, VMMIO_QUEUE_DEVICE, (uint64_t)vq->used);
-	virtio_write(vq->base, VMMIO_QUEUE_READY, 1);
 }
 
 const char *virtqueue_init(struct virtqueue *vq, const struct virtio_dev *dev, uint16_t index)
@@ -119,7 +118,8 @@ const char *virtqueue_init(struct virtqueue *vq, const struct virtio_dev *dev, u
 		.avail = page_alloc(1),
 		.used = page_alloc(1),
 	};
-	virtqueue_set(vq);
+	virtqueue_place(vq);
+	virtio_write(dev->base, VMMIO_QUEUE_READY, 1);
 	if (virtio_read(dev->base, VMMIO_QUEUE_READY) != 1)
 		return "the device did not take a queue";
 	return NULL;

@@ -100,8 +100,8 @@ void virtio_driver_ok(const struct virtio_dev *dev);
 void virtio_reset(const struct virtio_dev *dev);
 /** virtqueue_init - memory from page_alloc(). Return: NULL or what is wrong */
 const char *virtqueue_init(struct virtqueue *vq, const struct virtio_dev *dev, uint16_t index);
-/** virtqueue_set - tell the device where the queue @vq is */
-void virtqueue_set(const struct virtqueue *vq);
+/** virtqueue_place - tell the device where the queue @vq is, but not yet that it is ready */
+void virtqueue_place(const struct virtqueue *vq);
 /** virtqueue_run - one chain of @n buffers, notify, wait. Return: NULL or what is wrong */
 const char *virtqueue_run(struct virtqueue *vq, const struct virtio_buf *buf, uint16_t n,
 			  uint32_t *used_len);
