@@ -117,6 +117,7 @@ class EmulatedHost:
                               if os.path.exists(f"{path}/{name}"))
                 tree[f"usr/share/qemu/{name}"] = f"{folder}/{name}"
         host_disk(self.work / f"{kind}.ext4", programs, tree)
+        files.ext4_image(self.work / f"{kind}-scratch.ext4", {}, spare_mib=1024)
         initrd = self.work / f"{kind}.initrd"
         initrd.write_bytes(host_initrd(kind, self.stock, (HERE / "host-agent").read_bytes()))
         self._start(initrd)
@@ -125,6 +126,7 @@ class EmulatedHost:
         self.port, theirs = socket.socketpair()
         command = host_command(self.kind, initrd, self.stock, self.work / f"{self.kind}.ext4", "") + [
             "-chardev", f"file,id=console,path={self.log}", "-serial", "chardev:console",
+            "-drive", f"if=virtio,format=raw,cache=unsafe,discard=unmap,file={self.work / self.kind}-scratch.ext4",
             "-device", "virtio-serial-pci",
             "-chardev", f"socket,id=agent,fd={theirs.fileno()}", "-device", "virtserialport,chardev=agent,name=agent"]
         errors = self.work / f"{self.kind}-qemu.log"
@@ -239,18 +241,24 @@ class EmulatedHost:
             words.append("-no-reboot")
         return shlex.join(map(str, words))
 
-    def boot(self, script, *, typing=None, timeout=60, **guest):
+    def boot(self, script, *, typing=(), programs=(), timeout=60, **guest):
         """Boots a nested guest that runs @script (as /run.sh) and powers off; waits for the VMM's end.
-        @typing: (text to wait for on the console, text to type then) pairs. The rest as in command()."""
+        @typing: (text to wait for on the console, line to type then) pairs; @programs: names of this machine's
+        programs to take along in /opt (busybox's shell knows only its own by name). The rest as in command()."""
         self._boots += 1
         name = f"/tmp/boot{self._boots}"
-        self.put(files.cpio({"run.sh": script.encode()}), f"{name}.cpio")
+        tree = {"run.sh": script.encode()}
+        for program in map(files.tool, programs):
+            tree[f"opt/{os.path.basename(program)}"] = pathlib.Path(program).read_bytes()
+            for path in files.libraries(program):
+                tree[path.lstrip("/")] = pathlib.Path(path).read_bytes()
+        self.put(files.cpio(tree), f"{name}.cpio")
         # The kernel unpacks archives that follow each other, each on a four-byte boundary.
         self.check(f"cat {guest.pop('initrd', '/t2/guest/initrd')} {name}.cpio >{name}.initrd")
         guest.setdefault("vmm", os.environ.get("T2_VMM", "testudo"))
         command = self.command(initrd=f"{name}.initrd", **guest)
         feed = ""
-        for wait, text in typing or ():
+        for wait, text in typing:
             feed += (f"until grep -q {shlex.quote(wait)} {name}.out; do sleep 0.1; done\n"
                      f"printf '%s\\n' {shlex.quote(text)} >&4\n")
         try:

@@ -1,0 +1,33 @@
+"""Emulated hosts as fixtures: one a session, shared by all the tests that ask for it."""
+import os
+import pathlib
+
+import pytest
+
+from host import EmulatedHost
+
+TOP = pathlib.Path(__file__).resolve().parents[2]
+
+
+def emulated_host(kind):
+    build = pathlib.Path(os.environ.get("TESTUDO_BUILD", TOP / "build"))
+    vmm = os.environ.get("T2_VMM", "testudo")
+    testudo = build / "vmm" / "testudo"
+    assert vmm != "testudo" or testudo.exists(), f"{testudo} is not built; run tools/test or 'ninja -C {build}'"
+    with EmulatedHost(kind, build / "t2", testudo=testudo if testudo.exists() else None,
+                      with_qemu=vmm == "qemu") as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def amd_stock():
+    """A host with an AMD CPU and Debian's own kernel and kvm-amd."""
+    yield from emulated_host("amd-stock")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = (yield).get_result()
+    host = getattr(item, "funcargs", {}).get("amd_stock")
+    if report.failed and host:
+        report.sections.append((f"console of the emulated host, all of it in {host.log}", host.console()[-2000:]))
