@@ -340,28 +340,6 @@ static void blk_start(struct virtio_blk *b, struct blk_req *r, struct virtq_chai
 	blk_start_type(b, r, &hdr, c);
 }
 
-static void blk_queue_notify(struct virtio_dev *vdev, unsigned int queue)
-{
-	struct virtio_blk *b = blk_of(vdev);
-	struct virtq *vq = &vdev->queue[queue];
-	unsigned int turns = BLK_MAX_IN_FLIGHT;
-
-	virtq_kicks_off(vq);
-	while (turns--) {
-		struct blk_req *r = blk_req_get(b);
-		struct virtq_chain c = {.iov = r->iov};
-
-		if (!virtq_pop(vq, &c)) {
-			blk_req_put(b, r);
-			break;
-		}
-		blk_start(b, r, &c);
-	}
-	blk_submit(b);
-	virtq_notify(vq);
-	virtq_kicks_on(vq);
-}
-
 /* Return: true if the failed step was queued once more in another way */
 static bool blk_retry(struct virtio_blk *b, struct blk_req *r, int res)
 {
@@ -433,27 +411,48 @@ static void blk_harvest(struct virtio_blk *b)
 	}
 }
 
+/* Sends off what is queued, answers what is done, and interrupts at most once. */
+static void blk_turn(struct virtio_blk *b)
+{
+	blk_submit(b);
+	blk_harvest(b); /* reads from the page cache are done by now */
+	blk_submit(b);	/* second steps of short transfers */
+	virtq_notify(&b->vdev.queue[0]);
+}
+
+static void blk_queue_notify(struct virtio_dev *vdev, unsigned int queue)
+{
+	struct virtio_blk *b = blk_of(vdev);
+	struct virtq *vq = &vdev->queue[queue];
+	unsigned int turns = BLK_MAX_IN_FLIGHT;
+
+	virtq_kicks_off(vq);
+	while (turns--) {
+		struct blk_req *r = blk_req_get(b);
+		struct virtq_chain c = {.iov = r->iov};
+
+		if (!virtq_pop(vq, &c)) {
+			blk_req_put(b, r);
+			break;
+		}
+		blk_start(b, r, &c);
+	}
+	blk_turn(b);
+	virtq_kicks_on(vq);
+}
+
 static void blk_ready(struct loop_watch *w, uint32_t events)
 {
 	struct virtio_blk *b = container_of(w, struct virtio_blk, watch);
-	pthread_mutex_t *lock = b->vdev.transport->lock;
 	uint64_t count;
 
 	(void)events;
-	if (read(b->file->ring.event_fd, &count, sizeof(count)) < 0)
+	/* without a transport it is a last wake-up for the device that had the file before */
+	if (read(b->file->ring.event_fd, &count, sizeof(count)) < 0 || !b->vdev.transport)
 		return;
-	pthread_mutex_lock(lock);
-	blk_harvest(b);
-	blk_submit(b);
-	virtq_notify(&b->vdev.queue[0]);
-	pthread_mutex_unlock(lock);
-}
-
-static int blk_activate(struct virtio_dev *vdev)
-{
-	struct virtio_blk *b = blk_of(vdev);
-
-	return loop_add(b->loop, &b->watch, b->file->ring.event_fd, EPOLLIN, blk_ready);
+	pthread_mutex_lock(b->vdev.transport->lock);
+	blk_turn(b);
+	pthread_mutex_unlock(b->vdev.transport->lock);
 }
 
 /* Waits until nothing is in flight; results are thrown away. */
@@ -479,7 +478,6 @@ static void blk_reset(struct virtio_dev *vdev)
 {
 	struct virtio_blk *b = blk_of(vdev);
 
-	loop_del(b->loop, &b->watch);
 	blk_drain(b);
 	b->error_logged = false;
 	b->n_free = b->n_fresh = 0;
@@ -497,7 +495,6 @@ static const struct state_field blk_fields[] = {
 static const struct virtio_dev_ops blk_ops = {
 	.name = "virtio-blk",
 	.device_id = VIRTIO_ID_BLOCK,
-	.activate = blk_activate,
 	.reset = blk_reset,
 	.queue_notify = blk_queue_notify,
 	.state = {.offset = offsetof(struct virtio_blk, regs),
@@ -522,7 +519,9 @@ static uint64_t blk_fill_config(struct virtio_blk *b)
 		features |= 1ULL << VIRTIO_BLK_F_DISCARD;
 		c->max_discard_sectors = BLK_MAX_ZERO_SECTORS;
 		c->max_discard_seg = 1;
-		c->discard_sector_alignment = BLK_DISCARD_ALIGN / BLK_SECTOR;
+		c->discard_sector_alignment =
+			(f->block_size > BLK_DISCARD_ALIGN ? f->block_size : BLK_DISCARD_ALIGN) /
+			BLK_SECTOR;
 	}
 	if (f->can_write_zeroes) {
 		features |= 1ULL << VIRTIO_BLK_F_WRITE_ZEROES;
@@ -538,6 +537,7 @@ int virtio_blk_init(struct virtio_blk *b, struct blk_file *f, const char *serial
 {
 	const size_t serial_len = serial ? strlen(serial) : 0;
 	void *req;
+	int ret;
 
 	memset(b, 0, sizeof(*b));
 	b->watch.fd = -1;
@@ -560,6 +560,12 @@ int virtio_blk_init(struct virtio_blk *b, struct blk_file *f, const char *serial
 	b->req = req;
 	virtio_dev_init(&b->vdev, &blk_ops, blk_fill_config(b), 1, VIRTQ_SIZE_MAX, &b->config,
 			sizeof(b->config));
+	ret = loop_add(loop, &b->watch, f->ring.event_fd, EPOLLIN, blk_ready);
+	if (ret)
+		return err_set(e, ret,
+			       "cannot watch the completions of disk '%s': %s; raise "
+			       "/proc/sys/fs/epoll/max_user_watches",
+			       f->path, strerror(-ret));
 	return 0;
 }
 
@@ -567,7 +573,8 @@ void virtio_blk_fini(struct virtio_blk *b)
 {
 	if (!b->req)
 		return;
-	blk_reset(&b->vdev);
+	loop_del(b->loop, &b->watch);
+	blk_drain(b);
 	munmap(b->req, VIRTIO_BLK_SLOTS * sizeof(*b->req));
 	b->req = NULL;
 }

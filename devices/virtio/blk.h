@@ -26,7 +26,7 @@ struct virtio_blk {
 	struct virtio_dev vdev;
 	struct blk_file *file;
 	struct loop *loop;
-	struct loop_watch watch; /* of the ring's event_fd, while active */
+	struct loop_watch watch; /* of the ring's event_fd */
 	struct virtio_blk_regs regs;
 	struct virtio_blk_config config;
 	/*
@@ -52,7 +52,10 @@ struct virtio_blk {
 int virtio_blk_init(struct virtio_blk *b, struct blk_file *f, const char *serial, struct loop *loop,
 		    struct err *e);
 
-/** virtio_blk_fini - release; the transport's fini comes first and drains the requests */
+/**
+ * virtio_blk_fini - release; the file stays open
+ * After the transport's fini, which drains the requests, and on the same thread.
+ */
 void virtio_blk_fini(struct virtio_blk *b);
 
 #endif

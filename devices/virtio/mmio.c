@@ -381,6 +381,7 @@ void virtio_mmio_fini(struct virtio_mmio *m)
 	virtio_dev_reset(m->vdev);
 	pthread_mutex_unlock(&m->dev.lock);
 	device_fini(&m->dev);
+	m->vdev->transport = NULL;
 	m->vdev = NULL;
 }
 

@@ -53,7 +53,7 @@ void virtio_dev_activate(struct virtio_dev *vdev, uint64_t features)
 		if (vdev->queue[i].regs->ready && virtq_activate(&vdev->queue[i]))
 			return;
 	}
-	ret = vdev->ops->activate(vdev);
+	ret = vdev->ops->activate ? vdev->ops->activate(vdev) : 0;
 	if (ret) {
 		virtio_dev_break(vdev, "activation failed: %s", strerror(-ret));
 		return;
@@ -65,7 +65,8 @@ void virtio_dev_reset(struct virtio_dev *vdev)
 {
 	unsigned int i;
 
-	vdev->ops->reset(vdev);
+	if (vdev->ops->reset)
+		vdev->ops->reset(vdev);
 	vdev->active = false;
 	vdev->broken = false;
 	vdev->features = 0;

@@ -22,13 +22,15 @@ struct virtio_dev_ops {
 	const char *name;
 	uint32_t device_id; /* virtio 1.2, chapter 5 */
 	/**
-	 * activate - the driver set DRIVER_OK: the features are fixed, the queues are in use
+	 * activate - the driver set DRIVER_OK: the features are fixed, the queues are in use;
+	 * may be NULL
 	 * Return: 0, or -errno, which puts the device into NEEDS_RESET
 	 */
 	int (*activate)(struct virtio_dev *vdev);
 	/**
 	 * reset - back to the state after init; no access to guest memory once it returned
-	 * Waits for requests in flight. Also called on a device that never was activated.
+	 * Waits for requests in flight. Also called on a device that never was activated; may be
+	 * NULL for a device that keeps nothing between two calls.
 	 */
 	void (*reset)(struct virtio_dev *vdev);
 	/** queue_notify - the driver kicked queue @queue; loop's thread, only while active */

@@ -5,10 +5,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/virtio_blk.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -666,13 +668,13 @@ static void test_truncated(void **state)
 static void test_reset_in_flight(void **state)
 {
 	struct disk *d = disk_new(false, true, 0);
-	unsigned int round;
+	unsigned int round, in_flight = 0;
 
 	(void)state;
 	for (round = 0; round < 10; round++) {
 		const uint8_t *status = ram_at(&d->rig.ram, STATUS_GPA);
+		uint16_t i, used;
 		uint32_t len;
-		uint16_t i;
 
 		disk_header(d, VIRTIO_BLK_T_OUT, 0);
 		for (i = 0; i < 64; i++) {
@@ -684,13 +686,14 @@ static void test_reset_in_flight(void **state)
 			ring_desc(&d->ring, (uint16_t)(3 * i + 2), STATUS_GPA, 1, W, 0);
 			ring_offer(&d->ring, (uint16_t)(3 * i));
 		}
-		*(uint8_t *)ram_at(&d->rig.ram, STATUS_GPA) = 0xee;
 		rig_write(&d->rig, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
 		assert_true(rig_turn(&d->rig, 0)); /* submits */
-		assert_int_equal(d->blk.n_in_flight, 64);
+		in_flight += d->blk.n_in_flight;
+		used = ring_used(&d->ring)->idx;
+		*(uint8_t *)ram_at(&d->rig.ram, STATUS_GPA) = 0xee;
 		rig_write(&d->rig, VIRTIO_MMIO_STATUS, 0);
 		assert_int_equal(d->blk.n_in_flight, 0);
-		assert_int_equal(ring_used(&d->ring)->idx, d->ring.seen);
+		assert_int_equal(ring_used(&d->ring)->idx, used);
 		assert_int_equal(*status, 0xee);
 		while (rig_turn(&d->rig, 0))
 			;
@@ -700,6 +703,7 @@ static void test_reset_in_flight(void **state)
 				 0);
 		check_pattern(d, DATA_GPA, 512 * 512, 512);
 	}
+	print_message("# %u of %u requests in flight at their reset\n", in_flight, 64 * round);
 	disk_free(d);
 }
 
@@ -730,6 +734,68 @@ static void test_rebuild(void **state)
 	disk_free(d);
 }
 
+struct stopper {
+	struct loop_watch watch;
+	struct loop *loop;
+};
+
+static void stop_ready(struct loop_watch *w, uint32_t events)
+{
+	(void)events;
+	loop_stop(container_of(w, struct stopper, watch)->loop);
+}
+
+static void *run_loop(void *arg)
+{
+	return (void *)(intptr_t)loop_run(arg);
+}
+
+/* The driver resets at any moment while the loop's thread submits and harvests. */
+static void test_reset_from_vcpu(void **state)
+{
+	struct disk *d = disk_new(false, false, 0);
+	unsigned int round, served = 0;
+	struct timespec nap = {0};
+	uint8_t *status = ram_at(&d->rig.ram, STATUS_GPA);
+	struct stopper stop = {.loop = &d->rig.loop};
+	const int stop_fd = eventfd(0, EFD_NONBLOCK);
+	pthread_t thread;
+	uint16_t i;
+
+	(void)state;
+	assert_int_equal(loop_add(&d->rig.loop, &stop.watch, stop_fd, EPOLLIN, stop_ready), 0);
+	assert_int_equal(pthread_create(&thread, NULL, run_loop, &d->rig.loop), 0);
+	for (round = 0; round < 300; round++) {
+		disk_header(d, round & 1 ? VIRTIO_BLK_T_IN : VIRTIO_BLK_T_FLUSH, 0);
+		for (i = 0; i < 3 * 64; i += 3) {
+			ring_desc(&d->ring, i, HDR_GPA, 16, N, (uint16_t)(i + 1));
+			ring_desc(&d->ring, (uint16_t)(i + 1), DATA_GPA, round & 1 ? 4096 : 0,
+				  N | W, (uint16_t)(i + 2));
+			ring_desc(&d->ring, (uint16_t)(i + 2), STATUS_GPA, 1, W, 0);
+			ring_offer(&d->ring, i);
+		}
+		*status = 0xee;
+		rig_write(&d->rig, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+		nap.tv_nsec = round % 16 * 20000;
+		nanosleep(&nap, NULL);
+		rig_write(&d->rig, VIRTIO_MMIO_STATUS, 0);
+		served += *status == 0;
+		/* the guest's memory is its own again */
+		ring_init(&d->ring, &d->rig.ram, RING_GPA, 256);
+		memset(ram_at(&d->rig.ram, DATA_GPA), 0x77, 4096);
+		rig_start(&d->rig, &d->ring, d->blk.vdev.offered);
+		assert_int_equal(rig_status(&d->rig), GOOD_STATUS | VIRTIO_CONFIG_S_DRIVER_OK);
+		for (i = 0; i < 4096; i++)
+			assert_int_equal(((uint8_t *)ram_at(&d->rig.ram, DATA_GPA))[i], 0x77);
+	}
+	print_message("# %u of %u rounds answered before the reset\n", served, round);
+	assert_int_equal(eventfd_write(stop_fd, 1), 0);
+	pthread_join(thread, NULL);
+	loop_del(&d->rig.loop, &stop.watch);
+	close(stop_fd);
+	disk_free(d);
+}
+
 static void test_bad_serial(void **state)
 {
 	struct blk_file f = {.size_bytes = 512, .block_size = 512, .path = "x"};
@@ -757,7 +823,7 @@ int main(void)
 		cmocka_unit_test(test_longest),		 cmocka_unit_test(test_direct),
 		cmocka_unit_test(test_direct_pieces),	 cmocka_unit_test(test_truncated),
 		cmocka_unit_test(test_reset_in_flight),	 cmocka_unit_test(test_rebuild),
-		cmocka_unit_test(test_bad_serial),
+		cmocka_unit_test(test_reset_from_vcpu),	 cmocka_unit_test(test_bad_serial),
 	};
 
 	return cmocka_run_group_tests_name("virtio_blk", tests, NULL, NULL);

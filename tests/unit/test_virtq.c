@@ -180,8 +180,8 @@ static void chain_build(const struct world *w, const struct chain_row *row)
 /* A broken device says so once, stays silent, and works again after a reset. */
 static void check_recovery(struct world *w, const char *name)
 {
-	const unsigned int popped = w->echo.n_popped;
-	uint32_t id, len;
+	const unsigned int popped = w->echo.n_popped, notified = w->echo.n_notified;
+	uint32_t id = 0, len = 0;
 
 	if (!world_broken(w))
 		fail_msg("%s: accepted", name);
@@ -193,6 +193,7 @@ static void check_recovery(struct world *w, const char *name)
 	ring_offer(&w->ring, 0);
 	world_kick(w); /* not served before the reset */
 	assert_int_equal(w->echo.n_popped, popped);
+	assert_int_equal(w->echo.n_notified, notified);
 	assert_int_equal(rig_edges(&w->rig), 0);
 	rig_start(&w->rig, &w->ring, w->echo.vdev.offered);
 	assert_false(world_broken(w));
@@ -209,7 +210,7 @@ static void test_chains(void **state)
 	for (i = 0; i < ARRAY_SIZE(chains); i++) {
 		const struct chain_row *row = &chains[i];
 		struct world w;
-		uint32_t id, len;
+		uint32_t id = 0, len = 0;
 
 		world_init(&w, NUM, (F_V1 | F_EVENT | F_INDIRECT) & ~row->without);
 		chain_build(&w, row);
@@ -241,7 +242,7 @@ static void test_longest_chain(void **state)
 	for (s = 0; s < ARRAY_SIZE(sizes); s++) {
 		const uint16_t num = (uint16_t)sizes[s];
 		struct world w;
-		uint32_t id, len;
+		uint32_t id = 0, len = 0;
 		uint16_t i;
 
 		world_init(&w, num, F_V1 | F_INDIRECT);
@@ -278,7 +279,7 @@ static void test_total_length(void **state)
 	const uint64_t size = 3ULL << 30;
 	struct world w;
 	struct guest_mem_region big = {.gpa = 4 * GiB, .len_bytes = size};
-	uint32_t id, len;
+	uint32_t id = 0, len = 0;
 
 	(void)state;
 	world_init(&w, NUM, F_V1);
@@ -449,7 +450,7 @@ static void look_rewrite(struct echo *d, unsigned int queue)
 static void test_change_after_pop(void **state)
 {
 	struct world w;
-	uint32_t id, len;
+	uint32_t id = 0, len = 0;
 
 	(void)state;
 	world_init(&w, NUM, F_V1);
@@ -505,7 +506,7 @@ static void test_change_during_pop(void **state)
 			rig_start(&w.rig, &w.ring, F_V1);
 		}
 	}
-	f.stop = true;
+	__atomic_store_n(&f.stop, true, __ATOMIC_RELAXED);
 	pthread_join(thread, NULL);
 	print_message("# %u of %u chains refused\n", refused, i);
 	world_fini(&w);
@@ -528,7 +529,7 @@ static void test_many_requests(void **state)
 			ring_desc(&w.ring, i, IN_GPA + i, 1u + i, W, 0);
 		while (n < 140000) {
 			const uint16_t batch = (uint16_t)(1 + n % NUM);
-			uint32_t id, len;
+			uint32_t id = 0, len = 0;
 
 			for (i = 0; i < batch; i++)
 				ring_offer(&w.ring, (uint16_t)((n + i) % NUM));
