@@ -1,7 +1,7 @@
 /*
- * Where things are in the guest's address spaces. Included by C, by the ACPI source (iasl's
- * preprocessor knows plain #define and nothing else) and by the test guest: only comments and plain
- * constants here.
+ * Where things are in the guest's address spaces. Included by C, by the ACPI source (through the C
+ * preprocessor; ASL knows no suffixes) and by the test guest: only comments and plain constants
+ * here.
  */
 #ifndef VMM_LAYOUT_H
 #define VMM_LAYOUT_H
@@ -21,6 +21,8 @@
 #define LAYOUT_ACPI_END 0xfff00
 /* 32-bit little-endian mask of present virtio slots, read by _STA in the DSDT. */
 #define LAYOUT_ACPI_SLOTS 0xfff00
+/* f000:fff0, where real-mode software jumps to restart the machine; 16 bytes */
+#define LAYOUT_RESTART 0xffff0
 
 #define LAYOUT_HIGH_START 0x100000 /* 1 MiB: kernels are loaded from here on */
 

@@ -157,9 +157,11 @@ static void test_madt(void **state)
 	}
 }
 
-/* nothing but the tables and the slot mask is written, and the two do not meet */
+/* nothing but the tables, the slot mask and the restart code is written, and they do not meet */
 static void test_area(void **state)
 {
+	/* mov $0x600, %dx; mov $1, %al; out %al, (%dx); hlt; jmp to the hlt */
+	static const uint8_t restart[] = {0xba, 0x00, 0x06, 0xb0, 0x01, 0xee, 0xf4, 0xeb, 0xfd};
 	static const uint32_t masks[] = {0, 1, 0x40000, 0x7ffff, 0x2a5a5};
 	size_t i;
 	uint64_t at;
@@ -171,6 +173,8 @@ static void test_area(void **state)
 		build(&t, ACPI_MAX_VCPUS, masks[i]);
 		assert_int_equal(get_le32(t.mem + LAYOUT_ACPI_SLOTS), masks[i]);
 		put_le32(t.mem + LAYOUT_ACPI_SLOTS, 0);
+		assert_memory_equal(t.mem + 0xffff0, restart, sizeof(restart));
+		memset(t.mem + 0xffff0, 0, sizeof(restart));
 		for (at = 0; at < LOW_LEN; at++)
 			if (t.mem[at] && (at < LAYOUT_ACPI || at >= LAYOUT_ACPI_END))
 				fail_msg("byte at 0x%llx was written", (unsigned long long)at);

@@ -138,6 +138,23 @@ _Static_assert(sizeof(struct acpi_fadt) == 276, "ACPI 6.3 table 5-33");
 _Static_assert(sizeof(struct acpi_madt) == 44 + 12 + 6 + 8 * ACPI_MAX_VCPUS, "ACPI 6.3 5.2.12");
 _Static_assert(LAYOUT_VIRTIO_SLOTS == 19, "dsdt.asl has a device for each slot");
 
+/*
+ * Linux built with EFI takes a hardware-reduced platform for one with EFI and does not use
+ * RESET_REG: it asks EFI, which is not there, and then jumps to the BIOS's restart vector in real
+ * mode. So there is a BIOS of this size: it writes RESET_REG, and waits.
+ */
+/* clang-format off */
+static const uint8_t restart_code[] = {
+	0xba, LAYOUT_PORT_RESET & 0xff, LAYOUT_PORT_RESET >> 8, /* mov $port, %dx */
+	0xb0, RESET_VALUE,	/* mov $value, %al */
+	0xee,			/* out %al, (%dx) */
+	0xf4,			/* 1: hlt */
+	0xeb, 0xfd,		/* jmp 1b */
+};
+/* clang-format on */
+
+_Static_assert(sizeof(restart_code) <= LAYOUT_HIGH_START - LAYOUT_RESTART, "up to 1 MiB");
+
 /* where the next table goes */
 struct area {
 	const struct guest_mem *gm;
@@ -272,6 +289,7 @@ int acpi_build(const struct acpi_config *cfg, const struct guest_mem *gm, gpa_t 
 	fill_rsdp(&root, xsdt);
 	memcpy(dst, &root, sizeof(root));
 	put_le32(dst + LAYOUT_ACPI_SLOTS - LAYOUT_ACPI, cfg->slots);
+	memcpy(dst + LAYOUT_RESTART - LAYOUT_ACPI, restart_code, sizeof(restart_code));
 	*rsdp = LAYOUT_ACPI;
 	return 0;
 }

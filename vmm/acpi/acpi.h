@@ -20,7 +20,7 @@ struct acpi_config {
 
 /**
  * acpi_build - write RSDP, XSDT, FADT, MADT and DSDT from LAYOUT_ACPI on, and the mask of present
- * virtio slots to LAYOUT_ACPI_SLOTS
+ * virtio slots to LAYOUT_ACPI_SLOTS; also the code at LAYOUT_RESTART that resets the machine
  * @rsdp: receives the guest-physical address of the RSDP; untouched on error
  * Return: 0; -EINVAL on a vCPU count or slot mask out of range, or when guest memory does not reach
  * up to 1 MiB; -ENOSPC when the tables do not fit (they do)

@@ -49,11 +49,11 @@ int initrd_load(const struct loader *l, gpa_t kernel_end, gpa_t limit, struct in
 		limit = l->map.low_end;
 		cure = limit == LAYOUT_HOLE_START ? "use a smaller one" : "give more with -m";
 	}
+	/* whole pages below, so that rounding the start down cannot meet the kernel */
+	kernel_end = align_up(kernel_end, PAGE_SIZE);
 	if (kernel_end > limit)
 		kernel_end = limit;
-	/* room counted in whole pages, so that the start can be rounded down */
-	if (im.size_bytes > (limit & -(uint64_t)PAGE_SIZE) - (kernel_end & -(uint64_t)PAGE_SIZE) ||
-	    ((limit - im.size_bytes) & -(uint64_t)PAGE_SIZE) < kernel_end)
+	if (im.size_bytes > limit - kernel_end)
 		return image_err(&im, e,
 				 "has %" PRIu64 " bytes, %" PRIu64
 				 " are free between the kernel's end at 0x%" PRIx64
