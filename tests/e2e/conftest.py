@@ -1,0 +1,64 @@
+"""
+Tests of testudo on this machine's /dev/kvm with the guest of tests/guest.
+
+  TESTUDO_BUILD=builddir python3 -m pytest tests/e2e      TESTUDO=/path/to/testudo for another one
+"""
+
+import os
+import shutil
+import tempfile
+
+import pytest
+
+import harness
+
+
+def why_no_kvm():
+    try:
+        os.close(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as e:
+        return f"/dev/kvm: {e.strerror}"
+    return None
+
+
+def pytest_collection_modifyitems(items):
+    why = why_no_kvm()
+    for item in items:
+        if why and not item.get_closest_marker("nokvm"):
+            item.add_marker(pytest.mark.skip(reason=why))
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "nokvm: needs no /dev/kvm")
+    for path in (harness.TESTUDO, harness.GUEST, harness.FIRST):
+        if not path.exists():
+            pytest.exit(f"{path} is missing: set TESTUDO_BUILD to a build directory", 2)
+
+
+@pytest.fixture
+def work():
+    """A directory of one's own to run in, short enough for a socket's path. Nothing but what the
+    test itself made may be in it at the end: see @leftovers."""
+    path = tempfile.mkdtemp(prefix="testudo-e2e-")
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def testudo(work):
+    """run(params, *args): boot the guest with this command line, wait for the end."""
+
+    def run(params, *args, kernel=harness.GUEST, **kwargs):
+        return harness.run_raw(harness.arguments(params, *args, kernel=kernel), work, **kwargs)
+
+    return run
+
+
+@pytest.fixture
+def live(work):
+    """live(params, *args): the same, but it runs on; use it in a with statement."""
+
+    def start(params, *args, kernel=harness.GUEST, **kwargs):
+        return harness.Live(harness.arguments(params, *args, kernel=kernel), work, **kwargs)
+
+    return start

@@ -1,0 +1,200 @@
+"""Runs testudo with the test guest and keeps what came out of it."""
+
+import fcntl
+import os
+import pathlib
+import re
+import select
+import signal
+import struct
+import subprocess
+import tempfile
+import termios
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BUILD = pathlib.Path(os.environ.get("TESTUDO_BUILD", ROOT / "build"))
+TESTUDO = pathlib.Path(os.environ.get("TESTUDO", BUILD / "vmm" / "testudo"))
+GUEST = BUILD / "tests" / "guest" / "guest.elf"
+FIRST = BUILD / "tests" / "guest" / "first.elf"
+
+# Exit codes of testudo run
+OFF, VMM_ERROR, USAGE, BAD_INPUT, RESET, CRASH, PANIC = 0, 1, 2, 3, 32, 33, 34
+
+SECTOR = 512
+TIMEOUT = 60
+
+
+class Result:
+    """What a run left: exit code (negative: killed by that signal), both streams, peak memory."""
+
+    def __init__(self, code, out, err, peak_kib=0):
+        self.code = code
+        self.raw = out
+        self.out = out.decode("latin-1")
+        self.err = err.decode("utf-8", "replace")
+        self.peak_kib = peak_kib
+
+    @property
+    def lines(self):
+        return self.out.splitlines()
+
+    @property
+    def log(self):
+        return self.err.splitlines()
+
+    def facts(self, prefix):
+        """The key=value pairs of the first guest line that starts with @prefix."""
+        for line in self.lines:
+            if line.startswith(prefix):
+                return dict(re.findall(r"(\S+?)=(\S*)", line))
+        raise AssertionError(f"no line '{prefix}...' in {self}")
+
+    def expect(self, code, last_line):
+        """The guest said @last_line in the end, testudo exited with @code."""
+        assert self.lines and self.lines[-1] == last_line, str(self)
+        assert self.code == code, str(self)
+        return self
+
+    def expect_error(self, code, *names):
+        """Nothing on stdout, one line on stderr that names every one of @names."""
+        assert self.code == code, str(self)
+        assert self.out == "", str(self)
+        assert len(self.log) == 1, str(self)
+        assert self.log[0].startswith("testudo: "), str(self)
+        for name in names:
+            assert str(name) in self.log[0], f"{name!r} is not in: {self}"
+        return self
+
+    def __str__(self):
+        return f"exit code {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
+
+
+def arguments(params, *args, kernel=GUEST):
+    return ["run", "-k", str(kernel), "-p", params, *map(str, args)]
+
+
+def run_raw(words, cwd, stdin=b"", timeout=TIMEOUT, prefix=(), binary=TESTUDO):
+    """Run testudo with @words to its end. @stdin: bytes, or a file."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        feed = subprocess.PIPE if isinstance(stdin, bytes) and stdin else subprocess.DEVNULL
+        p = subprocess.Popen([*prefix, str(binary), *map(str, words)], cwd=cwd,
+                             stdin=feed if isinstance(stdin, bytes) else stdin,
+                             stdout=out, stderr=err)
+        try:
+            if feed == subprocess.PIPE:
+                try:
+                    p.stdin.write(stdin)
+                    p.stdin.flush()
+                except BrokenPipeError:
+                    pass
+            code, peak = wait(p, timeout)
+        finally:
+            if p.stdin:
+                p.stdin.close()
+            if p.returncode is None:
+                p.kill()
+                p.wait()
+        out.seek(0)
+        err.seek(0)
+        return Result(code, out.read(), err.read(), peak)
+
+
+def wait(p, timeout):
+    """Like p.wait(), with the peak resident memory (KiB)."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        pid, status, usage = os.wait4(p.pid, os.WNOHANG)
+        if pid:
+            p.returncode = os.waitstatus_to_exitcode(status)
+            return p.returncode, usage.ru_maxrss
+        time.sleep(0.01)
+    raise AssertionError(f"testudo still runs after {timeout} s: {p.args}")
+
+
+def wait_for(condition, timeout=TIMEOUT):
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, f"not in {timeout} s"
+        time.sleep(0.01)
+
+
+def unread(pipe):
+    """Bytes that wait in @pipe."""
+    return struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))[0]
+
+
+class Live:
+    """A testudo that runs; read what it says, write to it, end it."""
+
+    def __init__(self, words, cwd, prefix=(), **streams):
+        kwargs = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        kwargs.update(streams)
+        self.err = tempfile.TemporaryFile()
+        self.p = subprocess.Popen([*prefix, str(TESTUDO), *map(str, words)], cwd=cwd,
+                                  stderr=self.err, bufsize=0, **kwargs)
+        self.seen = b""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.p.poll() is None:
+            self.p.kill()
+            self.p.wait()
+        for stream in (self.p.stdin, self.p.stdout, self.err):
+            if stream:
+                stream.close()
+
+    def read_until(self, text, timeout=TIMEOUT, fd=None):
+        """Read from stdout (or @fd) until @text (bytes) was seen; return all seen so far."""
+        fd = self.p.stdout.fileno() if fd is None else fd
+        end = time.monotonic() + timeout
+        while text not in self.seen:
+            left = end - time.monotonic()
+            ready = select.select([fd], [], [], max(left, 0))[0]
+            assert ready, f"no {text!r} in {timeout} s; seen {self.seen!r}; {self.stderr()}"
+            try:
+                more = os.read(fd, 65536)
+            except OSError:  # a pty whose other side went away
+                more = b""
+            assert more, f"end of output before {text!r}; seen {self.seen!r}; {self.stderr()}"
+            self.seen += more
+        return self.seen
+
+    def stderr(self):
+        self.err.seek(0)
+        return self.err.read().decode("utf-8", "replace")
+
+    def wait_log(self, text, timeout=TIMEOUT):
+        end = time.monotonic() + timeout
+        while text not in self.stderr():
+            assert time.monotonic() < end, f"no {text!r} in the log: {self.stderr()}"
+            assert self.p.poll() is None, f"ended early: {self.stderr()}"
+            time.sleep(0.01)
+        return self.stderr()
+
+    def end(self, sig=signal.SIGTERM, timeout=TIMEOUT):
+        """Send @sig (None: nothing) and wait. Return: exit code"""
+        if sig:
+            self.p.send_signal(sig)
+        return wait(self.p, timeout)[0]
+
+
+def disk_words(sector, n_sectors, seed=1):
+    """What the guest's blk command writes to @n_sectors from @sector on."""
+    words = range(sector * 64 + seed, (sector + n_sectors) * 64 + seed)
+    return b"".join((w * 0x9e3779b97f4a7c15 & (1 << 64) - 1).to_bytes(8, "little") for w in words)
+
+
+def fnv64(data):
+    h = 0xcbf29ce484222325
+    for byte in data:
+        h = (h ^ byte) * 0x100000001b3 & (1 << 64) - 1
+    return h
+
+
+def make_disk(path, n_bytes=1 << 20):
+    with open(path, "wb") as f:
+        f.truncate(n_bytes)
+    return path
