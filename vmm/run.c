@@ -30,7 +30,8 @@ struct run {
 	unsigned int n_disks; /* opened so far */
 	struct char_backend serial;
 
-	/* the first event of a machine's life decides, or the user; it reaches the loop by wake_fd */
+	/* the first event of a machine's life decides, or the user; it reaches the loop by wake_fd
+	 */
 	struct vm_event_sink sink;
 	int event; /* enum vm_event, atomic */
 	int wake_fd;
@@ -103,7 +104,9 @@ static int open_signals(struct run *r, struct err *e)
 	for (i = 0; i < ARRAY_SIZE(wanted); i++)
 		sigaddset(&set, wanted[i]);
 	pthread_sigmask(SIG_BLOCK, &set, &r->old_mask);
-	signal(SIGPIPE, SIG_IGN); /* a reader that goes away is an error of write(2), no more */
+	/* a reader that goes away, a file that may not grow: errors of the call, no more */
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN);
 	r->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	ret = r->signal_fd < 0
 		      ? -errno

@@ -91,11 +91,26 @@ static void char_kick(struct chardev *dev)
 
 static const struct chardev_ops char_ops = {.write = char_write, .kick = char_kick};
 
+/* The two directions end apart: a client may close its sending half and go on reading, and one that
+ * hung up may have left input behind. */
+static void close_direction(struct char_backend *c, struct loop_watch *w, int *fd)
+{
+	pthread_mutex_lock(&c->lock);
+	loop_del(c->loop, w);
+	if (c->owns_fds && *fd >= 0)
+		close(*fd);
+	*fd = -1;
+	pthread_mutex_unlock(&c->lock);
+}
+
 static void output_ready(struct loop_watch *w, uint32_t events)
 {
 	struct char_backend *c = container_of(w, struct char_backend, out);
 
-	(void)events;
+	if (c->kind == CHAR_UNIX && events & (EPOLLHUP | EPOLLERR))
+		close_direction(c, &c->out, &c->out_fd);
+	else if (c->kind == CHAR_UNIX)
+		loop_mod(c->loop, &c->out, EPOLLONESHOT);
 	if (c->dev.user)
 		c->dev.user->writable(c->dev.user);
 }
@@ -136,19 +151,6 @@ static size_t filter_escape(struct char_backend *c, uint8_t *buf, size_t len)
 	return to;
 }
 
-static void close_peer(struct char_backend *c)
-{
-	pthread_mutex_lock(&c->lock);
-	loop_del(c->loop, &c->in);
-	loop_del(c->loop, &c->out);
-	if (c->owns_fds && c->in_fd >= 0)
-		close(c->in_fd);
-	if (c->owns_fds && c->out_fd >= 0)
-		close(c->out_fd);
-	c->in_fd = c->out_fd = -1;
-	pthread_mutex_unlock(&c->lock);
-}
-
 /* One read, only if it will not block. Returns false when the input is dry or ended. */
 static bool read_input(struct char_backend *c)
 {
@@ -173,10 +175,8 @@ static bool read_input(struct char_backend *c)
 			return false;
 		/* a pty reads EIO while nobody has the other side open; the next byte is a new edge
 		 */
-		if (c->kind == CHAR_UNIX)
-			close_peer(c);
-		else if (c->kind == CHAR_STDIO)
-			c->in_fd = -1;
+		if (c->kind != CHAR_PTY)
+			close_direction(c, &c->in, &c->in_fd);
 		return false;
 	}
 	if (c->is_terminal)
@@ -282,17 +282,21 @@ static void client_ready(struct loop_watch *w, uint32_t events)
 	(void)events;
 	if (fd < 0)
 		return;
-	if (c->in_fd >= 0) { /* one client at a time */
+	if (c->out_fd >= 0) { /* one client at a time */
 		close(fd);
 		return;
 	}
+	close_direction(c, &c->in,
+			&c->in_fd); /* what one that hung up left, and the guest never took */
 	pthread_mutex_lock(&c->lock);
 	c->in_fd = fd;
 	c->out_fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 	ret = c->out_fd < 0 ? -errno : watch_fds(c);
 	pthread_mutex_unlock(&c->lock);
-	if (ret < 0)
-		close_peer(c);
+	if (ret < 0) {
+		close_direction(c, &c->in, &c->in_fd);
+		close_direction(c, &c->out, &c->out_fd);
+	}
 }
 
 static int open_unix(struct char_backend *c, const char *path, struct err *e)
@@ -405,7 +409,8 @@ void char_close(struct char_backend *c)
 		return;
 	if (c->is_terminal)
 		terminal_restore();
-	close_peer(c);
+	close_direction(c, &c->in, &c->in_fd);
+	close_direction(c, &c->out, &c->out_fd);
 	loop_del(c->loop, &c->listen);
 	loop_del(c->loop, &c->wake);
 	if (c->listen_fd >= 0)

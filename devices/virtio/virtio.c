@@ -9,6 +9,8 @@
 
 #include "base/log.h"
 
+#define BREAKS_LOGGED 4
+
 void virtio_dev_init(struct virtio_dev *vdev, const struct virtio_dev_ops *ops, uint64_t features,
 		     unsigned int n_queues, uint16_t queue_size, const void *config,
 		     uint32_t config_len)
@@ -85,7 +87,10 @@ void virtio_dev_break(struct virtio_dev *vdev, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(why, sizeof(why), fmt, ap);
 	va_end(ap);
-	log_warn("%s stopped until its driver resets it: the driver broke a rule: %s",
-		 vdev->ops->name, why);
+	/* a driver can break and reset its device all day: the operator is told a few times only */
+	if (vdev->n_breaks++ < BREAKS_LOGGED)
+		log_warn("%s stopped until its driver resets it: the driver broke a rule: %s%s",
+			 vdev->ops->name, why,
+			 vdev->n_breaks == BREAKS_LOGGED ? "; further ones are not logged" : "");
 	vdev->transport->broken(vdev->transport);
 }

@@ -62,9 +62,10 @@ struct virtio_dev {
 	unsigned int n_queues;
 	struct virtq queue[VIRTIO_MAX_QUEUES];
 
-	uint64_t features; /* negotiated; 0 before DRIVER_OK */
-	bool active;	   /* DRIVER_OK was set and everything was in order then */
-	bool broken;	   /* the driver broke a rule; nothing goes on until it resets */
+	uint64_t features;     /* negotiated; 0 before DRIVER_OK */
+	bool active;	       /* DRIVER_OK was set and everything was in order then */
+	bool broken;	       /* the driver broke a rule; nothing goes on until it resets */
+	unsigned int n_breaks; /* in the device's whole life, resets included */
 
 	/* set by the transport */
 	struct virtio_transport *transport;
@@ -104,7 +105,7 @@ void virtio_dev_reset(struct virtio_dev *vdev);
 
 /**
  * virtio_dev_break - the driver broke a rule: stop until it resets the device
- * @fmt: what it did. Logged once per reset, since the driver may do it a million times.
+ * @fmt: what it did. Logged the first few times in a device's life.
  */
 void virtio_dev_break(struct virtio_dev *vdev, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));

@@ -336,6 +336,26 @@ def test_unix_socket(live, work, command):
     assert not os.path.exists(path)
 
 
+def test_unix_socket_half_closed(live, work):
+    path = f"{work}/con"
+    with live("echo", "--serial", f"unix:{path}") as t:
+        with connect(path) as s:
+            knock(s.fileno())
+            s.sendall(b"last words" + CTRL_D)
+            s.shutdown(socket.SHUT_WR)
+            receive_until(s, b"done echo")  # it still reads
+        assert t.end(None) == OFF
+
+
+def test_unix_socket_hung_up_client_is_heard(live, work):
+    path = f"{work}/con"
+    with live("echo", "--serial", f"unix:{path}") as t:
+        with connect(path) as s:
+            knock(s.fileno())
+            s.sendall(b"x" * 100 + CTRL_D)
+        assert t.end(None) == OFF
+
+
 def test_unix_socket_has_one_client(live, work):
     path = f"{work}/con"
     with live("echo", "--serial", f"unix:{path}") as t:
