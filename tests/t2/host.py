@@ -67,7 +67,7 @@ def host_command(kind, initrd, stock, disk, append):
     """The part of QEMU's command line that every emulated host has."""
     return ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-M", "q35", "-cpu", KINDS[kind].cpu, "-smp", "2",
             "-m", "3G", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-kernel", stock.vmlinuz,
-            "-initrd", initrd, "-append", f"console=ttyS0 panic=-1 {append}",
+            "-initrd", initrd, "-append", f"panic=-1 {append}",
             "-drive", f"if=virtio,format=raw,readonly=on,file={disk}"]
 
 
@@ -124,7 +124,8 @@ class EmulatedHost:
 
     def _start(self, initrd):
         self.port, theirs = socket.socketpair()
-        command = host_command(self.kind, initrd, self.stock, self.work / f"{self.kind}.ext4", "") + [
+        command = host_command(self.kind, initrd, self.stock, self.work / f"{self.kind}.ext4",
+                               "console=ttyS0") + [
             "-chardev", f"file,id=console,path={self.log}", "-serial", "chardev:console",
             "-drive", f"if=virtio,format=raw,cache=unsafe,discard=unmap,file={self.work / self.kind}-scratch.ext4",
             "-device", "virtio-serial-pci",

@@ -1,0 +1,134 @@
+"""What the eye should not have to check: format, who includes whom, purity, and that the documents name every option."""
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+
+import pytest
+
+TOP = pathlib.Path(__file__).resolve().parents[2]
+BUILD = pathlib.Path(os.environ.get("TESTUDO_BUILD", TOP / "build"))
+
+# Right may include left, never back.
+ROOMS = ["base", "cpuid", "msr", "migration", "devices", "vmm"]
+PURE = ["cpuid", "msr"]
+IMPURE = re.compile(r"#\s*include\s*<(?:sys/|fcntl|unistd|pthread|threads|stdio|signal|time|poll|linux/kvm)|"
+                    r"\b(?:malloc|calloc|realloc|printf|open|ioctl|log_msg|log_(?:err|warn|info|debug))\s*\(")
+CLANG_FORMAT = 14  # others break lines elsewhere
+
+
+def sources(*suffixes, rooms=("",)):
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=TOP, capture_output=True,
+                            text=True, check=True).stdout
+    return [name for name in listed.split("\0")
+            if name.endswith(suffixes) and name.startswith(tuple(rooms)) and (TOP / name).exists()]
+
+
+def test_format():
+    version = subprocess.run(["clang-format", "--version"], capture_output=True, text=True, check=True).stdout
+    found = int(re.search(r"version (\d+)", version)[1])
+    if found != CLANG_FORMAT:
+        pytest.skip(f"clang-format {found} formats otherwise than {CLANG_FORMAT}, which the tree follows")
+    done = subprocess.run(["clang-format", "--dry-run", "-Werror", *sources(".c", ".h")], cwd=TOP,
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def test_include_direction():
+    wrong = []
+    for name in sources(".c", ".h", rooms=[f"{room}/" for room in ROOMS]):
+        room = ROOMS.index(name.split("/")[0])
+        for included in re.findall(r'^#include "([^/"]+)/', (TOP / name).read_text(), re.MULTILINE):
+            if included not in ROOMS or ROOMS.index(included) > room:
+                wrong.append(f"{name} includes {included}/")
+    assert not wrong
+
+
+def test_pure_rooms():
+    wrong = []
+    for name in sources(".c", ".h", rooms=[f"{room}/" for room in PURE]):
+        text = re.sub(r"/\*.*?\*/", "", (TOP / name).read_text(), flags=re.DOTALL)
+        wrong += [f"{name}: {found}" for found in IMPURE.findall(text)]
+    assert not wrong
+
+
+def test_pure_rooms_link_alone():
+    """No undefined symbol but of the C library's string functions and of the rooms to the left."""
+    for room, allowed in (("cpuid", {"cpuid"}), ("msr", {"cpuid", "msr"})):
+        listed = subprocess.run(["nm", "-u", "--format=posix", BUILD / room / f"lib{room}.a"], capture_output=True,
+                                text=True, check=True).stdout
+        names = set(re.findall(r"^(\w+) U", listed, re.MULTILINE))
+        outside = {name for name in names if not name.startswith(tuple(f"{room}_" for room in allowed))}
+        libc = {"memcpy", "memset", "memcmp", "memmove", "strlen", "strcmp", "strncmp", "strchr", "__stack_chk_fail",
+                "_GLOBAL_OFFSET_TABLE_"}
+        assert outside <= libc, f"{room} needs {outside - libc}"
+
+
+def test_shell_scripts():
+    scripts = [name for name in sources("") if name.startswith(("tools/", ".ci/")) or name.endswith(".bash")]
+    scripts = [name for name in scripts if "#!/bin/" in (TOP / name).read_text()[:20] or name.endswith(".bash")]
+    assert len(scripts) >= 4
+    done = subprocess.run(["shellcheck", *scripts], cwd=TOP, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    inits = [name for name in sources("-init", "-agent") if name.startswith("tests/t2/")]
+    done = subprocess.run(["shellcheck", "-s", "dash", "-e", "SC2187", *inits], cwd=TOP, capture_output=True, text=True,
+                          check=False)
+    assert inits and done.returncode == 0, done.stdout
+
+
+def options():
+    """Long options of testudo run, as its own help lists them."""
+    text = subprocess.run([BUILD / "vmm" / "testudo", "run", "--help"], capture_output=True, text=True,
+                          check=True).stdout
+    found = re.findall(r"^  (?:-\w, |    )--([\w-]+)", text, re.MULTILINE)
+    assert len(found) > 10
+    return found
+
+
+def test_manual_and_completion_name_every_option():
+    manual = (TOP / "docs" / "testudo.1").read_text()
+    completion = (TOP / "docs" / "testudo.bash").read_text()
+    for option in options():
+        assert f"-{option}" in manual, f"the manual does not name --{option}"
+        assert f"--{option}" in completion, f"the completion does not name --{option}"
+
+
+def test_manual_is_well_formed():
+    done = subprocess.run(["mandoc", "-T", "lint", "-W", "warning", TOP / "docs" / "testudo.1"], capture_output=True,
+                          text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_completion_works():
+    script = ("source docs/testudo.bash; COMP_WORDS=(testudo run --no-); COMP_CWORD=2; _testudo; "
+              "printf '%s\\n' \"${COMPREPLY[@]}\"")
+    done = subprocess.run(["bash", "-c", script], cwd=TOP, capture_output=True, text=True, check=False)
+    assert set(done.stdout.split()) == {f"--{option}" for option in options() if option.startswith("no-")}, done
+
+
+def test_install(tmp_path):
+    """meson install puts program, manual and completion where a distribution expects them."""
+    subprocess.run(["meson", "install", "-C", BUILD, "--no-rebuild", "--destdir", tmp_path], capture_output=True,
+                   check=True)
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    prefix = "usr/local"
+    assert {f"{prefix}/bin/testudo", f"{prefix}/share/man/man1/testudo.1",
+            f"{prefix}/share/bash-completion/completions/testudo"} <= found, found
+    assert shutil.which("testudo", path=tmp_path / prefix / "bin")
+
+
+def test_documents_name_existing_files():
+    """A path in backquotes or a link in README and docs/ leads somewhere."""
+    missing = []
+    for name in sources(".md"):
+        text = (TOP / name).read_text()
+        base = (TOP / name).parent
+        for target in re.findall(r"\]\(([^)#:]+)\)", text):
+            if not (base / target).exists():
+                missing.append(f"{name}: {target}")
+        for path in re.findall(r"`((?:base|cpuid|msr|migration|devices|vmm|tests|tools|docs)/[\w./-]+)`", text):
+            if not (TOP / path).exists() and not list(TOP.glob(path)):
+                missing.append(f"{name}: {path}")
+    assert not missing
