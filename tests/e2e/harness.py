@@ -13,7 +13,7 @@ import termios
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-BUILD = pathlib.Path(os.environ.get("TESTUDO_BUILD", ROOT / "build"))
+BUILD = pathlib.Path(os.environ.get("TESTUDO_BUILD", ROOT / "build")).resolve()
 TESTUDO = pathlib.Path(os.environ.get("TESTUDO", BUILD / "vmm" / "testudo"))
 GUEST = BUILD / "tests" / "guest" / "guest.elf"
 FIRST = BUILD / "tests" / "guest" / "first.elf"

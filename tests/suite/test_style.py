@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
-BUILD = pathlib.Path(os.environ.get("TESTUDO_BUILD", TOP / "build"))
+BUILD = pathlib.Path(os.environ.get("TESTUDO_BUILD", TOP / "build")).resolve()
 
 # Right may include left, never back.
 ROOMS = ["base", "cpuid", "msr", "migration", "devices", "vmm"]
