@@ -91,12 +91,11 @@ void config_print_help(void)
 		char head[64];
 
 		if (rows[i].value < OPT_SERIAL)
-			snprintf(head, sizeof(head), "-%c, --%s %s", rows[i].value, rows[i].name,
-				 rows[i].arg ? rows[i].arg : "");
+			snprintf(head, sizeof(head), "-%c, --%s", rows[i].value, rows[i].name);
 		else
-			snprintf(head, sizeof(head), "    --%s %s", rows[i].name,
-				 rows[i].arg ? rows[i].arg : "");
-		printf("  %s\n        %s\n", head, rows[i].help);
+			snprintf(head, sizeof(head), "    --%s", rows[i].name);
+		printf("  %s%s%s\n        %s\n", head, rows[i].arg ? " " : "",
+		       rows[i].arg ? rows[i].arg : "", rows[i].help);
 	}
 	printf("\n%s", exit_codes);
 }
