@@ -10,12 +10,24 @@
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/num.h"
+#include "vmm/backend.h"
 #include "vmm/layout.h"
 
 #define DEFAULT_CONSOLE "console=ttyS0"
 
 /* values above any letter, for options without one */
-enum { OPT_SERIAL = 256, OPT_NO_REBOOT, OPT_HUGEPAGES, OPT_PREALLOC, OPT_NO_RNG, OPT_NO_SANDBOX };
+enum {
+	OPT_SERIAL = 256,
+	OPT_NO_REBOOT,
+	OPT_HUGEPAGES,
+	OPT_PREALLOC,
+	OPT_NO_RNG,
+	OPT_NO_SANDBOX,
+	OPT_POLICY,
+	OPT_HOST_FACTS,
+	OPT_REPORT,
+	OPT_FORCE_CAP
+};
 
 /* One row an option: the parser, --help and the documentation's check all read these. */
 static const struct option_row {
@@ -46,6 +58,15 @@ static const struct option_row {
 	{"no-rng", OPT_NO_RNG, NULL, "leave out the virtio entropy source"},
 	{"no-sandbox", OPT_NO_SANDBOX, NULL,
 	 "do not lock the process in (debuggers, odd environments)"},
+	{"policy", OPT_POLICY, "FILE",
+	 "what to hold in SPEC_CTRL for the guest, and what to do where this host cannot (YAML)"},
+	{"host-facts", OPT_HOST_FACTS, "FILE",
+	 "believe FILE (from testudo host --json) about this host's CPU, where its own CPUID "
+	 "hides what it is"},
+	{"mitigation-report", OPT_REPORT, "FILE",
+	 "keep FILE true about which SPEC_CTRL bits are held for the guest, and why (JSON)"},
+	{"kvm-cap-force-spec-ctrl", OPT_FORCE_CAP, "N",
+	 "the number of KVM_CAP_FORCE_SPEC_CTRL on a patched kernel (default 236)"},
 	{"verbose", 'v', NULL, "debug messages on standard error"},
 	{"help", 'h', NULL, "this text"},
 };
@@ -55,6 +76,7 @@ static const char exit_codes[] = "Exit codes:\n"
 				 "  1   testudo or the host failed\n"
 				 "  2   wrong usage\n"
 				 "  3   bad input: kernel, initrd, disk, command line\n"
+				 "  4   refused: this host cannot do what the policy demands\n"
 				 "  32  the guest reset, with --no-reboot\n"
 				 "  33  triple fault, or KVM could not go on\n"
 				 "  34  the guest panicked (pvpanic)\n";
@@ -192,6 +214,20 @@ static int apply(struct run_config *c, int value, char *arg, struct err *e)
 	case OPT_NO_SANDBOX:
 		c->sandbox = false;
 		return 0;
+	case OPT_POLICY:
+		c->policy = arg;
+		return 0;
+	case OPT_HOST_FACTS:
+		c->host_facts = arg;
+		return 0;
+	case OPT_REPORT:
+		c->mitigation_report = arg;
+		return 0;
+	case OPT_FORCE_CAP:
+		ret = num_parse_u64("--kvm-cap-force-spec-ctrl", arg, 1, 65535, &n, e);
+		if (!ret)
+			c->force_cap = (uint32_t)n;
+		return ret;
 	case 'v':
 		c->verbose = true;
 		return 0;
@@ -271,6 +307,7 @@ int config_parse(struct run_config *c, int argc, char **argv, struct err *e)
 	c->memory.size_bytes = 512 * MiB;
 	c->rng = true;
 	c->sandbox = true;
+	c->force_cap = BACKEND_FORCE_CAP;
 	c->serial = "stdio";
 	ret = parse_words(c, argc, argv, e);
 	if (ret < 0 || c->help)

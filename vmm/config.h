@@ -23,6 +23,10 @@ struct run_config {
 	const char *serial;
 	bool no_reboot;
 	bool sandbox;
+	const char *policy;	       /* NULL: the default */
+	const char *host_facts;	       /* NULL: ask the host */
+	const char *mitigation_report; /* NULL: none */
+	uint32_t force_cap;	       /* number of KVM_CAP_FORCE_SPEC_CTRL */
 	bool verbose;
 	bool help;
 };

@@ -7,6 +7,7 @@
 #include <sys/utsname.h>
 
 #include "base/file.h"
+#include "vmm/backend.h"
 #include "vmm/host_facts.h"
 #include "vmm/kvm.h"
 
@@ -77,13 +78,14 @@ static void read_info(struct host_info *info, const struct host_facts *facts)
 	read_vulnerabilities(info);
 }
 
-/* No way to hold bits is in this build yet; the back ends answer here. */
 static int read_backend(struct backend_facts *b, const struct kvm *kvm, struct err *e)
 {
-	(void)kvm;
-	(void)e;
-	*b = (struct backend_facts) {.kind = BACKEND_NONE};
-	return 0;
+	struct backend found;
+	int ret = backend_probe(&found, kvm, BACKEND_FORCE_CAP, e);
+
+	if (!ret)
+		*b = (struct backend_facts) {found.ops->kind, found.can_force};
+	return ret;
 }
 
 int host_here_read(struct host_file *f, struct err *e)

@@ -115,6 +115,30 @@ static int read_cpuid(struct kvm *kvm, struct err *e)
 	return 0;
 }
 
+struct kvm_cpuid2 *kvm_cpuid_from_set(const struct cpuid_set *set)
+{
+	struct kvm_cpuid2 *c = calloc(1, sizeof(*c) + set->n_leaves * sizeof(c->entries[0]));
+	uint32_t i;
+
+	if (!c)
+		return NULL;
+	c->nent = set->n_leaves;
+	for (i = 0; i < set->n_leaves; i++) {
+		const struct cpuid_leaf *l = &set->leaf[i];
+
+		c->entries[i] = (struct kvm_cpuid_entry2) {
+			.function = l->leaf,
+			.index = l->subleaf,
+			.flags = l->indexed ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0,
+			.eax = l->eax,
+			.ebx = l->ebx,
+			.ecx = l->ecx,
+			.edx = l->edx,
+		};
+	}
+	return c;
+}
+
 int kvm_open(struct kvm *kvm, struct err *e)
 {
 	int ret;

@@ -12,6 +12,7 @@
 #include "cpuid/cpuid.h"
 
 struct err;
+struct kvm_cpuid2;
 
 struct kvm {
 	int fd;		 /* -1: closed */
@@ -28,6 +29,12 @@ struct kvm {
  * Source: Documentation/virt/kvm/api.rst, sections 4.1, 4.4, 4.5, 4.46
  */
 int kvm_open(struct kvm *kvm, struct err *e);
+/**
+ * kvm_cpuid_from_set - leaves in the form of KVM_SET_CPUID2
+ * Return: heap, to be freed by the caller; NULL when memory runs out
+ */
+struct kvm_cpuid2 *kvm_cpuid_from_set(const struct cpuid_set *set);
+
 /** kvm_close - accepts what kvm_open() left, also on failure */
 void kvm_close(struct kvm *kvm);
 

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "vmm/acpi/acpi.h"
 #include "vmm/boot/entry.h"
+#include "vmm/mitigation.h"
 
 /* An interrupt line and, after the irqchip is there, its way to the guest. */
 static int new_irq(struct machine *m, uint32_t gsi, struct err *e)
@@ -141,6 +142,8 @@ static int build(struct machine *m, struct err *e)
 	if (!ret)
 		ret = vm_add_memory(&m->vm, &m->memory.guest, e);
 	if (!ret)
+		ret = mitigation_setup_vm(m->host->mitigation, &m->vm, e);
+	if (!ret)
 		ret = vm_create_irqchip(&m->vm, e);
 	if (!ret)
 		ret = add_fixed_devices(m, e);
@@ -170,6 +173,9 @@ int machine_init(struct machine *m, const struct machine_host *host, struct err 
 		.mmio = &m->mmio,
 		.mem = &m->memory.guest,
 		.sink = host->sink,
+		.cpuid = host->cpuid,
+		.mitigation = host->mitigation,
+		.isolation = host->isolation,
 	};
 	m->slot = calloc(LAYOUT_VIRTIO_SLOTS, sizeof(*m->slot));
 	m->vcpus = calloc(n_vcpus, sizeof(*m->vcpus));
@@ -230,6 +236,25 @@ void machine_stop(struct machine *m)
 		vcpu_join(&m->vcpus[i]);
 }
 
+void machine_request_checks(struct machine *m)
+{
+	uint32_t i;
+
+	for (i = 0; i < m->host->config->n_vcpus; i++)
+		vcpu_request_check(&m->vcpus[i]);
+}
+
+/* The last look at what is held, while the vCPUs still have their descriptors. */
+static void end_mitigation(struct machine *m)
+{
+	uint32_t i;
+
+	for (i = 0; i < m->host->config->n_vcpus; i++)
+		if (m->vcpus[i].fd >= 0)
+			mitigation_check_vcpu(m->host->mitigation, i);
+	mitigation_forget_vm(m->host->mitigation);
+}
+
 static void log_exits(const struct machine *m)
 {
 	uint64_t exits = 0;
@@ -248,6 +273,7 @@ void machine_fini(struct machine *m)
 	machine_stop(m);
 	if (m->vcpus) {
 		log_exits(m);
+		end_mitigation(m);
 		for (i = 0; i < m->host->config->n_vcpus; i++)
 			vcpu_destroy(&m->vcpus[i]);
 	}

@@ -28,6 +28,9 @@ struct machine_host {
 	const struct run_config *config;
 	const struct kvm *kvm;
 	const struct kernel_config *kernel;
+	const struct cpuid_set *cpuid; /* the guest's, without topology */
+	struct mitigation *mitigation;
+	const struct isolation *isolation;
 	struct blk_file *disks; /* config->n_disks of them */
 	struct chardev *serial;
 	struct loop *loop;
@@ -80,6 +83,9 @@ int machine_start(struct machine *m, struct err *e);
 
 /** machine_stop - stop all vCPUs and wait for them; harmless on a machine that does not run */
 void machine_stop(struct machine *m);
+
+/** machine_request_checks - see vcpu_request_check() */
+void machine_request_checks(struct machine *m);
 
 /** machine_fini - machine_stop(), then take everything apart */
 void machine_fini(struct machine *m);

@@ -18,13 +18,23 @@
 #include "devices/char/terminal.h"
 #include "vmm/cmd.h"
 #include "vmm/config.h"
+#include "vmm/isolation.h"
 #include "vmm/machine.h"
+#include "vmm/mitigation.h"
+#include "vmm/mitigation_watch.h"
+#include "vmm/policy_file.h"
 #include "vmm/sandbox.h"
 
 struct run {
 	struct run_config config;
 	struct loop loop;
 	struct kvm kvm;
+	struct cpuid_set cpuid; /* the guest's */
+	struct policy policy;
+	struct host_file facts; /* of --host-facts */
+	struct isolation isolation;
+	struct mitigation mitigation;
+	struct mitigation_watch watch;
 	struct kernel_config kernel;
 	struct blk_file disk[CONFIG_MAX_DISKS];
 	unsigned int n_disks; /* opened so far */
@@ -156,6 +166,8 @@ static void run_close(struct run *r)
 	unsigned int i;
 
 	char_close(&r->serial);
+	mitigation_watch_close(&r->watch);
+	mitigation_fini(&r->mitigation);
 	for (i = 0; i < r->n_disks; i++)
 		blk_file_close(&r->disk[i]);
 	kernel_close(&r->kernel);
@@ -175,6 +187,9 @@ static enum vm_event run_machine(struct run *r, int *code, struct err *e)
 		.config = &r->config,
 		.kvm = &r->kvm,
 		.kernel = &r->kernel,
+		.cpuid = &r->cpuid,
+		.mitigation = &r->mitigation,
+		.isolation = &r->isolation,
 		.disks = r->disk,
 		.serial = &r->serial.dev,
 		.loop = &r->loop,
@@ -193,7 +208,9 @@ static enum vm_event run_machine(struct run *r, int *code, struct err *e)
 	if (!ret)
 		ret = machine_start(&m, e);
 	if (!ret) {
+		r->watch.machine = &m;
 		ret = loop_run(&r->loop);
+		r->watch.machine = NULL;
 		if (ret < 0)
 			err_set(e, ret, "event loop: %s", strerror(-ret));
 	}
@@ -227,15 +244,78 @@ static int run_guest(struct run *r, struct err *e)
 	}
 }
 
+static void isolation_from_policy(const struct policy *p, struct isolation_options *o)
+{
+	const struct isolation_policy *i = &p->isolation;
+
+	*o = (struct isolation_options) {
+		.indirect_branch = i->isolate_indirect_branch,
+		.core_scheduling = i->core_scheduling,
+		.observe_ibpb = i->observe_ibpb,
+		.n_pins = i->n_pins,
+		.nested = p->nested_shown,
+		.cannot = p->mitigation.cannot,
+	};
+	memcpy(o->pin, i->pin, sizeof(o->pin));
+}
+
+/* What the user says about the host and what is wanted there. Return: 0 or the exit code */
+static int open_policy(struct run *r, struct err *e)
+{
+	if (policy_load(r->config.policy, &r->policy, e) < 0)
+		return EXIT_BAD_INPUT;
+	if (r->config.host_facts && host_facts_load(r->config.host_facts, &r->facts, e) < 0)
+		return EXIT_BAD_INPUT;
+	return 0;
+}
+
+/* The processor that the guest is shown, and what is held for it. Return: 0 or the exit code */
+static int open_mitigation(struct run *r, struct err *e)
+{
+	struct isolation_options isolation;
+	const struct mitigation_options options = {
+		.policy = r->policy.mitigation,
+		.facts = r->config.host_facts ? &r->facts.facts : NULL,
+		.force_cap = r->config.force_cap,
+		.observe_ibpb = r->policy.isolation.observe_ibpb,
+	};
+	struct mitigation *m = &r->mitigation;
+	int ret;
+
+	isolation_from_policy(&r->policy, &isolation);
+	ret = isolation_enter(&r->isolation, &isolation, r->config.n_vcpus, e);
+	if (ret < 0)
+		return EXIT_POLICY;
+	vcpu_base_cpuid(&r->cpuid, &r->kvm, isolation.nested);
+	ret = mitigation_init(m, &options, &r->kvm, r->config.n_vcpus, e);
+	if (ret < 0)
+		return EXIT_VMM_ERROR;
+	ret = policy_load_pool(&r->policy, r->config.policy,
+			       &(struct pool_host) {m->host, mitigation_backend_facts(m)},
+			       &m->options.pool, e);
+	if (ret < 0)
+		return EXIT_BAD_INPUT;
+	if (mitigation_make_contract(m, &r->cpuid, e) < 0)
+		return EXIT_POLICY;
+	ret = mitigation_watch_open(&r->watch, m, &r->isolation, &r->loop,
+				    r->config.mitigation_report, e);
+	if (ret < 0)
+		return r->config.mitigation_report ? EXIT_BAD_INPUT : EXIT_VMM_ERROR;
+	return 0;
+}
+
 static int run_all(struct run *r, struct err *e)
 {
 	unsigned int phys_bits;
-	int ret;
+	int ret, code;
 
 	if (open_loop(r, e) < 0)
 		return EXIT_VMM_ERROR;
 	if (open_input(r, e) < 0)
 		return EXIT_BAD_INPUT;
+	code = open_policy(r, e);
+	if (code)
+		return code;
 	if (kvm_open(&r->kvm, e) < 0)
 		return EXIT_VMM_ERROR;
 	phys_bits = cpuid_phys_bits(&r->kvm.cpuid);
@@ -247,12 +327,17 @@ static int run_all(struct run *r, struct err *e)
 			r->config.n_vcpus, r->kvm.max_vcpus);
 		return EXIT_USAGE;
 	}
+	code = open_mitigation(r, e);
+	if (code)
+		return code;
 	/* last: from here on the terminal is raw */
 	if (char_open(&r->serial, r->config.serial, &r->loop, &r->sink, e) < 0)
 		return e->code == -EINVAL ? EXIT_USAGE : EXIT_BAD_INPUT;
-	if (r->config.sandbox && sandbox_enter(r->serial.path, e) < 0)
+	if (r->config.sandbox && sandbox_enter(r->serial.path, r->watch.file.dir_fd, e) < 0)
 		return EXIT_VMM_ERROR;
-	return run_guest(r, e);
+	code = run_guest(r, e);
+	mitigation_watch_write(&r->watch, "ended");
+	return code;
 }
 
 int cmd_run(int argc, char **argv)
@@ -266,6 +351,7 @@ int cmd_run(int argc, char **argv)
 		return EXIT_VMM_ERROR;
 	}
 	r->loop.epfd = r->wake_fd = r->signal_fd = r->kvm.fd = -1;
+	mitigation_watch_init(&r->watch);
 	r->kernel.kernel_fd = r->kernel.initrd_fd = -1;
 	if (config_parse(&r->config, argc, argv, &e) < 0) {
 		code = EXIT_USAGE;

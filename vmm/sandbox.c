@@ -7,6 +7,7 @@
 #include <linux/filter.h>
 #include <linux/landlock.h>
 #include <linux/seccomp.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -18,9 +19,13 @@
 #include "base/err.h"
 #include "base/log.h"
 
-/* The program that sandbox_gen.c made at build time, as struct sock_filter rows. */
+/* The programs that sandbox_gen.c made at build time, as struct sock_filter rows. */
 static struct sock_filter filter[] = {
 #include "vmm/sandbox_filter.inc"
+};
+/* the same with what the mitigation report needs */
+static struct sock_filter filter_report[] = {
+#include "vmm/sandbox_filter_report.inc"
 };
 
 /* Everything that Landlock's first version knows: none of it is needed any more. */
@@ -54,7 +59,21 @@ static int allow_unlink(int ruleset, const char *socket_path)
 		       : 0;
 }
 
-static int close_file_system(const char *socket_path, struct err *e)
+/* A new file for each state of the report, renamed over the old one. */
+static int allow_report(int ruleset, int report_fd)
+{
+	struct landlock_path_beneath_attr rule = {
+		.allowed_access = LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_WRITE_FILE |
+				  LANDLOCK_ACCESS_FS_REMOVE_FILE,
+		.parent_fd = report_fd,
+	};
+
+	return syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) < 0
+		       ? -errno
+		       : 0;
+}
+
+static int close_file_system(const char *socket_path, int report_fd, struct err *e)
 {
 	const struct landlock_ruleset_attr attr = {.handled_access_fs = FS_ALL};
 	AUTO_CLOSE int ruleset = (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof(attr), 0);
@@ -68,14 +87,19 @@ static int close_file_system(const char *socket_path, struct err *e)
 		ret = -errno;
 	if (!ret && socket_path)
 		ret = allow_unlink(ruleset, socket_path);
+	if (!ret && report_fd >= 0)
+		ret = allow_report(ruleset, report_fd);
 	if (!ret && syscall(SYS_landlock_restrict_self, ruleset, 0) < 0)
 		ret = -errno;
 	return ret ? err_set(e, ret, "sandbox: Landlock: %s; see --no-sandbox", strerror(-ret)) : 0;
 }
 
-static int limit_system_calls(struct err *e)
+static int limit_system_calls(bool report, struct err *e)
 {
-	const struct sock_fprog prog = {.len = ARRAY_SIZE(filter), .filter = filter};
+	const struct sock_fprog prog = {
+		.len = report ? ARRAY_SIZE(filter_report) : ARRAY_SIZE(filter),
+		.filter = report ? filter_report : filter,
+	};
 
 	if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog, 0, 0) < 0)
 		return err_set(e, -errno, "sandbox: seccomp: %s; see --no-sandbox",
@@ -83,7 +107,7 @@ static int limit_system_calls(struct err *e)
 	return 0;
 }
 
-int sandbox_enter(const char *socket_path, struct err *e)
+int sandbox_enter(const char *socket_path, int report_fd, struct err *e)
 {
 	int ret;
 
@@ -92,8 +116,8 @@ int sandbox_enter(const char *socket_path, struct err *e)
 			       strerror(errno));
 	ret = drop_capabilities(e);
 	if (!ret)
-		ret = close_file_system(socket_path, e);
+		ret = close_file_system(socket_path, report_fd, e);
 	if (!ret)
-		ret = limit_system_calls(e);
+		ret = limit_system_calls(report_fd >= 0, e);
 	return ret;
 }

@@ -6,6 +6,7 @@
 #include <asm/termbits.h>
 #include <asm/ioctls.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/kvm.h>
 #include <seccomp.h>
@@ -16,28 +17,27 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-#define ALLOW(name, why)                 \
-	{                                \
-		.nr = SCMP_SYS(name), 0, \
-		{                        \
-			0                \
-		}                        \
+#include "vmm/sandbox.h"
+
+#define ALLOW(name, why)             \
+	{                            \
+		.nr = SCMP_SYS(name) \
 	}
 /* only if argument @number, of which @mask counts, is @value */
-#define ALLOW_IF(name, number, mask, value, why)                \
-	{                                                       \
-		.nr = SCMP_SYS(name), 1,                        \
-		{                                               \
-			number, SCMP_CMP_MASKED_EQ, mask, value \
-		}                                               \
+#define ALLOW_IF(name, number, mask, value, why)                     \
+	{                                                            \
+		.nr = SCMP_SYS(name), .n_cmp = 1,                    \
+		.cmp = { {number, SCMP_CMP_MASKED_EQ, mask, value} } \
 	}
 #define ALL_BITS 0xffffffff /* of the argument's low half, the one that the kernel reads */
 
-static const struct {
+struct allowance {
 	int nr;
 	unsigned int n_cmp;
-	struct scmp_arg_cmp cmp;
-} allowed[] = {
+	struct scmp_arg_cmp cmp[2];
+};
+
+static const struct allowance allowed[] = {
 	ALLOW(read, "event descriptors, serial input"),
 	ALLOW(write, "serial output, interrupts, log"),
 	ALLOW(pread64, "loading the kernel again after a guest reset"),
@@ -70,7 +70,8 @@ static const struct {
 	ALLOW(rt_sigreturn, "kick and fatal signals"),
 	ALLOW(sigaltstack, "new thread"),
 	ALLOW(futex, "locks, joining threads"),
-	ALLOW(sched_getaffinity, "malloc in a new thread"),
+	ALLOW(sched_getaffinity, "malloc in a new thread; is a vCPU pinned?"),
+	ALLOW(sched_setaffinity, "vCPU pinning"),
 	ALLOW(sched_yield, "locks"),
 	ALLOW(getpid, "raise"),
 	ALLOW(gettid, "raise"),
@@ -88,9 +89,29 @@ static const struct {
 	ALLOW_IF(prctl, 0, ALL_BITS, PR_SET_NAME, "names of threads"),
 };
 
+/*
+ * With a mitigation report only: new files in its directory, and renames. Landlock keeps both to
+ * that directory; without Landlock no existing file can be opened by this either.
+ */
+static const struct allowance report[] = {
+	{SCMP_SYS(openat),
+	 2,
+	 {{0, SCMP_CMP_MASKED_EQ, ALL_BITS, SANDBOX_REPORT_FD},
+	  {2, SCMP_CMP_MASKED_EQ, ALL_BITS, SANDBOX_REPORT_FLAGS}}},
+	{SCMP_SYS(renameat),
+	 2,
+	 {{0, SCMP_CMP_MASKED_EQ, ALL_BITS, SANDBOX_REPORT_FD},
+	  {2, SCMP_CMP_MASKED_EQ, ALL_BITS, SANDBOX_REPORT_FD}}},
+	{SCMP_SYS(unlinkat), 1, {{0, SCMP_CMP_MASKED_EQ, ALL_BITS, SANDBOX_REPORT_FD}}},
+};
+
 /* The C library tries these and copes with a no. */
-static const int refused[] = {SCMP_SYS(openat), SCMP_SYS(open), SCMP_SYS(readlink),
-			      SCMP_SYS(access)};
+static const struct allowance refused[] = {
+	{SCMP_SYS(openat), 1, {{0, SCMP_CMP_MASKED_EQ, ALL_BITS, (uint32_t)AT_FDCWD}}},
+	{.nr = SCMP_SYS(open)},
+	{.nr = SCMP_SYS(readlink)},
+	{.nr = SCMP_SYS(access)},
+};
 
 static int print_filter(scmp_filter_ctx ctx)
 {
@@ -110,18 +131,30 @@ static int print_filter(scmp_filter_ctx ctx)
 	return 0;
 }
 
-int main(void)
+static int add_rules(scmp_filter_ctx ctx, uint32_t action, const struct allowance *rows, size_t n)
+{
+	size_t i;
+	int ret = 0;
+
+	for (i = 0; !ret && i < n; i++)
+		ret = seccomp_rule_add_array(ctx, action, rows[i].nr, rows[i].n_cmp, rows[i].cmp);
+	return ret;
+}
+
+/* usage: sandbox_gen [report] */
+int main(int argc, char **argv)
 {
 	/* a trap and not a kill: a handler may still restore the terminal; the call is not made */
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_TRAP);
-	size_t i;
 	int ret = ctx ? 0 : -ENOMEM;
 
-	for (i = 0; !ret && i < sizeof(allowed) / sizeof(allowed[0]); i++)
-		ret = seccomp_rule_add_array(ctx, SCMP_ACT_ALLOW, allowed[i].nr, allowed[i].n_cmp,
-					     &allowed[i].cmp);
-	for (i = 0; !ret && i < sizeof(refused) / sizeof(refused[0]); i++)
-		ret = seccomp_rule_add_array(ctx, SCMP_ACT_ERRNO(EACCES), refused[i], 0, NULL);
+	if (!ret)
+		ret = add_rules(ctx, SCMP_ACT_ALLOW, allowed, sizeof(allowed) / sizeof(allowed[0]));
+	if (!ret && argc > 1 && strcmp(argv[1], "report") == 0)
+		ret = add_rules(ctx, SCMP_ACT_ALLOW, report, sizeof(report) / sizeof(report[0]));
+	if (!ret)
+		ret = add_rules(ctx, SCMP_ACT_ERRNO(EACCES), refused,
+				sizeof(refused) / sizeof(refused[0]));
 	if (!ret)
 		ret = seccomp_attr_set(ctx, SCMP_FLTATR_CTL_OPTIMIZE,
 				       2); /* binary tree: fewer steps */

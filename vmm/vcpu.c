@@ -15,7 +15,9 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "msr/msr.h"
+#include "vmm/isolation.h"
 #include "vmm/kvm.h"
+#include "vmm/mitigation.h"
 #include "vmm/vcpu_crash.h"
 #include "vmm/vm.h"
 
@@ -38,34 +40,38 @@ static int vcpu_ioctl(struct vcpu *v, unsigned long request, void *arg, const ch
 		       strerror(errno));
 }
 
-static int set_cpuid(struct vcpu *v, uint32_t n_vcpus, const struct kvm *kvm, struct err *e)
+/* CPUID.1 ECX: VMX. 8000_0001H ECX: SVM. SDM vol.2, AMD APM vol.3. */
+#define CPUID_1_ECX_VMX	       (1u << 5)
+#define CPUID_80000001_ECX_SVM (1u << 2)
+
+void vcpu_base_cpuid(struct cpuid_set *set, const struct kvm *kvm, bool nested)
+{
+	struct cpuid_leaf *l;
+
+	*set = kvm->cpuid;
+	cpuid_set_vmm_bits(set, kvm->tsc_deadline);
+	if (nested)
+		return;
+	l = cpuid_find(set, 1, 0);
+	if (l)
+		l->ecx &= ~CPUID_1_ECX_VMX;
+	l = cpuid_find(set, 0x80000001, 0);
+	if (l)
+		l->ecx &= ~CPUID_80000001_ECX_SVM;
+}
+
+static int set_cpuid(struct vcpu *v, uint32_t n_vcpus, struct err *e)
 {
 	AUTO_FREE struct kvm_cpuid2 *c = NULL;
-	struct cpuid_set set = kvm->cpuid;
-	uint32_t i;
+	struct cpuid_set set = *v->env->cpuid;
 	int ret;
 
-	cpuid_set_vmm_bits(&set, kvm->tsc_deadline);
 	ret = cpuid_set_topology(&set, v->id, n_vcpus);
 	if (ret < 0)
 		return err_set(e, ret, "vCPU %u: no room for the topology leaves of CPUID", v->id);
-	c = calloc(1, sizeof(*c) + set.n_leaves * sizeof(c->entries[0]));
+	c = kvm_cpuid_from_set(&set);
 	if (!c)
 		return err_set(e, -ENOMEM, "out of memory");
-	c->nent = set.n_leaves;
-	for (i = 0; i < set.n_leaves; i++) {
-		const struct cpuid_leaf *l = &set.leaf[i];
-
-		c->entries[i] = (struct kvm_cpuid_entry2) {
-			.function = l->leaf,
-			.index = l->subleaf,
-			.flags = l->indexed ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0,
-			.eax = l->eax,
-			.ebx = l->ebx,
-			.ecx = l->ecx,
-			.edx = l->edx,
-		};
-	}
 	return vcpu_ioctl(v, KVM_SET_CPUID2, c, "KVM_SET_CPUID2", e);
 }
 
@@ -128,9 +134,11 @@ int vcpu_create(struct vcpu *v, uint32_t id, uint32_t n_vcpus, const struct kvm 
 			       strerror(errno));
 	v->run = map;
 	v->run_size = kvm->run_size;
-	ret = set_cpuid(v, n_vcpus, kvm, e);
+	ret = set_cpuid(v, n_vcpus, e);
 	if (!ret)
 		ret = set_boot_msrs(v, e);
+	if (!ret)
+		ret = mitigation_setup_vcpu(env->mitigation, id, v->fd, e);
 	if (!ret)
 		ret = set_local_apic(v, e);
 	return ret;
@@ -210,12 +218,34 @@ static enum vm_event vcpu_handle_exit(struct vcpu *v)
 	case KVM_EXIT_MMIO:
 		exit_mmio(v);
 		return VM_EVENT_NONE;
+	case KVM_EXIT_X86_RDMSR:
+		mitigation_exit_rdmsr(v->env->mitigation, v->id, v->run);
+		return VM_EVENT_NONE;
+	case KVM_EXIT_X86_WRMSR:
+		mitigation_exit_wrmsr(v->env->mitigation, v->id, v->run);
+		return VM_EVENT_NONE;
 	case KVM_EXIT_SYSTEM_EVENT:
 		return exit_system_event(v);
 	default:
 		vcpu_log_crash(v);
 		return VM_EVENT_CRASH;
 	}
+}
+
+/* Return: may the vCPU run? */
+static bool pin(struct vcpu *v)
+{
+	struct err e = {0};
+
+	if (isolation_pin_vcpu(v->env->isolation, v->id, &e) == 0)
+		return true;
+	if (v->env->isolation->options.cannot == CANNOT_WARN) {
+		log_warn("isolation: %s", e.text);
+		return true;
+	}
+	log_err("%s", e.text);
+	v->env->sink->raise(v->env->sink, VM_EVENT_FAILED);
+	return false;
 }
 
 static void *vcpu_thread(void *arg)
@@ -225,14 +255,18 @@ static void *vcpu_thread(void *arg)
 
 	snprintf(name, sizeof(name), "vcpu%u", v->id);
 	pthread_setname_np(pthread_self(), name);
+	if (!pin(v))
+		return NULL;
 	while (!__atomic_load_n(&v->stop, __ATOMIC_ACQUIRE)) {
 		enum vm_event event;
 
 		if (ioctl(v->fd, KVM_RUN, 0) == 0) {
 			event = vcpu_handle_exit(v);
 		} else if (errno == EINTR || errno == EAGAIN) {
-			continue; /* kicked, or woken by INIT; exit_reason is that of an older exit
-				   */
+			/* kicked, or woken by INIT; exit_reason is that of an older exit */
+			if (__atomic_exchange_n(&v->check, false, __ATOMIC_ACQ_REL))
+				mitigation_check_vcpu(v->env->mitigation, v->id);
+			continue;
 		} else {
 			log_err("vCPU %u: KVM_RUN: %s; see the kernel's log", v->id,
 				strerror(errno));
@@ -280,6 +314,15 @@ void vcpu_request_stop(struct vcpu *v)
 	__atomic_store_n(&v->stop, true, __ATOMIC_RELEASE);
 	/* closes the gap between the thread's look at stop and its entry into KVM_RUN */
 	__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_RELEASE);
+	pthread_kill(v->thread, KICK_SIGNAL);
+}
+
+void vcpu_request_check(struct vcpu *v)
+{
+	if (!v->started)
+		return;
+	/* one that comes between the thread's look and KVM_RUN is seen at the next kick */
+	__atomic_store_n(&v->check, true, __ATOMIC_RELEASE);
 	pthread_kill(v->thread, KICK_SIGNAL);
 }
 

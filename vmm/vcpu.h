@@ -10,11 +10,14 @@
 #include "devices/guest_mem.h"
 #include "devices/vm_event.h"
 
+struct cpuid_set;
 struct err;
+struct isolation;
 struct kvm;
 struct kvm_regs;
 struct kvm_run;
 struct kvm_sregs;
+struct mitigation;
 struct vm;
 
 /* What a vCPU's exits reach; shared by all vCPUs of a machine. */
@@ -22,6 +25,9 @@ struct vcpu_env {
 	const struct bus *ports, *mmio;
 	const struct guest_mem *mem;
 	struct vm_event_sink *sink;
+	const struct cpuid_set *cpuid; /* the guest's, without topology */
+	struct mitigation *mitigation;
+	const struct isolation *isolation;
 };
 
 struct vcpu {
@@ -33,8 +39,15 @@ struct vcpu {
 	pthread_t thread;
 	bool started;
 	bool stop;	/* atomic: leave the run loop */
+	bool check;	/* atomic: compare the mitigation's bits with KVM's */
 	uint64_t exits; /* to user space, counted by its own thread */
 };
+
+/**
+ * vcpu_base_cpuid - the CPUID of every vCPU of a guest, before topology
+ * @nested: leave VMX and SVM in
+ */
+void vcpu_base_cpuid(struct cpuid_set *set, const struct kvm *kvm, bool nested);
 
 /**
  * vcpu_create - vCPU @id of @n_vcpus with its CPUID, boot MSRs and virtual-wire local APIC
@@ -57,6 +70,9 @@ int vcpu_init_kick(struct err *e);
 int vcpu_start(struct vcpu *v, struct err *e);
 /** vcpu_request_stop - ask the thread to leave; returns at once */
 void vcpu_request_stop(struct vcpu *v);
+/** vcpu_request_check - let the thread compare SPEC_CTRL with what is to be held; returns at once
+ */
+void vcpu_request_check(struct vcpu *v);
 /** vcpu_join - wait until it has left; does nothing if it never started */
 void vcpu_join(struct vcpu *v);
 

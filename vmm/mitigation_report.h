@@ -1,0 +1,42 @@
+/*
+ * What is held for the guest, as one JSON object, and the file that keeps it true. The file is
+ * replaced as a whole: a reader sees the old state or the new one.
+ */
+#ifndef VMM_MITIGATION_REPORT_H
+#define VMM_MITIGATION_REPORT_H
+
+#include <jansson.h>
+#include <stdbool.h>
+
+#include "vmm/sandbox.h"
+
+struct err;
+struct isolation;
+struct mitigation;
+
+/**
+ * mitigation_report - the object; free it with json_decref()
+ * @state: "running" or "ended"
+ * Return: NULL when memory runs out
+ */
+json_t *mitigation_report(struct mitigation *m, const struct isolation *iso, const char *state);
+
+struct report_file {
+	int dir_fd; /* -1: no report is wanted; else SANDBOX_REPORT_FD */
+	char *name, *temp_name;
+	bool failed; /* the last write did; the log knows */
+};
+
+/**
+ * report_file_open - find the directory while the file system is still there
+ * @path: replaced or made by the first report_file_write()
+ * Return: 0 or -errno; @f may be given to report_file_close() in any case
+ */
+int report_file_open(struct report_file *f, const char *path, struct err *e);
+void report_file_close(struct report_file *f);
+
+/** report_file_write - write @report to a new file beside the old one and put it in its place.
+ * Logs the first of several failures. */
+void report_file_write(struct report_file *f, const json_t *report);
+
+#endif
