@@ -147,6 +147,9 @@ typedef void (*smp_fn)(uint32_t index);
  * Return: how many answered in time, this one included
  */
 uint32_t smp_start(uint32_t n, smp_fn fn);
+/** smp_restart - INIT and start a processor again, up to SMP_RESTARTS times in all */
+#define SMP_RESTARTS 8
+bool smp_restart(uint32_t id);
 /** smp_bad_ids - processors whose APIC says another ID than CPUID leaf 0xb or than the MADT */
 uint32_t smp_bad_ids(void);
 void ap_main(uint32_t index);
@@ -177,6 +180,7 @@ const char *cmd_echoirq(void);
 const char *cmd_cpuid(void);
 const char *cmd_rdmsr(void);
 const char *cmd_wrmsr(void);
+const char *cmd_msrs(void);
 const char *cmd_insn(void);
 const char *cmd_timer(void);
 const char *cmd_kvmclock(void);

@@ -20,6 +20,7 @@ static const struct {
 	{"cpuid", cmd_cpuid},
 	{"rdmsr", cmd_rdmsr},
 	{"wrmsr", cmd_wrmsr},
+	{"msrs", cmd_msrs},
 	{"insn", cmd_insn},
 	/* devices */
 	{"virtio", cmd_virtio},

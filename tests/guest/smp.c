@@ -66,7 +66,7 @@ uint32_t smp_start(uint32_t n, smp_fn fn)
 	if (n > acpi.n_cpus)
 		n = acpi.n_cpus;
 	ap_fn = fn;
-	ap_stacks = page_alloc(n * AP_STACK_SIZE / PAGE_SIZE);
+	ap_stacks = page_alloc((n + SMP_RESTARTS) * AP_STACK_SIZE / PAGE_SIZE);
 	memcpy((void *)TRAMPOLINE, trampoline, (size_t)(trampoline_end - trampoline));
 	apic_init();
 	check_ids();
@@ -78,6 +78,25 @@ uint32_t smp_start(uint32_t n, smp_fn fn)
 	while (READ_ONCE(ap_online) + 1 < n && rdtsc() < deadline)
 		cpu_pause();
 	return READ_ONCE(ap_online) + 1;
+}
+
+bool smp_restart(uint32_t id)
+{
+	uint32_t before = READ_ONCE(ap_online);
+	uint64_t deadline;
+
+	if (id == apic_id() || READ_ONCE(ap_next) > acpi.n_cpus + SMP_RESTARTS - 2)
+		return false;
+	apic_send(id, ICR_INIT);
+	delay_us(INIT_WAIT_US);
+	apic_send(id, ICR_STARTUP | TRAMPOLINE / PAGE_SIZE);
+	deadline = rdtsc() + ONLINE_TIMEOUT_US / 1000 * tsc_khz();
+	while (READ_ONCE(ap_online) == before) {
+		if (rdtsc() > deadline)
+			return false;
+		cpu_pause();
+	}
+	return true;
 }
 
 uint32_t smp_bad_ids(void)

@@ -1,0 +1,443 @@
+"""
+What testudo holds in IA32_SPEC_CTRL, on other kernels' KVM: tests/shim lays their behaviour over this
+machine's, and tells the guest what the hardware would have in the register (MSR 0x5f000000).
+"""
+
+import json
+import os
+import pathlib
+import re
+
+import pytest
+
+import harness
+from harness import BAD_INPUT, OFF
+
+POLICY = 4
+SHIM = harness.BUILD / "tests" / "shim" / "libkvm_shim.so"
+
+IBRS, STIBP, SSBD, RRSBA, BHI = 1, 2, 4, 0x40, 0x400
+EIBRS = 0x800eb  # ARCH_CAPABILITIES: IBRS_ALL and RRSBA among others, so that no retpoline is relied on
+ALL = IBRS | STIBP | SSBD | RRSBA | BHI
+
+HW, INITS = "5f000000", "5f000001"
+
+# Modes of the shim in which bits can be held, and what the report must call the back end.
+HOLDING = {
+    "filter": "msr-filter",
+    "rfc": "force-spec-ctrl",
+    "rfc-virtual-msrs": "force-spec-ctrl, virtual MSRs in KVM",
+    "renumbered": "force-spec-ctrl",
+}
+# Bits held for a guest that has said nothing. Where they are frozen they cover what it may report.
+HELD = {"filter": BHI, "rfc": BHI | RRSBA, "rfc-virtual-msrs": BHI, "renumbered": BHI | RRSBA}
+RFC = [mode for mode in HOLDING if mode != "filter"]
+
+SAPPHIRE_RAPIDS = {
+    "vendor": "GenuineIntel", "hypervisor": False, "family": 6, "model": 0x8f, "stepping": 8,
+    "cpuid-7-0-ecx": "0x1000000", "cpuid-7-0-edx": "0xbc000400", "cpuid-7-2-edx": "0x1f",
+    "kvm-cpuid-7-0-edx": "0xac000400", "kvm-cpuid-7-2-edx": "0", "kvm-arch-capabilities": hex(EIBRS),
+}
+ICE_LAKE = dict(SAPPHIRE_RAPIDS, model=0x6a, stepping=6, **{"cpuid-7-0-ecx": "0", "cpuid-7-2-edx": "0"})
+
+
+class Guest:
+    """One run of the guest's msrs command under the shim."""
+
+    def __init__(self, work, mode, steps, *args, cpus=2, host=SAPPHIRE_RAPIDS, policy=None, cap=236,
+                 bits=ALL, arch_cap=EIBRS, edx_7_2=0, params=None):
+        self.report_path = pathlib.Path(work) / "report.json"
+        facts = pathlib.Path(work) / "host.json"
+        facts.write_text(json.dumps({
+            "testudo-host-facts": 1,
+            "facts": dict(host, **{"kvm-arch-capabilities": hex(arch_cap), "kvm-cpuid-7-2-edx": hex(edx_7_2)}),
+            "backend": {"name": "none", "can-force": []}}))
+        words = [*args, "-c", cpus, "--host-facts", facts, "--mitigation-report", self.report_path]
+        if mode == "renumbered":
+            cap = 300
+            words += ["--kvm-cap-force-spec-ctrl", cap]
+        if policy is not None:
+            path = pathlib.Path(work) / "policy.yaml"
+            path.write_text("version: 1\n" + policy)
+            words += ["--policy", path]
+        prefix = ["env", f"LD_PRELOAD={SHIM}", f"KVM_SHIM={mode}", f"KVM_SHIM_BITS={bits}", f"KVM_SHIM_CAP={cap}",
+                  f"KVM_SHIM_ARCH_CAP={arch_cap}", f"KVM_SHIM_7_2_EDX={edx_7_2}"]
+        if params is None:
+            params = f"msrs cpus={cpus} do={','.join(steps)}"
+        self.result = harness.run_raw(harness.arguments(params, *words), work, prefix=prefix)
+        self.report = json.loads(self.report_path.read_text()) if self.report_path.exists() else None
+
+    def outcomes(self):
+        """What each step saw: a number, or None for #GP; INIT steps are left out."""
+        assert self.result.code == OFF and self.result.lines[-1] == "done msrs", str(self.result)
+        found = []
+        for line in self.result.lines:
+            m = re.match(r"msrs cpu=\d+ \w idx=\S+ (?:value=(\S+)|gp)$", line)
+            if m:
+                found.append(int(m[1], 16) if m[1] else None)
+        return found
+
+    def vcpu(self, n=0):
+        return self.report["vcpus"][n]
+
+
+@pytest.fixture
+def guest(work):
+    if not SHIM.exists():
+        pytest.skip(f"{SHIM} is not built")
+    if "built without the sandbox" in harness.run_raw(harness.arguments("hello", "-v"), work).err:
+        pytest.skip("a sanitizer's run-time wants to be loaded first")
+    return lambda *args, **kwargs: Guest(work, *args, **kwargs)
+
+
+# ---- which back end, and what it can hold ----
+
+@pytest.mark.parametrize("mode", HOLDING)
+def test_back_end_is_found_by_trying(guest, mode):
+    g = guest(mode, [f"0.r.{HW}"])
+    assert g.outcomes() == [HELD[mode]]
+    assert g.report["backend"]["name"] == HOLDING[mode]
+    assert int(g.report["backend"]["can_force"], 16) == ALL
+    assert g.report["backend"]["guest_accesses_exit"] == (mode == "filter")
+    assert g.report["verdict"] == "allow, with forced bits"
+    assert "warning" not in g.result.full_err
+
+
+@pytest.mark.parametrize("mode,why", [
+    ("drops", "does not keep it"),
+    ("mainline", "accepts no bit"),
+])
+def test_a_host_that_can_hold_nothing_says_so(guest, mode, why):
+    """Number 236 answers 1 there, too: it is another capability."""
+    g = guest(mode, [f"0.r.{HW}", "0.r.50000000", "0.w.50000002.1"])
+    assert g.outcomes() == [0, None, None]
+    assert g.report["backend"]["name"] == "none"
+    tried = {t["name"]: t for t in g.report["backend"]["tried"]}
+    assert why in tried["msr-filter"]["why"]
+    assert not tried["force-spec-ctrl"]["usable"]
+    assert g.report["verdict"] == "warn"
+    assert g.result.full_err.count("testudo: warning: mitigation:") == 1
+
+
+def test_wrong_number_of_the_capability_is_named(guest):
+    g = guest("bad-cap", [f"0.r.{HW}"])
+    assert "--kvm-cap-force-spec-ctrl" in g.result.full_err
+    assert g.report["backend"]["name"] == "msr-filter"
+
+
+def test_renumbered_capability_without_the_option(guest, work):
+    """236 is another capability there and refuses: the query alone is not believed."""
+    g = Guest(work, "rfc", [f"0.r.{HW}"], "--kvm-cap-force-spec-ctrl", "300")
+    assert "refuses capability 300" in g.result.full_err
+
+
+@pytest.mark.parametrize("mode", ["drops", "mainline"])
+@pytest.mark.parametrize("policy", ["strict: on", "bhi: on", "cannot: refuse"])
+def test_policy_refuses_what_cannot_be_held(guest, mode, policy):
+    g = guest(mode, [f"0.r.{HW}"], policy=policy)
+    g.result.expect_error(POLICY, "refused by policy", "BHI_DIS_S")
+
+
+# ---- what the guest reads, what the hardware has ----
+
+@pytest.mark.parametrize("mode", HOLDING)
+def test_guest_has_its_own_value_on_each_processor(guest, mode):
+    steps, expected = [], []
+    for cpu, value in [(0, 1), (1, 0), (0, 0), (1, 3), (0, 5), (1, 1), (0, 1)]:
+        steps += [f"{cpu}.w.48.{value:x}", f"{cpu}.r.48", f"{cpu}.r.{HW}"]
+        expected += [value, value, value | HELD[mode]]
+    g = guest(mode, steps)
+    assert g.outcomes() == expected
+    for n, own in ((0, 1), (1, 1)):
+        v = g.vcpu(n)
+        assert v["guest_spec_ctrl"] == hex(own)
+        assert v["effective"] == {"value": hex(own | HELD[mode]),
+                                  "known": "read back" if mode == "filter" else "by construction"}
+        assert (v["held"]["mask"], v["held"]["value"]) == (hex(HELD[mode]), hex(HELD[mode]))
+        assert "BHI_DIS_S" in v["held"]["names"] and v["held"] == v["wanted"]
+        assert v["exits"]["spec_ctrl"] > 0 if mode == "filter" else v["exits"]["spec_ctrl"] == 0
+
+
+@pytest.mark.parametrize("value", [0x400, 0x401, 8, 0x10, 0x20, 0x40, 0x80, 0x100, 0x200, 0x800, 1 << 63])
+def test_filter_faults_bits_that_the_guest_was_not_shown(guest, value):
+    g = guest("filter", ["0.w.48.1", f"0.w.48.{value:x}", "0.r.48", f"0.r.{HW}"], cpus=1)
+    assert g.outcomes() == [1, None, 1, 1 | BHI]
+
+
+@pytest.mark.parametrize("mode", HOLDING)
+def test_guest_that_is_shown_bhi_ctrl_owns_the_bit(guest, mode):
+    g = guest(mode, [f"0.r.{HW}", "0.w.48.401", "0.r.48", f"0.r.{HW}", "0.w.48.1", f"0.r.{HW}"], cpus=1,
+              edx_7_2=0x10, policy="rrsba: off")
+    assert g.outcomes() == [0, 0x401, 0x401, 0x401, 1, 1]
+    assert g.vcpu()["held"]["mask"] == "0x0"
+    assert [s["row"] for s in g.vcpu()["steps"] if s["table"] == "bhi"] == [6]
+
+
+@pytest.mark.parametrize("mode", HOLDING)
+def test_older_host_holds_nothing(guest, mode):
+    g = guest(mode, [f"0.r.{HW}", "0.r.48"], cpus=1, host=ICE_LAKE, bits=IBRS | STIBP | SSBD)
+    assert g.outcomes() == [0, 0]
+    assert g.report["verdict"] == "allow"
+
+
+@pytest.mark.parametrize("mode", HOLDING)
+@pytest.mark.parametrize("bits,mask,value", [
+    ("{SSBD: on}", SSBD | BHI, SSBD | BHI),
+    ("{STIBP: on, BHI_DIS_S: off}", STIBP | BHI, STIBP),
+    ("{SSBD: off}", SSBD | BHI, BHI),
+])
+def test_operators_own_bits(guest, mode, bits, mask, value):
+    g = guest(mode, [f"0.r.{HW}", "0.w.48.5", "0.r.48", f"0.r.{HW}", "1.w.48.2", f"1.r.{HW}"],
+              policy=f"rrsba: off\nspec-ctrl: {bits}")
+    held = [own & ~mask | value for own in (0, 5, 2)]
+    assert g.outcomes() == [held[0], 5, 5, held[1], 2, held[2]]
+    assert g.vcpu()["held"]["mask"] == hex(mask) and g.vcpu()["held"]["value"] == hex(value)
+
+
+# ---- the virtual MSRs: the #GP matrix of the RFC's selftest ----
+
+@pytest.mark.parametrize("mode", HOLDING)
+def test_virtual_msrs_that_are_not_offered_fault(guest, mode):
+    steps = [f"{cpu}.{access}" for cpu in (0, 1) for access in
+             ("r.50000000", "r.50000001", "r.50000002", "w.50000000.0", "w.50000000.1", "w.50000001.0",
+              "w.50000001.1", "w.50000002.0", "w.50000002.1", "r.50000003", "w.50000003.0")]
+    g = guest(mode, steps + ["0.r.10a"], policy="virtual-msrs: off")
+    assert g.outcomes() == [None] * len(steps) + [EIBRS]
+    assert g.report["guest"]["virtual_enumeration"] == "0x0"
+
+
+@pytest.mark.parametrize("mode", HOLDING)
+def test_virtual_msrs_that_are_offered(guest, mode):
+    matrix = [
+        ("r.10a", EIBRS | 1 << 63), ("r.50000000", 1), ("r.50000001", 3), ("r.50000002", 0),
+        ("w.50000000.0", None), ("w.50000000.1", None), ("w.50000001.0", None), ("w.50000001.3", None),
+        ("w.50000002.1", 1), ("r.50000002", 1), ("w.50000002.3", 3), ("r.50000002", 3),
+        ("w.50000002.4", None), ("w.50000002.7", None), (f"w.50000002.{1 << 63:x}", None), ("r.50000002", 3),
+        ("w.50000002.0", 0), ("r.50000002", 0), ("r.50000000", 1), ("r.50000001", 3),
+    ]
+    steps = [(f"{cpu}.{access}", value) for cpu in (0, 1) for access, value in matrix]
+    g = guest(mode, [s for s, _ in steps])
+    assert g.outcomes() == [value for _, value in steps]
+
+
+@pytest.mark.parametrize("mode", HOLDING)
+def test_a_report_that_is_not_enumerated_faults(guest, mode):
+    g = guest(mode, ["0.r.50000001", "0.w.50000002.2", "0.w.50000002.3", "0.w.50000002.1", "0.r.50000002"], cpus=1,
+              policy="rrsba: off")
+    assert g.outcomes() == [1, None, None, 1, 1]
+
+
+# ---- reports ----
+
+def test_report_changes_what_is_held_on_its_own_processor(guest):
+    """Filter back end: at run time, on one vCPU and not the other."""
+    g = guest("filter", [f"0.r.{HW}", "0.r.50000001", f"0.r.{HW}", f"1.r.{HW}",
+                         "0.w.50000002.1", f"0.r.{HW}", "1.r.50000001", f"1.r.{HW}", "0.r.48"])
+    assert g.outcomes() == [BHI, 3, 0, BHI, 1, BHI, 3, 0, 0]
+    zero, one = g.vcpu(0), g.vcpu(1)
+    assert zero["report"] == {"aware": True, "enum_read": True, "written": True, "ctrl": "0x1"}
+    assert one["report"] == {"aware": True, "enum_read": True, "written": False, "ctrl": "0x0"}
+    assert (zero["held"]["value"], one["held"]["value"]) == (hex(BHI), "0x0")
+    assert [s["row"] for s in zero["steps"] if s["table"] == "bhi"] == [10]
+    assert [s["row"] for s in one["steps"] if s["table"] == "bhi"] == [11]
+    changes = [line for line in g.result.full_err.splitlines() if "forced bits changed" in line]
+    assert len(changes) == 3, g.result.full_err
+    assert all(line.count("vCPU") == 1 and "value=" in line for line in changes)
+
+
+@pytest.mark.parametrize("mode", RFC)
+def test_late_report_does_not_weaken_what_is_frozen(guest, mode):
+    g = guest(mode, ["0.r.50000001", "0.w.50000002.1", f"0.r.{HW}", "0.w.50000002.0", f"0.r.{HW}"])
+    assert g.outcomes() == [3, 1, HELD[mode], 0, HELD[mode]]
+    assert g.vcpu()["report"]["written"]
+
+
+def test_late_report_adds_a_bit_through_kvms_virtual_msrs(guest):
+    """RRSBA_DIS_S is not held for a guest that is shown RRSBA, until it reports retpolines."""
+    g = guest("rfc-virtual-msrs", [f"0.r.{HW}", "0.r.50000001", "0.w.50000002.2", f"0.r.{HW}", f"1.r.{HW}"])
+    assert g.outcomes() == [BHI, 3, 2, BHI | RRSBA, BHI]
+    assert g.vcpu()["held"]["names"] == ["RRSBA_DIS_S", "BHI_DIS_S"]
+
+
+@pytest.mark.parametrize("mode", HOLDING)
+def test_reports_that_the_policy_ignores(guest, mode):
+    g = guest(mode, ["0.r.50000000", "0.r.50000001", f"0.r.{HW}"], cpus=1, policy="honour-report: ignore")
+    assert g.outcomes()[-1] == BHI
+
+
+def test_a_guest_that_changes_its_mind_for_ever_does_not_fill_the_log(guest):
+    g = guest("filter", ["0.r.50000001"] + ["0.w.50000002.1", "0.w.50000002.0"] * 60, cpus=1)
+    assert g.outcomes()[-1] == 0
+    assert len(g.result.full_err.splitlines()) < 25
+    assert "again and again" in g.result.full_err
+
+
+# ---- INIT and reset ----
+
+def test_init_clears_the_bits_and_they_come_back_before_user_code(guest):
+    """Stock KVM forgets 0x48 at INIT. Both starts of processor 1 pass its write of EFER."""
+    g = guest("filter", [f"1.r.{INITS}", f"1.r.{HW}", "1.w.48.1", f"1.r.{HW}", "1.init", f"1.r.{INITS}", f"1.r.{HW}",
+                         "1.r.48"])
+    assert g.outcomes() == [1, BHI, 1, 1 | BHI, 2, BHI, 0]
+    assert g.vcpu(1)["forced_bits_lost"] == 2
+    assert g.vcpu(0)["forced_bits_lost"] == 0
+
+
+@pytest.mark.parametrize("mode", RFC)
+def test_init_keeps_the_bits_of_the_capability(guest, mode):
+    g = guest(mode, ["1.w.48.1", "1.init", f"1.r.{HW}", "1.r.48"])
+    assert g.outcomes() == [1, HELD[mode], 0]
+    assert g.vcpu(1)["forced_bits_lost"] == 0
+
+
+@pytest.mark.parametrize("mode", HOLDING)
+def test_init_keeps_the_report(guest, mode):
+    g = guest(mode, ["1.r.50000001", "1.w.50000002.1", "1.init", "1.r.50000002"])
+    assert g.outcomes() == [3, 1, 1]
+
+
+def test_bits_that_got_lost_unseen_are_found_by_the_tick(guest):
+    """Writes of EFER that are no way up from INIT end its denial; then the look once a second is left."""
+    g = guest("filter", ["1.spinw.500.c0000080.d01", "1.init", f"1.r.{HW}", f"0.spin.10000.{HW}", f"1.r.{HW}"])
+    assert g.outcomes() == [0xd01, 0, BHI, BHI]
+    assert g.vcpu(1)["forced_bits_lost"] == 2
+
+
+@pytest.mark.parametrize("mode", HOLDING)
+def test_reset_keeps_the_contract_and_forgets_the_report(guest, work, mode):
+    disk = harness.make_disk(os.path.join(work, "disk"))
+    g = guest(mode, [], "-d", disk, params="reboot n=3")
+    assert g.result.code == OFF, str(g.result)
+    assert g.report["guest"]["virtual_enumeration"] == "0x1"
+    assert g.vcpu()["held"]["value"] == hex(HELD[mode])
+    assert not g.vcpu()["report"]["aware"]
+
+
+# ---- cost ----
+
+def test_a_guest_that_pays_too_much_is_told_once(guest):
+    g = guest("filter", ["0.spin.18000.48", "0.r.48"], cpus=1)
+    assert g.outcomes()[-1] == 0
+    warnings = [line for line in g.result.full_err.splitlines() if "times a second" in line]
+    assert len(warnings) == 1 and "eIBRS" in warnings[0], g.result.full_err
+    assert g.vcpu()["exits"]["spec_ctrl"] == 0x18000 + 1
+    assert g.vcpu()["exits"]["spec_ctrl_per_second"] > 1000
+
+
+# ---- PRED_CMD ----
+
+@pytest.mark.parametrize("steps,seen", [(["0.r.48"], False), (["1.w.49.1", "0.w.49.1", "1.w.49.1"], True)])
+def test_first_ibpb_is_observed(guest, steps, seen):
+    g = guest("filter", steps, policy="isolation: {observe-ibpb: on}")
+    assert None not in g.outcomes()
+    assert g.report["isolation"]["guest_ibpb"] == ("used" if seen else "not seen")
+    assert g.result.full_err.count("uses IBPB") == seen
+    assert sum(v["exits"]["pred_cmd"] for v in g.report["vcpus"]) == seen
+
+
+def test_ibpb_that_is_not_observed(guest):
+    g = guest("filter", ["0.w.49.1"], cpus=1)
+    assert g.report["isolation"]["guest_ibpb"] == "not observed"
+    assert g.vcpu()["exits"]["pred_cmd"] == 0
+
+
+def test_observed_pred_cmd_faults_reserved_bits(guest):
+    g = guest("filter", ["0.w.49.2", "0.w.49.0", "0.w.49.1"], cpus=1, policy="isolation: {observe-ibpb: on}")
+    assert g.outcomes() == [None, 0, 1]
+
+
+# ---- the report's file ----
+
+def test_report_is_replaced_and_never_torn(live, work):
+    path = pathlib.Path(work) / "report.json"
+    with live("echo", "-c", 2, "--mitigation-report", path) as t:
+        t.read_until(b"echo ready")
+        harness.wait_for(path.exists)
+        first = json.loads(path.read_text())
+        assert first["state"] == "running" and len(first["vcpus"]) == 2
+        inode = path.stat().st_ino
+        old = open(path, encoding="utf-8")
+        assert t.end() == -15
+        assert json.loads(old.read()) == first
+        old.close()
+    assert path.stat().st_ino != inode
+    assert json.loads(path.read_text())["state"] == "ended"
+    assert os.listdir(work) == ["report.json"]
+
+
+@pytest.mark.parametrize("path", ["no/such/dir/report.json", "/proc/self/", ""])
+def test_report_that_cannot_be_written(testudo, path):
+    r = testudo("hello", "--mitigation-report", path)
+    assert r.code == BAD_INPUT and "--mitigation-report" in r.log[-1], str(r)
+
+
+def test_report_in_a_directory_that_went_away(live, work):
+    """The guest goes on; one warning."""
+    folder = pathlib.Path(work) / "d"
+    folder.mkdir()
+    with live("echo", "--mitigation-report", folder / "report.json") as t:
+        t.read_until(b"echo ready")
+        harness.wait_for((folder / "report.json").exists)
+        (folder / "report.json").unlink()
+        folder.rmdir()
+        assert t.end() == -15
+        assert t.full_stderr().count("the file is not true any more") == 1
+
+
+# ---- isolation ----
+
+def status_of_threads(pid):
+    found = {}
+    for path in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        fields = dict(line.split(":", 1) for line in (path / "status").read_text().splitlines() if ":" in line)
+        found[fields["Name"].strip()] = {k: v.strip() for k, v in fields.items()}
+    return found
+
+
+def write_policy(work, text):
+    path = pathlib.Path(work) / "policy.yaml"
+    path.write_text("version: 1\n" + text)
+    return path
+
+
+def test_vcpus_are_pinned(live, work):
+    cpus = sorted(os.sched_getaffinity(0))[:2]
+    if len(cpus) < 2:
+        pytest.skip("one CPU")
+    policy = write_policy(work, f"isolation: {{vcpu-pinning: [{cpus[1]}, {cpus[0]}]}}")
+    with live("smp end=hlt", "-c", 2, "--policy", policy) as t:
+        t.read_until(b"done smp\n")
+        threads = status_of_threads(t.p.pid)
+        assert threads["vcpu0"]["Cpus_allowed_list"] == str(cpus[1])
+        assert threads["vcpu1"]["Cpus_allowed_list"] == str(cpus[0])
+        assert threads["testudo"]["Cpus_allowed_list"] != str(cpus[0])
+
+
+@pytest.mark.parametrize("cannot,code", [("warn", OFF), ("refuse", POLICY)])
+def test_pins_that_cannot_be_had(testudo, work, cannot, code):
+    """Fewer pins than vCPUs; then a CPU that is not there."""
+    for pins, cpus in (("[0]", 2), ("[8000]", 1)):
+        policy = write_policy(work, f"cannot: {cannot}\nbhi: off\nrrsba: off\nisolation: {{vcpu-pinning: {pins}}}")
+        r = testudo("hello", "-c", cpus, "--policy", policy)
+        assert r.code == code and "vCPU pinning" in r.full_err, str(r)
+
+
+@pytest.mark.parametrize("key,item", [("indirect-branch: isolate", "indirect_branch"),
+                                      ("core-scheduling: on", "core_scheduling")])
+def test_isolation_is_what_the_kernel_says(live, testudo, work, key, item):
+    """Whatever this host can: the report, the log and /proc agree, and refuse refuses."""
+    policy = write_policy(work, f"isolation: {{{key}}}")
+    path = pathlib.Path(work) / "report.json"
+    with live("echo", "--policy", policy, "--mitigation-report", path) as t:
+        t.read_until(b"echo ready")
+        harness.wait_for(path.exists)
+        got = json.loads(path.read_text())["isolation"][item]
+        assert got["wanted"] and got["how"]
+        if item == "indirect_branch":
+            for status in status_of_threads(t.p.pid).values():
+                said = status.get("Speculation_Indirect_Branch", "")
+                assert ("disabled" in said or said == "not affected") == got["held"], said
+        assert ("testudo: warning: isolation:" in t.full_stderr()) == (not got["held"])
+    policy = write_policy(work, f"cannot: refuse\nbhi: off\nrrsba: off\nisolation: {{{key}}}")
+    r = testudo("hello", "--policy", policy)
+    assert r.code == (OFF if got["held"] else POLICY), str(r)
