@@ -41,7 +41,7 @@ _testudo()
     *) return ;;
     esac
     case $prev in
-    -p | --params | -c | --cpus | -m | --mem) return ;;
+    -p | --params | -c | --cpus | -m | --mem | --kvm-cap-force-spec-ctrl) return ;;
     --serial)
         compopt -o nospace
         mapfile -t COMPREPLY < <(compgen -W 'stdio file: unix: pty none' -- "$cur")
@@ -50,7 +50,8 @@ _testudo()
     esac
     if [[ $cur == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W '--kernel --initrd --params --cpus --mem --disk --serial
-            --no-reboot --hugepages --prealloc --no-rng --no-sandbox --verbose --help' -- "$cur")
+            --no-reboot --hugepages --prealloc --no-rng --no-sandbox --policy --host-facts --mitigation-report
+            --kvm-cap-force-spec-ctrl --verbose --help' -- "$cur")
     else
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -f -- "$cur")
