@@ -50,8 +50,8 @@ _testudo()
     esac
     if [[ $cur == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W '--kernel --initrd --params --cpus --mem --disk --serial
-            --no-reboot --hugepages --prealloc --no-rng --no-sandbox --policy --host-facts
-            --mitigation-report --kvm-cap-force-spec-ctrl --verbose --help' -- "$cur")
+            --no-reboot --hugepages --prealloc --no-rng --no-sandbox --policy --host-facts --mitigation-report
+            --kvm-cap-force-spec-ctrl --verbose --help' -- "$cur")
     else
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -f -- "$cur")

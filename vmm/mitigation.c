@@ -270,9 +270,9 @@ static int set_arch_cap(struct mitigation *m, int vcpu_fd, struct err *e)
 	return msr_filter_set(&m->filter, m->vm_fd, e);
 }
 
-static void forget_counters(struct mitigation_vcpu *v)
+/* Counters go on: a guest that resets itself in a loop may not fill the log either. */
+static void forget_life(struct mitigation_vcpu *v)
 {
-	v->changes = 0;
 	v->failed = false;
 	memset(&v->held, 0, sizeof(v->held));
 }
@@ -285,7 +285,7 @@ int mitigation_setup_vcpu(struct mitigation *m, uint32_t id, int vcpu_fd, struct
 	if (ret < 0)
 		return ret;
 	pthread_mutex_lock(&v->lock);
-	forget_counters(v);
+	forget_life(v);
 	vcpu_msrs_reset(&v->msrs);
 	v->msrs.spec_ctrl = 0;
 	v->fd = vcpu_fd;
@@ -297,9 +297,11 @@ int mitigation_setup_vcpu(struct mitigation *m, uint32_t id, int vcpu_fd, struct
 	pthread_mutex_unlock(&v->lock);
 	if (ret < 0)
 		return ret;
-	if (id == 0 && v->held.mask)
+	if (id == 0 && v->held.mask && !m->told) {
+		m->told = true;
 		log_info("mitigation: holding SPEC_CTRL bits: mask=%#llx value=%#llx backend=%s",
 			 HEX(v->held.mask), HEX(v->held.value), backend_name(m->backend.ops->kind));
+	}
 	mitigation_notify(m, id, MITIGATION_STARTED);
 	return 0;
 }

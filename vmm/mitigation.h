@@ -75,6 +75,7 @@ struct mitigation {
 	const struct backend_ops *active;
 	struct guest_contract contract;
 	bool contract_made;
+	bool told;			  /* the log knows what is held */
 	bool nested;			  /* the guest is shown VMX or SVM */
 	bool nx, long_mode;		  /* the guest is shown them: what it may set in EFER */
 	uint64_t fixed_mask, fixed_value; /* by the back end's vm_setup, for the VM's life */

@@ -93,7 +93,7 @@ static json_t *exits(const struct mitigation_vcpu *v)
 	return o;
 }
 
-static json_t *one_vcpu(struct mitigation_vcpu *v)
+static json_t *one_vcpu(struct mitigation_vcpu *v, enum verdict *worst)
 {
 	const struct mitigation_decision *d = &v->decision;
 	const struct backend_held *h = &v->held;
@@ -107,6 +107,8 @@ static json_t *one_vcpu(struct mitigation_vcpu *v)
 		      exits(v), "failed", v->failed, "verdict", verdict_name(d->verdict),
 		      "short_sequence_adequate", d->short_adequate, "steps", steps(d));
 	add_count(o, "forced_bits_lost", &v->lost);
+	if (d->verdict > *worst)
+		*worst = d->verdict;
 	pthread_mutex_unlock(&v->lock);
 	return o;
 }
@@ -173,11 +175,8 @@ json_t *mitigation_report(struct mitigation *m, const struct isolation *iso, con
 	enum verdict worst = VERDICT_ALLOW;
 	uint32_t i;
 
-	for (i = 0; i < m->n_vcpus; i++) {
-		if (m->vcpu[i].decision.verdict > worst)
-			worst = m->vcpu[i].decision.verdict;
-		json_array_append_new(vcpus, one_vcpu(&m->vcpu[i]));
-	}
+	for (i = 0; i < m->n_vcpus; i++)
+		json_array_append_new(vcpus, one_vcpu(&m->vcpu[i], &worst));
 	return json_pack("{s:i, s:s, s:s, s:o, s:o, s:o, s:s, s:o, s:o}", "schema", REPORT_SCHEMA,
 			 "testudo", TESTUDO_VERSION, "state", state, "host", host(m), "backend",
 			 backend(m), "guest", guest(&m->contract), "verdict", verdict_name(worst),

@@ -311,6 +311,7 @@ def test_reset_keeps_the_contract_and_forgets_the_report(guest, work, mode):
     assert g.report["guest"]["virtual_enumeration"] == "0x1"
     assert g.vcpu()["held"]["value"] == hex(HELD[mode])
     assert not g.vcpu()["report"]["aware"]
+    assert g.result.full_err.count("holding SPEC_CTRL bits") == 1
 
 
 # ---- cost ----

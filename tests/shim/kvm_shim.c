@@ -17,6 +17,7 @@
  *   KVM_SHIM_CAP        number of the capability (236)
  *   KVM_SHIM_ARCH_CAP   feature MSR 0x10a as KVM offers it (0xeb: eIBRS and no older bugs)
  *   KVM_SHIM_7_2_EDX    CPUID.(7,2).EDX that KVM offers to guests (0)
+ *   KVM_SHIM_INIT       0: do not look for INIT after each exit, which costs time (1)
  *
  * The guest may ask the hardware: RDMSR 0x5f000000 gives the effective 0x48 of its vCPU, 0x5f000001
  * how often that vCPU was INIT.
@@ -91,6 +92,7 @@ static struct {
 	enum mode mode;
 	uint64_t bits, arch_cap;
 	uint32_t cap, leaf7_2_edx;
+	bool look_for_init;
 	struct shim_vm *vm[MAX_FDS];
 	struct shim_vcpu *vcpu[MAX_FDS];
 	size_t run_size;
@@ -122,6 +124,7 @@ static void shim_init(void)
 						     SPEC_CTRL_RRSBA_DIS_S | SPEC_CTRL_BHI_DIS_S);
 	shim.cap = (uint32_t)env_u64("KVM_SHIM_CAP", RFC_CAP);
 	shim.arch_cap = env_u64("KVM_SHIM_ARCH_CAP", 0xeb);
+	shim.look_for_init = env_u64("KVM_SHIM_INIT", 1);
 	shim.leaf7_2_edx = (uint32_t)env_u64("KVM_SHIM_7_2_EDX", 0);
 }
 
@@ -525,7 +528,8 @@ static int run_vcpu(int fd, struct shim_vcpu *v)
 		const int ret = shim.real(fd, KVM_RUN, 0);
 		const int err = errno;
 
-		look_for_init(fd, v);
+		if (shim.look_for_init)
+			look_for_init(fd, v);
 		errno = err;
 		if (ret < 0 || !play_msr(v))
 			return ret;
