@@ -1,0 +1,151 @@
+/*
+ * The decision that this program exists for: which bits of IA32_SPEC_CTRL to hold for a vCPU,
+ * against what it writes itself, and whether a guest may run on a host at all. One pure function
+ * over plain values: no ioctl, no clock, no log, so that it can be asked about hosts that are not
+ * here and walked through its whole input space by a test.
+ */
+#ifndef MSR_MITIGATION_H
+#define MSR_MITIGATION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "cpuid/host.h"
+#include "msr/spec_ctrl.h"
+
+/* ---- what the operator wants: the policy file as values ---- */
+
+enum policy_switch { POLICY_AUTO, POLICY_ON, POLICY_OFF };
+
+/* What a guest's report may do to the default of rows 9 to 12. */
+enum policy_report {
+	REPORT_BOTH,	/* tighten and relax (default) */
+	REPORT_TIGHTEN, /* a report may add a bit, never remove one */
+	REPORT_RELAX,	/* a report may remove a bit, never add one */
+	REPORT_IGNORE,
+};
+
+/* What to do where the host cannot do what is needed. */
+enum policy_cannot { CANNOT_WARN, CANNOT_REFUSE };
+
+struct mitigation_policy {
+	enum policy_switch bhi, rrsba;
+	enum policy_report honour_report;
+	bool strict;	       /* refuse whatever would leave a guest weaker than it may be */
+	bool bhi_no_is_enough; /* BHI_NO on the host ends the matter (default yes) */
+	bool force_when_shown; /* force BHI_DIS_S on a report even where the guest sees BHI_CTRL
+				  (RFC: yes) */
+	uint64_t raw_mask, raw_value; /* operator's own bits; value is inside mask */
+	bool virtual_msrs;	      /* offer 0x50000000-2 */
+	enum policy_cannot cannot;
+};
+
+/** mitigation_policy_default - auto, not strict, reports honoured, warn where it cannot be had */
+void mitigation_policy_default(struct mitigation_policy *p);
+
+/* ---- what there is to work with ---- */
+
+enum backend_kind {
+	BACKEND_NONE,
+	BACKEND_MSR_FILTER,	    /* stock KVM: 0x48 denied, held by the VMM */
+	BACKEND_FORCE_SPEC_CTRL,    /* the RFC's capability: VM-wide, frozen at the first vCPU */
+	BACKEND_FORCE_SPEC_CTRL_VM, /* the same with the virtual MSRs inside KVM: per vCPU at run
+				       time */
+	BACKEND_FORCE_VCPU,	    /* a vCPU ioctl at any time, as asked for in 2024 */
+};
+
+struct backend_facts {
+	enum backend_kind kind;
+	uint64_t can_force; /* bits that it can hold at 1 on this host */
+};
+
+/* What the guest was shown at its first boot, unchanged over any number of hosts. */
+struct guest_contract {
+	uint32_t leaf7_0_edx, leaf7_2_edx;
+	uint64_t arch_cap;	  /* as the guest reads it, VIRTUAL_ENUM included when offered */
+	uint64_t virt_enum;	  /* MSR 0x50000000 */
+	uint64_t mitigation_enum; /* MSR 0x50000001 */
+};
+
+/* What one vCPU said since its last reset. */
+struct vcpu_report {
+	bool aware;    /* it read 0x50000000 or 0x50000001, or wrote 0x50000002 */
+	bool written;  /* it wrote 0x50000002 */
+	uint64_t ctrl; /* MSR 0x50000002 */
+};
+
+/* What an earlier host held for this vCPU. */
+struct mitigation_promise {
+	bool valid; /* false: first boot */
+	uint64_t mask, value;
+};
+
+/* The hosts that the guest may move to, this one included. All false and n_hosts 0: only this one.
+ */
+struct pool_facts {
+	unsigned int n_hosts;
+	bool any_long_bhb;
+	bool all_atom_or_short;	 /* every host is Atom-only or has a short BHB */
+	bool long_can_force_bhi; /* every host with a long BHB can force BHI_DIS_S per vCPU */
+	bool any_rrsba;
+	bool rrsba_can_force; /* every RRSBA host can force RRSBA_DIS_S per vCPU */
+};
+
+struct mitigation_input {
+	struct host_facts host;
+	struct backend_facts backend;
+	struct guest_contract guest;
+	struct vcpu_report report;
+	struct mitigation_policy policy;
+	struct mitigation_promise promise;
+	struct pool_facts pool;
+};
+
+/* ---- what comes out ---- */
+
+enum verdict { VERDICT_ALLOW, VERDICT_ALLOW_FORCED, VERDICT_WARN, VERDICT_REFUSE };
+
+enum decision_table { TABLE_BHI, TABLE_RRSBA, TABLE_RAW, TABLE_MIGRATION };
+
+/* One row of docs/mitigation.md's tables that fired. */
+struct decision_step {
+	enum decision_table table;
+	unsigned int row; /* numbered from 1, as in the tables */
+	uint64_t bit;	  /* of SPEC_CTRL; 0 when the row is about none */
+	enum verdict verdict;
+	const char *reason; /* what was found and what follows */
+	const char *source; /* where the rule comes from */
+};
+
+#define DECISION_STEPS_MAX 8
+
+struct mitigation_decision {
+	uint64_t mask, value; /* held: (guest & ~mask) | value */
+	enum verdict verdict; /* the worst of the steps */
+	bool short_adequate;  /* "the short sequence is adequate for this vCPU", computed, not yet
+				 told */
+	unsigned int n_steps;
+	struct decision_step step[DECISION_STEPS_MAX];
+};
+
+/**
+ * mitigation_decide - which bits to hold for one vCPU on this host, and may it run here
+ * Never forces a bit that the back end cannot hold; under a strict policy never allows a guest that
+ * it would leave weaker than the tables require.
+ */
+void mitigation_decide(const struct mitigation_input *in, struct mitigation_decision *out);
+
+/**
+ * mitigation_advertise - what to offer to a guest at its first boot
+ * @guest: CPUID bits are in; arch_cap comes as KVM offers it; VIRTUAL_ENUM in it, virt_enum and
+ *         mitigation_enum are set. Never called again for the guest's life.
+ */
+void mitigation_advertise(const struct host_facts *host, const struct backend_facts *backend,
+			  const struct mitigation_policy *policy, const struct pool_facts *pool,
+			  struct guest_contract *guest);
+
+/** names for reports: "force-spec-ctrl", "allow, with forced bits", ... never NULL */
+const char *backend_name(enum backend_kind kind);
+const char *verdict_name(enum verdict verdict);
+
+#endif

@@ -1,0 +1,53 @@
+/*
+ * IA32_SPEC_CTRL and what enumerates its bits: numbers and names, with sources. Names are the
+ * vendor's. PURE.
+ */
+#ifndef MSR_SPEC_CTRL_H
+#define MSR_SPEC_CTRL_H
+
+#include <stdint.h>
+
+/* MSR 48H, SDM vol.4 table 2-2; Intel "CPUID Enumeration and Architectural MSRs" */
+#define SPEC_CTRL_IBRS	      (1ULL << 0)
+#define SPEC_CTRL_STIBP	      (1ULL << 1)
+#define SPEC_CTRL_SSBD	      (1ULL << 2)
+#define SPEC_CTRL_IPRED_DIS_U (1ULL << 3)
+#define SPEC_CTRL_IPRED_DIS_S (1ULL << 4)
+#define SPEC_CTRL_RRSBA_DIS_U (1ULL << 5)
+#define SPEC_CTRL_RRSBA_DIS_S (1ULL << 6)
+#define SPEC_CTRL_PSFD	      (1ULL << 7)
+#define SPEC_CTRL_DDPD_U      (1ULL << 8)
+#define SPEC_CTRL_BHI_DIS_S   (1ULL << 10)
+
+/* CPUID.(7,0).EDX */
+#define CPUID_7_0_EDX_SPEC_CTRL (1u << 26)
+#define CPUID_7_0_EDX_STIBP	(1u << 27)
+#define CPUID_7_0_EDX_ARCH_CAP	(1u << 29)
+#define CPUID_7_0_EDX_SSBD	(1u << 31)
+
+/* CPUID.(7,2).EDX */
+#define CPUID_7_2_EDX_PSFD	 (1u << 0)
+#define CPUID_7_2_EDX_IPRED_CTRL (1u << 1)
+#define CPUID_7_2_EDX_RRSBA_CTRL (1u << 2)
+#define CPUID_7_2_EDX_DDPD_U	 (1u << 3)
+#define CPUID_7_2_EDX_BHI_CTRL	 (1u << 4)
+
+/* MSR 10AH */
+#define ARCH_CAP_RDCL_NO      (1ULL << 0)
+#define ARCH_CAP_IBRS_ALL     (1ULL << 1)
+#define ARCH_CAP_RSBA	      (1ULL << 2)
+#define ARCH_CAP_RRSBA	      (1ULL << 19)
+#define ARCH_CAP_BHI_NO	      (1ULL << 20)
+#define ARCH_CAP_ITS_NO	      (1ULL << 62)
+#define ARCH_CAP_VIRTUAL_ENUM (1ULL << 63) /* virtual only: the three MSRs below exist */
+
+/* Intel's virtual mitigation MSRs (RFC v3, 20240410143446.797262-8 to -11) */
+#define MSR_VIRTUAL_ENUMERATION	    0x50000000
+#define MSR_VIRTUAL_MITIGATION_ENUM 0x50000001
+#define MSR_VIRTUAL_MITIGATION_CTRL 0x50000002
+#define VIRT_ENUM_MITIGATION	    (1ULL << 0) /* the other two exist */
+#define MITIGATION_BHB_CLEAR_SEQ_S  (1ULL << 0) /* ENUM: _SUPPORT, CTRL: _USED */
+#define MITIGATION_RETPOLINE_S	    (1ULL << 1)
+#define MITIGATION_ALL		    (MITIGATION_BHB_CLEAR_SEQ_S | MITIGATION_RETPOLINE_S)
+
+#endif

@@ -1,0 +1,44 @@
+/*
+ * Intel's three virtual mitigation MSRs and the guest's view of IA32_SPEC_CTRL as one vCPU's state
+ * machine: what a read gives, what a write changes, when it is #GP. PURE. The caller turns KVM's
+ * exits into calls and acts on the report that results.
+ */
+#ifndef MSR_VIRT_MSR_H
+#define MSR_VIRT_MSR_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "msr/mitigation.h"
+
+enum msr_result {
+	MSR_OK,	     /* done, nothing that a decision depends on changed */
+	MSR_CHANGED, /* done, and the report or the guest's SPEC_CTRL changed: decide and apply
+			again */
+	MSR_GP,	     /* the access is #GP(0) */
+	MSR_UNKNOWN, /* not one of these MSRs */
+};
+
+/* One vCPU's state; migrates as a whole. */
+struct vcpu_msrs {
+	uint64_t spec_ctrl; /* the guest's own value, never the effective one */
+	struct vcpu_report report;
+};
+
+/** vcpu_msrs_read - the guest's RDMSR of @index. @value is set on MSR_OK and MSR_CHANGED. */
+enum msr_result vcpu_msrs_read(struct vcpu_msrs *m, const struct guest_contract *guest,
+			       uint32_t index, uint64_t *value);
+
+/** vcpu_msrs_write - the guest's WRMSR of @index */
+enum msr_result vcpu_msrs_write(struct vcpu_msrs *m, const struct guest_contract *guest,
+				uint32_t index, uint64_t value);
+
+/** vcpu_msrs_reset - a full reset of the machine forgets the report; INIT keeps it */
+void vcpu_msrs_reset(struct vcpu_msrs *m);
+void vcpu_msrs_init(struct vcpu_msrs *m);
+
+/** spec_ctrl_legal - the bits that a guest with this CPUID may set in 0x48; 0 when it has no such
+ * MSR */
+uint64_t spec_ctrl_legal(const struct guest_contract *guest);
+
+#endif
