@@ -30,7 +30,8 @@ enum bhb_kind {
 struct host_facts {
 	char vendor_id[13];		  /* "GenuineIntel" */
 	uint32_t family, model, stepping; /* display family and model, extended parts added in */
-	bool hypervisor; /* CPUID.1 ECX[31]: this host is itself a guest, its model may lie */
+	bool hypervisor;      /* CPUID.1 ECX[31]: this host is itself a guest, its model may lie */
+	uint32_t leaf7_0_ecx; /* the CPU's own; BUS_LOCK_DETECT hints at the generation */
 	uint32_t leaf7_0_edx, leaf7_2_edx;	   /* the CPU's own */
 	uint32_t kvm_leaf7_0_edx, kvm_leaf7_2_edx; /* what KVM offers to guests */
 	uint64_t kvm_arch_cap; /* KVM's feature MSR 10AH; 0 when there is none */
@@ -44,6 +45,7 @@ struct cpu_model {
 	bool eibrs;
 	bool rrsba;	/* behaves so, whatever the microcode enumerates */
 	bool atom_only; /* no performance core in the package */
+	const char *source;
 };
 
 /* What follows from the facts. */
@@ -56,6 +58,8 @@ struct host_traits {
 	bool bhi_ctrl, rrsba_ctrl; /* the CPU's own CPUID.(7,2).EDX[4], [2] */
 	bool eibrs, rrsba;	   /* by MSR or by table */
 	bool bhi_no;
+	bool hybrid;	    /* CPUID.(7,0).EDX[15]: performance and Atom cores in one package */
+	bool model_may_lie; /* the host is itself a guest: its model is what it was told */
 };
 
 /**
@@ -80,5 +84,8 @@ const struct cpu_model *cpu_model_find(uint32_t family, uint32_t model, uint32_t
 
 /** cpu_models - the whole table, for printing and tests; @n receives the number of rows */
 const struct cpu_model *cpu_models(unsigned int *n);
+
+/** cpu_vendor_from_id - the vendor of CPUID leaf 0's string; CPU_VENDOR_OTHER when unknown */
+enum cpu_vendor cpu_vendor_from_id(const char *vendor_id);
 
 #endif

@@ -28,6 +28,13 @@ enum policy_report {
 /* What to do where the host cannot do what is needed. */
 enum policy_cannot { CANNOT_WARN, CANNOT_REFUSE };
 
+/* What a pool that mixes short and long branch history buffers is. */
+enum policy_mixed {
+	MIXED_LEVEL, /* served: what is offered is levelled over all hosts (default) */
+	MIXED_WARN,
+	MIXED_REFUSE,
+};
+
 struct mitigation_policy {
 	enum policy_switch bhi, rrsba;
 	enum policy_report honour_report;
@@ -38,9 +45,19 @@ struct mitigation_policy {
 	uint64_t raw_mask, raw_value; /* operator's own bits; value is inside mask */
 	bool virtual_msrs;	      /* offer 0x50000000-2 */
 	enum policy_cannot cannot;
+	enum policy_cannot incoming_cannot; /* the same for a guest that arrives from another host,
+					       unless it says that it does not need the bit
+					       (default refuse) */
+	bool force_unaware; /* force for a guest that reports nothing (default yes; RFC: left to
+			       the VMM, stock KVM: no); strict always does */
+	bool trust_model;   /* believe the model of a host that is itself a guest (default no) */
+	enum policy_mixed mixed_pool;
 };
 
-/** mitigation_policy_default - auto, not strict, reports honoured, warn where it cannot be had */
+/**
+ * mitigation_policy_default - auto, not strict, reports honoured, virtual MSRs offered; warn where
+ * a bit cannot be had at first boot, refuse where it cannot be had after migration
+ */
 void mitigation_policy_default(struct mitigation_policy *p);
 
 /* ---- what there is to work with ---- */
@@ -61,17 +78,20 @@ struct backend_facts {
 
 /* What the guest was shown at its first boot, unchanged over any number of hosts. */
 struct guest_contract {
+	enum cpu_vendor vendor; /* CPU_VENDOR_OTHER: not known, not compared with a host */
 	uint32_t leaf7_0_edx, leaf7_2_edx;
-	uint64_t arch_cap;	  /* as the guest reads it, VIRTUAL_ENUM included when offered */
-	uint64_t virt_enum;	  /* MSR 0x50000000 */
-	uint64_t mitigation_enum; /* MSR 0x50000001 */
+	uint32_t leaf80000008_ebx; /* AMD's enumeration of SPEC_CTRL */
+	uint64_t arch_cap;	   /* as the guest reads it, VIRTUAL_ENUM included when offered */
+	uint64_t virt_enum;	   /* MSR 0x50000000 */
+	uint64_t mitigation_enum;  /* MSR 0x50000001 */
 };
 
 /* What one vCPU said since its last reset. */
 struct vcpu_report {
-	bool aware;    /* it read 0x50000000 or 0x50000001, or wrote 0x50000002 */
-	bool written;  /* it wrote 0x50000002 */
-	uint64_t ctrl; /* MSR 0x50000002 */
+	bool aware;	/* it read 0x50000000 or 0x50000001, or wrote 0x50000002 */
+	bool enum_read; /* it read 0x50000001: a bit left clear in ctrl is an answer */
+	bool written;	/* it wrote 0x50000002 */
+	uint64_t ctrl;	/* MSR 0x50000002 */
 };
 
 /* What an earlier host held for this vCPU. */
@@ -89,6 +109,7 @@ struct pool_facts {
 	bool long_can_force_bhi; /* every host with a long BHB can force BHI_DIS_S per vCPU */
 	bool any_rrsba;
 	bool rrsba_can_force; /* every RRSBA host can force RRSBA_DIS_S per vCPU */
+	bool mixed;	      /* short and long branch history buffers in one pool */
 };
 
 struct mitigation_input {
@@ -99,25 +120,27 @@ struct mitigation_input {
 	struct mitigation_policy policy;
 	struct mitigation_promise promise;
 	struct pool_facts pool;
+	uint64_t shadow; /* the guest's own value of SPEC_CTRL; checked when it comes from
+			    another host */
 };
 
 /* ---- what comes out ---- */
 
 enum verdict { VERDICT_ALLOW, VERDICT_ALLOW_FORCED, VERDICT_WARN, VERDICT_REFUSE };
 
-enum decision_table { TABLE_BHI, TABLE_RRSBA, TABLE_RAW, TABLE_MIGRATION };
+enum decision_table { TABLE_BHI, TABLE_RRSBA, TABLE_RAW, TABLE_MIGRATION, TABLE_POOL };
 
 /* One row of docs/mitigation.md's tables that fired. */
 struct decision_step {
 	enum decision_table table;
 	unsigned int row; /* numbered from 1, as in the tables */
-	uint64_t bit;	  /* of SPEC_CTRL; 0 when the row is about none */
+	uint64_t bit;	  /* of SPEC_CTRL, one or several; 0 when the row is about none */
 	enum verdict verdict;
 	const char *reason; /* what was found and what follows */
 	const char *source; /* where the rule comes from */
 };
 
-#define DECISION_STEPS_MAX 8
+#define DECISION_STEPS_MAX 24
 
 struct mitigation_decision {
 	uint64_t mask, value; /* held: (guest & ~mask) | value */
@@ -144,8 +167,34 @@ void mitigation_advertise(const struct host_facts *host, const struct backend_fa
 			  const struct mitigation_policy *policy, const struct pool_facts *pool,
 			  struct guest_contract *guest);
 
+/**
+ * mitigation_expect - what KVM_GET_MSRS of 0x48 returns when the decision is applied
+ * @shadow: the guest's own value
+ * The filter back end reads back the effective value, the others the guest's own (section 1.3).
+ */
+uint64_t mitigation_expect(const struct mitigation_decision *d, enum backend_kind kind,
+			   uint64_t shadow);
+
+/**
+ * mitigation_check_applied - was the decision taken by KVM? Adds a step when it was not.
+ * @accepted: KVM_SET_MSRS of 0x48 took the value
+ * @read_back: what KVM_GET_MSRS of 0x48 then returned; looked at only when @accepted
+ * A value that KVM refuses or that does not read back is a refusal: a back end that drops bits
+ * silently has been seen.
+ * Return: true when it was
+ */
+bool mitigation_check_applied(struct mitigation_decision *d, enum backend_kind kind,
+			      uint64_t shadow, bool accepted, uint64_t read_back);
+
+/** spec_ctrl_host_bits - the bits of 0x48 that this Intel host's CPU has, by raw CPUID */
+uint64_t spec_ctrl_host_bits(const struct host_facts *host);
+
 /** names for reports: "force-spec-ctrl", "allow, with forced bits", ... never NULL */
 const char *backend_name(enum backend_kind kind);
 const char *verdict_name(enum verdict verdict);
+const char *decision_table_name(enum decision_table table); /* "bhi", "rrsba", ... */
+
+/** spec_ctrl_bit_name - "BHI_DIS_S" for one bit of 0x48; NULL for a reserved one or several */
+const char *spec_ctrl_bit_name(uint64_t bit);
 
 #endif

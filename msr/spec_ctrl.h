@@ -19,7 +19,14 @@
 #define SPEC_CTRL_DDPD_U      (1ULL << 8)
 #define SPEC_CTRL_BHI_DIS_S   (1ULL << 10)
 
+/* every bit that is defined; the rest is reserved */
+#define SPEC_CTRL_ALL 0x5ffULL
+
+/* CPUID.(7,0).ECX */
+#define CPUID_7_0_ECX_BUS_LOCK_DETECT (1u << 24)
+
 /* CPUID.(7,0).EDX */
+#define CPUID_7_0_EDX_HYBRID	(1u << 15)
 #define CPUID_7_0_EDX_SPEC_CTRL (1u << 26)
 #define CPUID_7_0_EDX_STIBP	(1u << 27)
 #define CPUID_7_0_EDX_ARCH_CAP	(1u << 29)
@@ -32,6 +39,12 @@
 #define CPUID_7_2_EDX_DDPD_U	 (1u << 3)
 #define CPUID_7_2_EDX_BHI_CTRL	 (1u << 4)
 
+/* CPUID.8000_0008H.EBX, AMD APM vol.3 appendix E: the same MSR's bits, enumerated AMD's way */
+#define CPUID_80000008_EBX_IBRS	 (1u << 14)
+#define CPUID_80000008_EBX_STIBP (1u << 15)
+#define CPUID_80000008_EBX_SSBD	 (1u << 24)
+#define CPUID_80000008_EBX_PSFD	 (1u << 28)
+
 /* MSR 10AH */
 #define ARCH_CAP_RDCL_NO      (1ULL << 0)
 #define ARCH_CAP_IBRS_ALL     (1ULL << 1)
@@ -42,6 +55,7 @@
 #define ARCH_CAP_VIRTUAL_ENUM (1ULL << 63) /* virtual only: the three MSRs below exist */
 
 /* Intel's virtual mitigation MSRs (RFC v3, 20240410143446.797262-8 to -11) */
+/* MSR 48H itself is MSR_IA32_SPEC_CTRL of msr/msr.h */
 #define MSR_VIRTUAL_ENUMERATION	    0x50000000
 #define MSR_VIRTUAL_MITIGATION_ENUM 0x50000001
 #define MSR_VIRTUAL_MITIGATION_CTRL 0x50000002

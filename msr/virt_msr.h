@@ -13,8 +13,9 @@
 
 enum msr_result {
 	MSR_OK,	     /* done, nothing that a decision depends on changed */
-	MSR_CHANGED, /* done, and the report or the guest's SPEC_CTRL changed: decide and apply
-			again */
+	MSR_CHANGED, /* done, and the report changed or SPEC_CTRL was written, be it with the
+			same value (an INIT that the VMM did not see may have cleared the
+			hardware's): decide and apply again */
 	MSR_GP,	     /* the access is #GP(0) */
 	MSR_UNKNOWN, /* not one of these MSRs */
 };
@@ -29,11 +30,16 @@ struct vcpu_msrs {
 enum msr_result vcpu_msrs_read(struct vcpu_msrs *m, const struct guest_contract *guest,
 			       uint32_t index, uint64_t *value);
 
-/** vcpu_msrs_write - the guest's WRMSR of @index */
+/**
+ * vcpu_msrs_write - the guest's WRMSR of @index
+ * 0x50000002 takes the bits that 0x50000001 offers. 0x48 takes the bits of spec_ctrl_legal() and
+ * those that are set in it already: a guest from a VMM that allowed more may write back what it
+ * reads.
+ */
 enum msr_result vcpu_msrs_write(struct vcpu_msrs *m, const struct guest_contract *guest,
 				uint32_t index, uint64_t value);
 
-/** vcpu_msrs_reset - a full reset of the machine forgets the report; INIT keeps it */
+/** vcpu_msrs_reset - a full reset of the machine forgets all; INIT clears 0x48, keeps the report */
 void vcpu_msrs_reset(struct vcpu_msrs *m);
 void vcpu_msrs_init(struct vcpu_msrs *m);
 
