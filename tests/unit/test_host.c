@@ -1,0 +1,291 @@
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "base/bytes.h"
+#include "cpuid/host.h"
+#include "hosts.h"
+
+/* the table of section 3.3, said again by hand: model, stepping, name, and what is expected */
+/* clang-format off */
+static const struct {
+	uint32_t family, model, stepping;
+	const char *name; /* NULL: no row */
+	enum bhb_kind bhb;
+	bool eibrs, rrsba, atom;
+} parts[] = {
+	{6, 0x1a, 0, "Nehalem", BHB_SHORT, 0, 0, 0},
+	{6, 0x1e, 5, "Nehalem", BHB_SHORT, 0, 0, 0},
+	{6, 0x1f, 5, "Nehalem", BHB_SHORT, 0, 0, 0},
+	{6, 0x2e, 6, "Nehalem-EX", BHB_SHORT, 0, 0, 0},
+	{6, 0x25, 5, "Westmere", BHB_SHORT, 0, 0, 0},
+	{6, 0x2c, 2, "Westmere-EP", BHB_SHORT, 0, 0, 0},
+	{6, 0x2f, 2, "Westmere-EX", BHB_SHORT, 0, 0, 0},
+	{6, 0x2a, 7, "Sandy Bridge", BHB_SHORT, 0, 0, 0},
+	{6, 0x2d, 7, "Sandy Bridge-EP", BHB_SHORT, 0, 0, 0},
+	{6, 0x3a, 9, "Ivy Bridge", BHB_SHORT, 0, 0, 0},
+	{6, 0x3e, 4, "Ivy Bridge-EP", BHB_SHORT, 0, 0, 0},
+	{6, 0x3c, 3, "Haswell", BHB_SHORT, 0, 0, 0},
+	{6, 0x3f, 2, "Haswell-EP", BHB_SHORT, 0, 0, 0},
+	{6, 0x45, 1, "Haswell-ULT", BHB_SHORT, 0, 0, 0},
+	{6, 0x46, 1, "Haswell-GT3e", BHB_SHORT, 0, 0, 0},
+	{6, 0x3d, 4, "Broadwell", BHB_SHORT, 0, 0, 0},
+	{6, 0x47, 1, "Broadwell-GT3e", BHB_SHORT, 0, 0, 0},
+	{6, 0x4f, 1, "Broadwell-EP", BHB_SHORT, 0, 0, 0},
+	{6, 0x56, 5, "Broadwell-D", BHB_SHORT, 0, 0, 0},
+	{6, 0x4e, 3, "Skylake-U", BHB_SHORT, 0, 0, 0},
+	{6, 0x5e, 3, "Skylake", BHB_SHORT, 0, 0, 0},
+	{6, 0x55, 0, "Skylake-SP", BHB_SHORT, 0, 0, 0},
+	{6, 0x55, 4, "Skylake-SP", BHB_SHORT, 0, 0, 0},
+	{6, 0x55, 5, "Cascade Lake", BHB_SHORT, 1, 1, 0},
+	{6, 0x55, 7, "Cascade Lake", BHB_SHORT, 1, 1, 0},
+	{6, 0x55, 8, NULL, BHB_UNKNOWN, 0, 0, 0},
+	{6, 0x55, 9, NULL, BHB_UNKNOWN, 0, 0, 0},
+	{6, 0x55, 10, "Cooper Lake", BHB_SHORT, 1, 1, 0},
+	{6, 0x55, 15, "Cooper Lake", BHB_SHORT, 1, 1, 0},
+	{6, 0x8e, 9, "Kaby/Coffee/Whiskey Lake-U", BHB_SHORT, 0, 0, 0},
+	{6, 0x8e, 11, "Kaby/Coffee/Whiskey Lake-U", BHB_SHORT, 0, 0, 0},
+	{6, 0x8e, 12, "Whiskey/Comet Lake-U", BHB_SHORT, 1, 1, 0},
+	{6, 0x9e, 12, "Kaby/Coffee Lake", BHB_SHORT, 0, 0, 0},
+	{6, 0x9e, 13, "Coffee Lake Refresh", BHB_SHORT, 1, 1, 0},
+	{6, 0x66, 3, "Cannon Lake", BHB_SHORT, 0, 0, 0},
+	{6, 0xa5, 2, "Comet Lake", BHB_SHORT, 1, 1, 0},
+	{6, 0xa6, 0, "Comet Lake-L", BHB_SHORT, 1, 1, 0},
+	{6, 0x7d, 5, "Ice Lake", BHB_SHORT, 1, 1, 0},
+	{6, 0x7e, 5, "Ice Lake-L", BHB_SHORT, 1, 1, 0},
+	{6, 0x6a, 6, "Ice Lake-SP", BHB_SHORT, 1, 1, 0},
+	{6, 0x6c, 1, "Ice Lake-D", BHB_SHORT, 1, 1, 0},
+	{6, 0x8a, 1, "Lakefield", BHB_SHORT, 1, 1, 0},
+	{6, 0x8c, 1, "Tiger Lake-L", BHB_SHORT, 1, 1, 0},
+	{6, 0x8d, 1, "Tiger Lake", BHB_SHORT, 1, 1, 0},
+	{6, 0xa7, 1, "Rocket Lake", BHB_SHORT, 1, 1, 0},
+	{6, 0x97, 2, "Alder Lake", BHB_LONG, 1, 1, 0},
+	{6, 0x9a, 3, "Alder Lake-L", BHB_LONG, 1, 1, 0},
+	{6, 0xb7, 1, "Raptor Lake", BHB_LONG, 1, 1, 0},
+	{6, 0xba, 2, "Raptor Lake-P", BHB_LONG, 1, 1, 0},
+	{6, 0xbf, 2, "Raptor Lake-S", BHB_LONG, 1, 1, 0},
+	{6, 0xd7, 0, "Bartlett Lake", BHB_LONG, 1, 1, 0},
+	{6, 0x8f, 8, "Sapphire Rapids", BHB_LONG, 1, 1, 0},
+	{6, 0xcf, 2, "Emerald Rapids", BHB_LONG, 1, 1, 0},
+	{6, 0xad, 1, "Granite Rapids", BHB_LONG, 1, 1, 0},
+	{6, 0xae, 1, "Granite Rapids-D", BHB_LONG, 1, 1, 0},
+	{6, 0xac, 0, "Meteor Lake", BHB_LONG, 1, 1, 0},
+	{6, 0xaa, 4, "Meteor Lake-L", BHB_LONG, 1, 1, 0},
+	{6, 0xc6, 2, "Arrow Lake", BHB_LONG, 1, 1, 0},
+	{6, 0xc5, 2, "Arrow Lake-H", BHB_LONG, 1, 1, 0},
+	{6, 0xb5, 0, "Arrow Lake-U", BHB_LONG, 1, 1, 0},
+	{6, 0xbd, 1, "Lunar Lake", BHB_LONG, 1, 1, 0},
+	{6, 0xcc, 0, "Panther Lake", BHB_LONG, 1, 1, 0},
+	{6, 0x5c, 9, "Goldmont", BHB_SHORT, 0, 0, 1},
+	{6, 0x5f, 1, "Goldmont-D", BHB_SHORT, 0, 0, 1},
+	{6, 0x7a, 1, "Goldmont Plus", BHB_SHORT, 0, 0, 1},
+	{6, 0x86, 7, "Tremont-D", BHB_SHORT, 1, 1, 1},
+	{6, 0x96, 1, "Tremont", BHB_SHORT, 1, 1, 1},
+	{6, 0x9c, 0, "Tremont-L", BHB_SHORT, 1, 1, 1},
+	{6, 0xbe, 0, "Gracemont", BHB_SHORT, 1, 1, 1},
+	{6, 0xaf, 3, "Sierra Forest", BHB_SHORT, 1, 1, 1},
+	{6, 0xb6, 0, "Grand Ridge", BHB_SHORT, 1, 1, 1},
+	{6, 0xdd, 0, "Clearwater Forest", BHB_SHORT, 1, 0, 1},
+	{18, 0x01, 0, "Nova Lake", BHB_LONG, 1, 1, 0},
+	{18, 0x03, 0, "Nova Lake-L", BHB_LONG, 1, 1, 0},
+	{19, 0x01, 0, "Diamond Rapids", BHB_LONG, 1, 0, 0},
+	/* nobody has heard of these */
+	{6, 0x16, 0, NULL, BHB_UNKNOWN, 0, 0, 0},
+	{6, 0xde, 0, NULL, BHB_LONG, 0, 0, 0},
+	{18, 0x44, 0, NULL, BHB_LONG, 0, 0, 0},
+	{20, 0x01, 0, NULL, BHB_LONG, 0, 0, 0},
+	{5, 0x09, 0, NULL, BHB_UNKNOWN, 0, 0, 0},
+};
+/* clang-format on */
+
+static void test_models(void **state)
+{
+	unsigned int n, used = 0;
+	const struct cpu_model *rows = cpu_models(&n);
+	bool seen[256] = {false};
+	size_t i;
+
+	(void)state;
+	assert_in_range(n, 1, ARRAY_SIZE(seen));
+	for (i = 0; i < ARRAY_SIZE(parts); i++) {
+		struct host_facts f =
+			INTEL_HOST(parts[i].family, parts[i].model, parts[i].stepping, 0, 0);
+		struct host_traits t;
+
+		print_message("# %x.%x.%u\n", parts[i].family, parts[i].model, parts[i].stepping);
+		host_traits_derive(&f, &t);
+		assert_int_equal(t.vendor, CPU_VENDOR_INTEL);
+		assert_string_equal(t.name, parts[i].name ? parts[i].name : "unknown Intel part");
+		assert_int_equal(t.row != NULL, parts[i].name != NULL);
+		assert_int_equal(t.bhb, parts[i].bhb);
+		assert_int_equal(t.eibrs, parts[i].eibrs);
+		assert_int_equal(t.rrsba, parts[i].rrsba);
+		assert_int_equal(t.atom_only, parts[i].atom);
+		assert_false(t.bhi_ctrl);
+		assert_false(t.model_may_lie);
+		if (t.row && !seen[t.row - rows]) {
+			seen[t.row - rows] = true;
+			used++;
+			assert_true(strlen(t.row->source) > 10);
+		}
+	}
+	assert_int_equal(used, n); /* no row without a case */
+}
+
+static void test_rows_are_disjoint(void **state)
+{
+	unsigned int n, i, j;
+	const struct cpu_model *m = cpu_models(&n);
+
+	(void)state;
+	for (i = 0; i < n; i++)
+		for (j = i + 1; j < n; j++)
+			assert_false(m[i].family == m[j].family && m[i].model == m[j].model &&
+				     m[i].stepping_min <= m[j].stepping_max &&
+				     m[j].stepping_min <= m[i].stepping_max);
+}
+
+/* clang-format off */
+static const struct {
+	const char *name;
+	struct host_facts f;
+	enum bhb_kind bhb;
+	bool bhi_ctrl, rrsba_ctrl, atom_only, may_lie;
+} hosts[] = {
+	{"Sapphire Rapids", INTEL_HOST(6, 0x8f, 8, EDX_7_2, ARCH_CAP_SPR), BHB_LONG, 1, 1, 0, 0},
+	{"Ice Lake-SP", INTEL_HOST(6, 0x6a, 6, 0, ARCH_CAP_CLX), BHB_SHORT, 0, 0, 0, 0},
+	{"an older model with BHI_CTRL is not what it says",
+	 INTEL_HOST(6, 0x6a, 6, EDX_7_2, 0), BHB_LONG, 1, 1, 0, 0},
+	{"Sierra Forest stays short with BHI_CTRL: exempt",
+	 INTEL_HOST(6, 0xaf, 3, EDX_7_2, 0), BHB_SHORT, 1, 1, 1, 0},
+	{"an Atom model that says hybrid has performance cores",
+	 {.vendor_id = "GenuineIntel", .family = 6, .model = 0xbe, .leaf7_0_edx = EDX_7_0 |
+	 CPUID_7_0_EDX_HYBRID, .leaf7_2_edx = EDX_7_2}, BHB_LONG, 1, 1, 0, 0},
+	{"unknown model with newer controls",
+	 INTEL_HOST(6, 0x16, 0, CPUID_7_2_EDX_IPRED_CTRL, 0), BHB_LONG, 0, 0, 0, 0},
+	{"unknown model with BUS_LOCK_DETECT",
+	 {.vendor_id = "GenuineIntel", .family = 6, .model = 0x16, .leaf7_0_ecx =
+	 CPUID_7_0_ECX_BUS_LOCK_DETECT}, BHB_LONG, 0, 0, 0, 0},
+	{"real Rocket Lake has BUS_LOCK_DETECT of its own",
+	 {.vendor_id = "GenuineIntel", .family = 6, .model = 0xa7, .leaf7_0_ecx =
+	 CPUID_7_0_ECX_BUS_LOCK_DETECT}, BHB_SHORT, 0, 0, 0, 0},
+	{"nested, dressed as Ice Lake",
+	 {.vendor_id = "GenuineIntel", .family = 6, .model = 0x6a, .hypervisor = true}, BHB_SHORT,
+	 0, 0, 0, 1},
+	{"nested, dressed as Ice Lake, with BUS_LOCK_DETECT",
+	 {.vendor_id = "GenuineIntel", .family = 6, .model = 0x6a, .hypervisor = true, .leaf7_0_ecx
+	 = CPUID_7_0_ECX_BUS_LOCK_DETECT}, BHB_LONG, 0, 0, 0, 1},
+	{"nested, dressed as Rocket Lake, with BUS_LOCK_DETECT",
+	 {.vendor_id = "GenuineIntel", .family = 6, .model = 0xa7, .hypervisor = true, .leaf7_0_ecx
+	 = CPUID_7_0_ECX_BUS_LOCK_DETECT}, BHB_SHORT, 0, 0, 0, 1},
+	{"AMD",
+	 {.vendor_id = "AuthenticAMD", .family = 0x19, .leaf7_2_edx = EDX_7_2}, BHB_SHORT, 0, 0, 0,
+	 0},
+	{"Hygon", {.vendor_id = "HygonGenuine", .family = 0x18}, BHB_SHORT, 0, 0, 0, 0},
+	{"Zhaoxin", {.vendor_id = "  Shanghai  ", .family = 7}, BHB_SHORT, 0, 0, 0, 0},
+	{"unknown vendor", {.vendor_id = "SomeoneElse!", .family = 6}, BHB_UNKNOWN, 0, 0, 0, 0},
+};
+/* clang-format on */
+
+static void test_traits(void **state)
+{
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(hosts); i++) {
+		struct host_traits t;
+
+		print_message("# %s\n", hosts[i].name);
+		host_traits_derive(&hosts[i].f, &t);
+		assert_int_equal(t.bhb, hosts[i].bhb);
+		assert_int_equal(t.bhi_ctrl, hosts[i].bhi_ctrl);
+		assert_int_equal(t.rrsba_ctrl, hosts[i].rrsba_ctrl);
+		assert_int_equal(t.atom_only, hosts[i].atom_only);
+		assert_int_equal(t.model_may_lie, hosts[i].may_lie);
+	}
+}
+
+static void test_traits_from_arch_cap(void **state)
+{
+	struct host_facts f = host_unknown;
+	struct host_traits t;
+
+	(void)state;
+	host_traits_derive(&f, &t);
+	assert_false(t.eibrs || t.rrsba || t.bhi_no);
+	f.kvm_arch_cap = ARCH_CAP_IBRS_ALL;
+	host_traits_derive(&f, &t);
+	assert_true(t.eibrs && t.rrsba); /* unknown eIBRS part: assumed to have RRSBA */
+	f.kvm_arch_cap = ARCH_CAP_RRSBA | ARCH_CAP_BHI_NO;
+	host_traits_derive(&f, &t);
+	assert_true(!t.eibrs && t.rrsba && t.bhi_no);
+}
+
+static void test_from_cpuid(void **state)
+{
+	struct cpuid_set raw = {
+		.n_leaves = 4,
+		.leaf = {{.leaf = 0,
+			  .eax = 0x20,
+			  .ebx = 0x756e6547,
+			  .edx = 0x49656e69,
+			  .ecx = 0x6c65746e},
+			 {.leaf = 1, .eax = 0x806f8, .ecx = 1u << 31},
+			 {.leaf = 7, .indexed = true, .eax = 2, .ecx = 1u << 24, .edx = EDX_7_0},
+			 {.leaf = 7, .indexed = true, .subleaf = 2, .edx = EDX_7_2}}};
+	struct cpuid_set kvm = raw;
+	struct host_facts f = {.kvm_arch_cap = 42, .model = 99};
+
+	(void)state;
+	kvm.leaf[3].edx = CPUID_7_2_EDX_PSFD;
+	host_facts_from_cpuid(&f, &raw, &kvm);
+	assert_string_equal(f.vendor_id, "GenuineIntel");
+	assert_int_equal(f.family, 6);
+	assert_int_equal(f.model, 0x8f);
+	assert_int_equal(f.stepping, 8);
+	assert_true(f.hypervisor);
+	assert_int_equal(f.leaf7_0_ecx, CPUID_7_0_ECX_BUS_LOCK_DETECT);
+	assert_int_equal(f.leaf7_0_edx, EDX_7_0);
+	assert_int_equal(f.leaf7_2_edx, EDX_7_2);
+	assert_int_equal(f.kvm_leaf7_0_edx, EDX_7_0);
+	assert_int_equal(f.kvm_leaf7_2_edx, CPUID_7_2_EDX_PSFD);
+	assert_int_equal(f.kvm_arch_cap, 42);
+
+	raw.leaf[2].eax = 1; /* sub-leaf 2 is beyond the maximum: whatever it says is noise */
+	kvm.leaf[2].eax = 0;
+	host_facts_from_cpuid(&f, &raw, &kvm);
+	assert_int_equal(f.leaf7_2_edx, 0);
+	assert_int_equal(f.kvm_leaf7_2_edx, 0);
+	raw.leaf[0].eax = 6; /* so is leaf 7 */
+	host_facts_from_cpuid(&f, &raw, &kvm);
+	assert_int_equal(f.leaf7_0_edx, 0);
+
+	raw.leaf[1].eax = 0x00c10f10; /* AMD style: extended family added to 0FH */
+	host_facts_from_cpuid(&f, &raw, &kvm);
+	assert_int_equal(f.family, 0x1b);
+	assert_int_equal(f.model, 0x11);
+	raw.leaf[1].eax = 0x00010593; /* family 5: the extended model does not count */
+	host_facts_from_cpuid(&f, &raw, &kvm);
+	assert_int_equal(f.family, 5);
+	assert_int_equal(f.model, 9);
+
+	raw.n_leaves = 0;
+	kvm.n_leaves = 0;
+	host_facts_from_cpuid(&f, &raw, &kvm);
+	assert_string_equal(f.vendor_id, "");
+	assert_int_equal(f.family, 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_models),	   cmocka_unit_test(test_rows_are_disjoint),
+		cmocka_unit_test(test_traits),	   cmocka_unit_test(test_traits_from_arch_cap),
+		cmocka_unit_test(test_from_cpuid),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
