@@ -109,6 +109,7 @@ struct pool_facts {
 	bool long_can_force_bhi; /* every host with a long BHB can force BHI_DIS_S per vCPU */
 	bool any_rrsba;
 	bool rrsba_can_force; /* every RRSBA host can force RRSBA_DIS_S per vCPU */
+	bool rrsba_ctrl_idle; /* a host has RRSBA_CTRL and yet cannot force it */
 	bool mixed;	      /* short and long branch history buffers in one pool */
 };
 

@@ -1,0 +1,448 @@
+/*
+ * The decision: the operator's own bits, the two tables, and last, over whatever they said, what a
+ * guest was promised on an earlier host. Where a bit is needed and cannot be had, strict refuses,
+ * and otherwise the operator's "cannot" says whether to warn or to refuse.
+ */
+#include "msr/mitigation.h"
+
+#include <stddef.h>
+#include <string.h>
+
+#include "msr/mitigation_rules.h"
+#include "msr/pool.h"
+
+static enum verdict verdict_of(const struct mitigation_policy *p, enum outcome o)
+{
+	switch (o) {
+	case LEAVE:
+		return VERDICT_ALLOW;
+	case HOLD:
+	case CLEAR:
+		return VERDICT_ALLOW_FORCED;
+	case CLEAR_WARN:
+	case TELL:
+		return VERDICT_WARN;
+	case UNSURE:
+		return p->strict ? VERDICT_REFUSE : VERDICT_WARN;
+	case CANNOT:
+		return p->strict || p->cannot == CANNOT_REFUSE ? VERDICT_REFUSE : VERDICT_WARN;
+	case NEVER:
+		break;
+	}
+	return VERDICT_REFUSE;
+}
+
+static void add_step(struct mitigation_decision *d, const struct decision_step *s)
+{
+	if (s->verdict > d->verdict)
+		d->verdict = s->verdict;
+	if (d->n_steps < DECISION_STEPS_MAX)
+		d->step[d->n_steps++] = *s;
+}
+
+static void apply(struct mitigation_decision *d, const struct facts *f, enum decision_table table,
+		  const struct rule *r, uint64_t bit)
+{
+	const struct decision_step s = {
+		.table = table,
+		.row = r->row,
+		.bit = bit,
+		.verdict = verdict_of(&f->policy, r->then),
+		.reason = r->reason,
+		.source = r->source,
+	};
+
+	if (r->then == HOLD || r->then == CLEAR || r->then == CLEAR_WARN)
+		d->mask |= bit;
+	if (r->then == HOLD)
+		d->value |= bit;
+	add_step(d, &s);
+}
+
+static void decide_raw(struct mitigation_decision *d, const struct facts *f)
+{
+	const uint64_t mask = f->policy.raw_mask, value = f->policy.raw_value;
+	const uint64_t others = mask & ~(BHI | RRSBA);
+	const struct rule malformed = {1, NULL, NEVER,
+				       "raw bits are malformed: the value leaves the mask, or the "
+				       "mask names reserved bits",
+				       SRC_OPERATOR};
+	const struct rule impossible = {
+		2, NULL, NEVER,
+		"raw bits that this host or back end cannot hold as the policy says", SRC_OPERATOR};
+	const struct rule hold = {3, NULL, HOLD, "raw bits held at 1 by the policy", SRC_OPERATOR};
+	const struct rule clear = {4, NULL, CLEAR, "raw bits held at 0 by the policy",
+				   SRC_OPERATOR};
+	uint64_t bad = value & others & ~f->can;
+
+	if ((value & ~mask) || (mask & ~SPEC_CTRL_ALL)) {
+		apply(d, f, TABLE_RAW, &malformed, (value & ~mask) | (mask & ~SPEC_CTRL_ALL));
+		return;
+	}
+	if (!f->can_clear)
+		bad = others;
+	if (bad)
+		apply(d, f, TABLE_RAW, &impossible, bad);
+	if (value & others & ~bad)
+		apply(d, f, TABLE_RAW, &hold, value & others & ~bad);
+	if (others & ~value & ~bad)
+		apply(d, f, TABLE_RAW, &clear, others & ~value & ~bad);
+}
+
+/* ---- a guest that comes from another host ---- */
+
+enum keep {
+	KEPT,	    /* held here too */
+	NOT_NEEDED, /* this host, or the guest's word, ends the need */
+	OVERRIDDEN, /* by this host's own policy */
+	BROKEN,
+};
+
+/* Did the rows of the tables end the need for a bit that was held? */
+static enum keep bhi_promise(const struct rule *r)
+{
+	if (r->then == HOLD)
+		return KEPT;
+	if (r->row <= 2)
+		return OVERRIDDEN;
+	if (r->then == LEAVE && (r->row == 7 || r->row == 8 || r->row == 11 || r->row == 15))
+		return NOT_NEEDED;
+	return BROKEN;
+}
+
+static enum keep rsb_promise(const struct rule *r)
+{
+	if (r->then == HOLD)
+		return KEPT;
+	if (r->row == 1)
+		return OVERRIDDEN;
+	if (r->then == LEAVE && (r->row == 3 || r->row == 6))
+		return NOT_NEEDED;
+	return BROKEN;
+}
+
+static enum verdict incoming_verdict(const struct facts *f)
+{
+	return f->policy.strict || f->policy.incoming_cannot == CANNOT_REFUSE ? VERDICT_REFUSE
+									      : VERDICT_WARN;
+}
+
+static void incoming_step(struct mitigation_decision *d, unsigned int row, uint64_t bit,
+			  enum verdict verdict, const char *reason, const char *source)
+{
+	const struct decision_step s = {TABLE_MIGRATION, row, bit, verdict, reason, source};
+
+	add_step(d, &s);
+}
+
+static void keep_promise(struct mitigation_decision *d, const struct facts *f, uint64_t bit,
+			 enum keep keep)
+{
+	if (!(f->promised & bit) || keep == KEPT)
+		return;
+	if (keep == OVERRIDDEN)
+		incoming_step(d, 1, bit, f->policy.strict ? VERDICT_REFUSE : VERDICT_WARN,
+			      "an earlier host held this bit and this host's policy drops it",
+			      SRC_OPERATOR);
+	else if (keep == NOT_NEEDED && bit == BHI && bhi_no_enough(f) && !f->short_host)
+		incoming_step(d, 5, bit, VERDICT_ALLOW,
+			      "an earlier host held BHI_DIS_S; this one has BHI_NO", SRC_INTEL);
+	else if (keep == NOT_NEEDED && bit == BHI && f->short_host)
+		incoming_step(d, 2, bit, VERDICT_ALLOW,
+			      "an earlier host held BHI_DIS_S; the short sequence works here, the "
+			      "promise stays for the next host",
+			      SRC_INTEL);
+	else if (keep == BROKEN && (f->can & bit)) {
+		d->mask |= bit;
+		d->value |= bit;
+		incoming_step(d, 1, bit, VERDICT_ALLOW_FORCED,
+			      "an earlier host held this bit: it stays held", SRC_CONTRACT);
+	} else if (keep == BROKEN && bit == RRSBA)
+		incoming_step(d, 6, bit, f->policy.strict ? VERDICT_REFUSE : VERDICT_WARN,
+			      "an earlier host held RRSBA_DIS_S and this one cannot", SRC_RFC_RSB);
+	else if (keep == BROKEN)
+		incoming_step(d, 1, bit, incoming_verdict(f),
+			      "an earlier host held BHI_DIS_S and this one cannot", SRC_INTEL);
+}
+
+/* Raw bits of an earlier host's policy, where this host's own policy is silent. */
+static void keep_raw(struct mitigation_decision *d, const struct facts *f)
+{
+	const uint64_t mask = f->in->promise.mask & ~(BHI | RRSBA) & ~f->policy.raw_mask;
+	const uint64_t value = f->in->promise.value & mask;
+	const uint64_t bad = f->can_clear ? value & ~f->can : mask;
+
+	d->mask |= mask & ~bad;
+	d->value |= value & ~bad;
+	if (mask & ~bad)
+		incoming_step(d, 1, mask & ~bad, VERDICT_ALLOW_FORCED,
+			      "raw bits of an earlier host's policy stay held", SRC_CONTRACT);
+	if (bad)
+		incoming_step(d, 7, bad, VERDICT_REFUSE,
+			      "raw bits of an earlier host's policy cannot be held here",
+			      SRC_CONTRACT);
+}
+
+/* the part of CPUID that says how speculation is controlled; the rest is not this file's matter */
+#define CONTRACT_7_0_EDX                                                          \
+	(CPUID_7_0_EDX_SPEC_CTRL | CPUID_7_0_EDX_STIBP | CPUID_7_0_EDX_ARCH_CAP | \
+	 CPUID_7_0_EDX_SSBD)
+#define CONTRACT_7_2_EDX                                                            \
+	(CPUID_7_2_EDX_PSFD | CPUID_7_2_EDX_IPRED_CTRL | CPUID_7_2_EDX_RRSBA_CTRL | \
+	 CPUID_7_2_EDX_DDPD_U | CPUID_7_2_EDX_BHI_CTRL)
+
+static bool contract_lost(const struct facts *f)
+{
+	const struct guest_contract *g = &f->in->guest;
+	const struct host_facts *h = &f->in->host;
+
+	return (g->leaf7_0_edx & CONTRACT_7_0_EDX & ~h->kvm_leaf7_0_edx) ||
+	       (g->leaf7_2_edx & CONTRACT_7_2_EDX & ~h->kvm_leaf7_2_edx) ||
+	       arch_cap_lost(g->arch_cap, h->kvm_arch_cap) ||
+	       ((g->arch_cap & ARCH_CAP_VIRTUAL_ENUM) && f->in->backend.kind == BACKEND_NONE);
+}
+
+/* ENUM bit 0 says that the VMM reacts to a report: not where the operator turned that off */
+static bool enum_hollow(const struct facts *f)
+{
+	const struct guest_contract *g = &f->in->guest;
+
+	return (g->virt_enum & VIRT_ENUM_MITIGATION) &&
+	       (g->mitigation_enum & MITIGATION_BHB_CLEAR_SEQ_S) && f->policy.bhi == POLICY_OFF &&
+	       !f->sees_bhi_ctrl && !f->short_host && !bhi_no_enough(f);
+}
+
+static void decide_incoming(struct mitigation_decision *d, const struct facts *f,
+			    const struct rule *bhi, const struct rule *rsb)
+{
+	const struct guest_contract *g = &f->in->guest;
+	const uint64_t extra = f->in->shadow & ~spec_ctrl_host_bits(&f->in->host);
+	const bool other_vendor = g->vendor != CPU_VENDOR_OTHER && g->vendor != f->host.vendor;
+
+	if (other_vendor || (!f->intel && (f->promised & (BHI | RRSBA)))) {
+		incoming_step(d, 9, 0, VERDICT_REFUSE,
+			      "the guest runs as another vendor's CPU than this host's",
+			      SRC_CONTRACT);
+		return;
+	}
+	keep_promise(d, f, BHI, bhi_promise(bhi));
+	keep_promise(d, f, RRSBA, rsb_promise(rsb));
+	keep_raw(d, f);
+	if (bhi->row == 13 || bhi->row == 14) {
+		const bool declined = f->bhi_answered && f->answer_counts;
+
+		incoming_step(d, 4, BHI,
+			      declined && !f->policy.strict ? VERDICT_WARN : incoming_verdict(f),
+			      declined ? "BHI_DIS_S cannot be held here; the guest says that it "
+					 "does not need it"
+				       : "the short sequence is too short here, BHI_DIS_S cannot "
+					 "be held, and the guest may rely on it",
+			      SRC_INTEL);
+	}
+	if (rsb->row == 9 && f->rsb_used && !f->sees_rrsba)
+		incoming_step(d, 6, RRSBA, f->policy.strict ? VERDICT_REFUSE : VERDICT_WARN,
+			      "the guest reports retpolines, was not shown RRSBA, and RRSBA_DIS_S "
+			      "cannot be held here",
+			      SRC_RFC_RSB);
+	if (contract_lost(f) || enum_hollow(f))
+		incoming_step(d, 8, 0, VERDICT_REFUSE,
+			      "what the guest was shown (CPUID, ARCH_CAPABILITIES or the virtual "
+			      "MSRs) cannot be shown or honoured here",
+			      SRC_CONTRACT);
+	if (f->intel && extra)
+		incoming_step(d, 10, extra, VERDICT_REFUSE,
+			      "the guest has bits set in SPEC_CTRL that this CPU does not have",
+			      SRC_CONTRACT);
+	if (f->intel && f->policy.virtual_msrs && (g->leaf7_0_edx & CPUID_7_0_EDX_ARCH_CAP) &&
+	    !(g->arch_cap & ARCH_CAP_VIRTUAL_ENUM))
+		incoming_step(d, 12, 0, VERDICT_ALLOW,
+			      "the guest was not offered the virtual MSRs: they stay hidden until "
+			      "it boots again",
+			      SRC_RFC_BHI);
+	if (d->verdict <= VERDICT_ALLOW_FORCED && d->value)
+		incoming_step(d, 1, d->value, VERDICT_ALLOW,
+			      "all bits that the guest needs or was promised are held here",
+			      SRC_CONTRACT);
+}
+
+/* ---- the whole ---- */
+
+/* Does every host where the guest may come to run make the short sequence enough? */
+static bool pool_makes_short_adequate(const struct pool_facts *pool)
+{
+	return !pool->n_hosts || pool->all_atom_or_short || pool->long_can_force_bhi;
+}
+
+void mitigation_decide(const struct mitigation_input *in, struct mitigation_decision *out)
+{
+	static const struct decision_step mixed_warn = {
+		TABLE_POOL,
+		1,
+		0,
+		VERDICT_WARN,
+		"the pool mixes short and long branch history buffers",
+		SRC_OPERATOR};
+	const struct rule *bhi, *rsb;
+	struct facts f;
+
+	memset(out, 0, sizeof(*out));
+	facts_init(&f, in);
+	decide_raw(out, &f);
+	bhi = rules_bhi(&f);
+	apply(out, &f, TABLE_BHI, bhi, BHI);
+	rsb = rules_rrsba(&f);
+	apply(out, &f, TABLE_RRSBA, rsb, RRSBA);
+
+	/* CPUID that promises a control which this CPU lacks is a #GP in the guest's next write */
+	if (f.intel && f.sees_bhi_ctrl && !f.host.bhi_ctrl)
+		incoming_step(out, 3, BHI, VERDICT_REFUSE,
+			      "the guest is shown BHI_CTRL and this CPU does not have it",
+			      SRC_CONTRACT);
+	if (f.incoming)
+		decide_incoming(out, &f, bhi, rsb);
+	if (f.intel && in->pool.n_hosts > 1 && in->pool.mixed &&
+	    f.policy.mixed_pool != MIXED_LEVEL) {
+		struct decision_step s = mixed_warn;
+
+		if (f.policy.mixed_pool == MIXED_REFUSE)
+			s.verdict = VERDICT_REFUSE;
+		add_step(out, &s);
+	}
+
+	out->short_adequate = f.intel && !f.sees_bhi_ctrl && f.policy.bhi != POLICY_OFF &&
+			      out->verdict != VERDICT_REFUSE &&
+			      (f.short_enough || bhi->row == 7 || (out->value & BHI)) &&
+			      pool_makes_short_adequate(&in->pool);
+}
+
+static bool raw_clears(const struct mitigation_policy *p, uint64_t bit)
+{
+	return (p->raw_mask & bit) && !(p->raw_value & bit);
+}
+
+void mitigation_advertise(const struct host_facts *host, const struct backend_facts *backend,
+			  const struct mitigation_policy *policy, const struct pool_facts *pool,
+			  struct guest_contract *guest)
+{
+	const struct mitigation_input in = {
+		.host = *host, .backend = *backend, .policy = *policy, .pool = *pool};
+	struct facts f;
+	bool bhi_here, bhi_pool, rsb_here, rsb_pool;
+
+	facts_init(&f, &in);
+	guest->vendor = f.host.vendor;
+	guest->arch_cap &= ~ARCH_CAP_VIRTUAL_ENUM;
+	guest->virt_enum = 0;
+	guest->mitigation_enum = 0;
+	if (!policy->virtual_msrs || !f.intel || backend->kind == BACKEND_NONE ||
+	    !(guest->leaf7_0_edx & CPUID_7_0_EDX_ARCH_CAP))
+		return;
+	guest->arch_cap |= ARCH_CAP_VIRTUAL_ENUM;
+	guest->virt_enum = VIRT_ENUM_MITIGATION;
+
+	/* A bit is offered when a guest that reports it is protected wherever it may run. */
+	bhi_here = f.short_enough || bhi_no_enough(&f) || (f.can & BHI);
+	bhi_pool = !pool->n_hosts || !pool->any_long_bhb || pool->long_can_force_bhi;
+	if (policy->bhi != POLICY_OFF && !raw_clears(policy, BHI) &&
+	    (f.adds || (policy->honour_report == REPORT_RELAX && f.unasked)) && bhi_here &&
+	    bhi_pool)
+		guest->mitigation_enum |= MITIGATION_BHB_CLEAR_SEQ_S;
+
+	/* Where there is no control, a guest that sees RRSBA does not rely on retpolines alone. */
+	rsb_here = !f.rrsba_part || (f.can & RRSBA) ||
+		   (!f.host.rrsba_ctrl && (guest->arch_cap & ARCH_CAP_RRSBA));
+	rsb_pool = !pool->n_hosts || !pool->any_rrsba || pool->rrsba_can_force ||
+		   (!pool->rrsba_ctrl_idle && (guest->arch_cap & ARCH_CAP_RRSBA));
+	if (policy->rrsba != POLICY_OFF && !raw_clears(policy, RRSBA) && f.adds && rsb_here &&
+	    rsb_pool)
+		guest->mitigation_enum |= MITIGATION_RETPOLINE_S;
+}
+
+uint64_t mitigation_expect(const struct mitigation_decision *d, enum backend_kind kind,
+			   uint64_t shadow)
+{
+	return kind == BACKEND_MSR_FILTER ? (shadow & ~d->mask) | d->value : shadow;
+}
+
+bool mitigation_check_applied(struct mitigation_decision *d, enum backend_kind kind,
+			      uint64_t shadow, bool accepted, uint64_t read_back)
+{
+	const uint64_t expected = mitigation_expect(d, kind, shadow);
+
+	if (!accepted)
+		incoming_step(
+			d, 10, expected, VERDICT_REFUSE,
+			"KVM does not take this value of SPEC_CTRL: the CPU does not have all "
+			"of its bits",
+			SRC_CONTRACT);
+	else if (read_back != expected)
+		incoming_step(d, 11, read_back ^ expected, VERDICT_REFUSE,
+			      "SPEC_CTRL does not read back as it was set: the back end does not "
+			      "hold these bits",
+			      "measured: a KVM that accepts the value and drops it");
+	return accepted && read_back == expected;
+}
+
+void mitigation_policy_default(struct mitigation_policy *p)
+{
+	*p = (struct mitigation_policy) {
+		.bhi = POLICY_AUTO,
+		.rrsba = POLICY_AUTO,
+		.honour_report = REPORT_BOTH,
+		.bhi_no_is_enough = true,
+		.virtual_msrs = true,
+		.cannot = CANNOT_WARN,
+		.incoming_cannot = CANNOT_REFUSE,
+		.force_unaware = true,
+		.mixed_pool = MIXED_LEVEL,
+	};
+}
+
+const char *backend_name(enum backend_kind kind)
+{
+	switch (kind) {
+	case BACKEND_MSR_FILTER:
+		return "msr-filter";
+	case BACKEND_FORCE_SPEC_CTRL:
+		return "force-spec-ctrl";
+	case BACKEND_FORCE_SPEC_CTRL_VM:
+		return "force-spec-ctrl, virtual MSRs in KVM";
+	case BACKEND_FORCE_VCPU:
+		return "force-spec-ctrl per vCPU";
+	case BACKEND_NONE:
+		break;
+	}
+	return "none";
+}
+
+const char *verdict_name(enum verdict verdict)
+{
+	switch (verdict) {
+	case VERDICT_ALLOW:
+		return "allow";
+	case VERDICT_ALLOW_FORCED:
+		return "allow, with forced bits";
+	case VERDICT_WARN:
+		return "warn";
+	case VERDICT_REFUSE:
+		break;
+	}
+	return "refuse";
+}
+
+const char *decision_table_name(enum decision_table table)
+{
+	switch (table) {
+	case TABLE_BHI:
+		return "bhi";
+	case TABLE_RRSBA:
+		return "rrsba";
+	case TABLE_RAW:
+		return "raw";
+	case TABLE_MIGRATION:
+		return "migration";
+	case TABLE_POOL:
+		break;
+	}
+	return "pool";
+}

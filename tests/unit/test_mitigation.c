@@ -1,0 +1,714 @@
+/* Every row of the decision tables, at least one case each. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "base/bytes.h"
+#include "hosts.h"
+#include "msr/mitigation.h"
+
+#define BHI   SPEC_CTRL_BHI_DIS_S
+#define RSB   SPEC_CTRL_RRSBA_DIS_S
+#define SSBD  SPEC_CTRL_SSBD
+#define STIBP SPEC_CTRL_STIBP
+
+/* verdicts and back ends, short enough for a table */
+#define OK     VERDICT_ALLOW
+#define FORCED VERDICT_ALLOW_FORCED
+#define WARN   VERDICT_WARN
+#define REFUSE VERDICT_REFUSE
+
+/*
+ * The input that every case starts from: Sapphire Rapids on stock KVM, default policy, first boot,
+ * a guest that sees RRSBA but no control, is offered both virtual bits and has said nothing.
+ */
+static struct mitigation_input base_input(void)
+{
+	struct mitigation_input in = {
+		.host = host_spr,
+		.backend = {BACKEND_MSR_FILTER, CAN_ALL},
+		.guest = {.vendor = CPU_VENDOR_INTEL,
+			  .leaf7_0_edx = EDX_7_0,
+			  .arch_cap = ARCH_CAP_SPR | ARCH_CAP_VIRTUAL_ENUM,
+			  .virt_enum = VIRT_ENUM_MITIGATION,
+			  .mitigation_enum = MITIGATION_ALL},
+	};
+
+	mitigation_policy_default(&in.policy);
+	return in;
+}
+
+struct edit {
+	const struct host_facts *host;
+	enum backend_kind backend;
+	bool no_backend; /* BACKEND_NONE is 0: say it */
+	uint64_t can;	 /* 0: all */
+	bool hypervisor, bhi_no;
+	bool strict, off, on, cannot, no_force_unaware, bhi_no_not_enough, force_shown, trust;
+	bool rrsba_off, rrsba_on, incoming_warn, no_virt;
+	enum policy_report honour;
+	uint64_t raw_mask, raw_value;
+	bool whole_contract; /* shown all that Sapphire Rapids has */
+	bool no_enum, hide_rrsba, shows_bhi, shows_rrsba_ctrl;
+	enum cpu_vendor guest_vendor;
+	bool aware, enum_read, written;
+	uint64_t ctrl;
+	bool incoming;
+	uint64_t promise_mask, promise_value, shadow;
+	unsigned int pool; /* hosts; 0: no pool */
+	bool pool_long, pool_cannot, pool_mixed;
+	enum policy_mixed mixed;
+};
+
+static struct mitigation_input edited(const struct edit *e)
+{
+	struct mitigation_input in = base_input();
+
+	if (e->host) {
+		in.host = *e->host;
+		in.backend.can_force = spec_ctrl_host_bits(e->host);
+		/* the contract is of this host unless it is said to come from another */
+		if (!e->incoming)
+			in.guest.arch_cap = in.host.kvm_arch_cap | ARCH_CAP_VIRTUAL_ENUM;
+		else if (!e->whole_contract)
+			in.guest.arch_cap = (ARCH_CAP_SPR & in.host.kvm_arch_cap) | ARCH_CAP_RRSBA |
+					    ARCH_CAP_VIRTUAL_ENUM;
+	}
+	if (e->backend)
+		in.backend.kind = e->backend;
+	if (e->no_backend)
+		in.backend = (struct backend_facts) {BACKEND_NONE, 0};
+	if (e->can)
+		in.backend.can_force = e->can;
+	in.host.hypervisor = e->hypervisor;
+	if (e->bhi_no)
+		in.host.kvm_arch_cap |= ARCH_CAP_BHI_NO;
+	in.policy.strict = e->strict;
+	in.policy.bhi = e->on ? POLICY_ON : e->off ? POLICY_OFF : POLICY_AUTO;
+	in.policy.rrsba = e->rrsba_on ? POLICY_ON : e->rrsba_off ? POLICY_OFF : POLICY_AUTO;
+	in.policy.cannot = e->cannot ? CANNOT_REFUSE : CANNOT_WARN;
+	in.policy.incoming_cannot = e->incoming_warn ? CANNOT_WARN : CANNOT_REFUSE;
+	in.policy.force_unaware = !e->no_force_unaware;
+	in.policy.bhi_no_is_enough = !e->bhi_no_not_enough;
+	in.policy.force_when_shown = e->force_shown;
+	in.policy.trust_model = e->trust;
+	in.policy.honour_report = e->honour;
+	in.policy.raw_mask = e->raw_mask;
+	in.policy.raw_value = e->raw_value;
+	in.policy.mixed_pool = e->mixed;
+	if (e->no_enum)
+		in.guest.mitigation_enum = 0;
+	if (e->no_virt) {
+		in.guest.arch_cap &= ~ARCH_CAP_VIRTUAL_ENUM;
+		in.guest.virt_enum = 0;
+		in.guest.mitigation_enum = 0;
+	}
+	if (e->hide_rrsba)
+		in.guest.arch_cap &= ~ARCH_CAP_RRSBA;
+	if (e->shows_bhi)
+		in.guest.leaf7_2_edx |= CPUID_7_2_EDX_BHI_CTRL;
+	if (e->shows_rrsba_ctrl)
+		in.guest.leaf7_2_edx |= CPUID_7_2_EDX_RRSBA_CTRL;
+	if (e->guest_vendor)
+		in.guest.vendor = e->guest_vendor;
+	in.report = (struct vcpu_report) {e->aware, e->enum_read, e->written, e->ctrl};
+	in.promise = (struct mitigation_promise) {e->incoming, e->promise_mask, e->promise_value};
+	in.shadow = e->shadow;
+	if (e->pool)
+		in.pool = (struct pool_facts) {.n_hosts = e->pool,
+					       .any_long_bhb = e->pool_long,
+					       .all_atom_or_short = !e->pool_long,
+					       .long_can_force_bhi = !e->pool_cannot,
+					       .rrsba_can_force = !e->pool_cannot,
+					       .mixed = e->pool_mixed};
+	return in;
+}
+
+static const struct decision_step *find_step(const struct mitigation_decision *d,
+					     enum decision_table table, unsigned int row)
+{
+	unsigned int i;
+
+	for (i = 0; i < d->n_steps; i++)
+		if (d->step[i].table == table && d->step[i].row == row)
+			return &d->step[i];
+	return NULL;
+}
+
+struct a_case {
+	const char *name;
+	struct edit e;
+	unsigned int row; /* of the table under test; it must have fired with @verdict */
+	enum verdict verdict;
+	uint64_t mask, value;
+	enum verdict whole; /* of the decision; 0 (allow): the row's is the whole one's too */
+};
+
+static void run_cases(const struct a_case *c, size_t n, enum decision_table table, uint64_t bits)
+{
+	for (; n--; c++) {
+		const struct mitigation_input in = edited(&c->e);
+		const enum verdict whole = c->whole ? c->whole : c->verdict;
+		const struct decision_step *s;
+		struct mitigation_decision d;
+
+		print_message("# %s\n", c->name);
+		mitigation_decide(&in, &d);
+		s = find_step(&d, table, c->row);
+		assert_non_null(s);
+		assert_int_equal(s->verdict, c->verdict);
+		assert_int_equal(d.mask & bits, c->mask);
+		assert_int_equal(d.value & bits, c->value);
+		assert_int_equal(d.verdict, whole);
+		assert_non_null(s->reason);
+		assert_non_null(s->source);
+	}
+}
+
+#define RUN(cases, table, bits) run_cases(cases, ARRAY_SIZE(cases), table, bits)
+
+/* clang-format off */
+static const struct a_case bhi_cases[] = {
+	{"1 raw holds it", {.raw_mask = BHI, .raw_value = BHI}, 1, FORCED, BHI, BHI, 0},
+	{"1 raw clears it, it was needed", {.raw_mask = BHI}, 1, WARN, BHI, 0, 0},
+	{"1 raw clears it, the guest owns it anyway",
+	 {.raw_mask = BHI, .shows_bhi = true}, 1, FORCED, BHI, 0, 0},
+	{"1 raw on a host without it",
+	 {.host = &host_icx, .raw_mask = BHI, .raw_value = BHI}, 1, REFUSE, 0, 0, 0},
+	{"1 raw on a back end without it",
+	 {.can = CAN_OLD, .raw_mask = BHI, .raw_value = BHI}, 1, REFUSE, 0, 0, 0},
+	{"1 raw with no back end", {.no_backend = true, .raw_mask = BHI}, 1, REFUSE, 0, 0, 0},
+	{"1 raw beats bhi=off",
+	 {.raw_mask = BHI, .raw_value = BHI, .off = true}, 1, FORCED, BHI, BHI, 0},
+	{"2 off, would have been forced", {.off = true}, 2, WARN, 0, 0, 0},
+	{"2 off, no back end anyway", {.off = true, .no_backend = true}, 2, WARN, 0, 0, 0},
+	{"2 off, the guest owns it", {.off = true, .shows_bhi = true}, 2, OK, 0, 0, 0},
+	{"2 off on Ice Lake", {.off = true, .host = &host_icx}, 2, OK, 0, 0, 0},
+	{"2 off, the guest declined",
+	 {.off = true, .aware = true, .enum_read = true}, 2, OK, 0, 0, 0},
+	{"3 AMD", {.host = &host_amd, .guest_vendor = CPU_VENDOR_AMD}, 3, OK, 0, 0, 0},
+	{"3 AMD, bhi=on", {.host = &host_amd, .on = true}, 3, REFUSE, 0, 0, 0},
+	{"3 AMD, strict", {.host = &host_amd, .strict = true}, 3, OK, 0, 0, 0},
+	{"3 unknown vendor", {.host = &host_alien}, 3, WARN, 0, 0, 0},
+	{"3 unknown vendor, strict", {.host = &host_alien, .strict = true}, 3, REFUSE, 0, 0, 0},
+	{"4 on", {.on = true}, 4, FORCED, BHI, BHI, 0},
+	{"4 on, even if the guest sees BHI_CTRL",
+	 {.on = true, .shows_bhi = true}, 4, FORCED, BHI, BHI, 0},
+	{"5 on, Ice Lake", {.on = true, .host = &host_icx}, 5, REFUSE, 0, 0, 0},
+	{"5 on, no back end", {.on = true, .no_backend = true}, 5, REFUSE, 0, 0, 0},
+	{"5 on, back end without the bit", {.on = true, .can = CAN_OLD}, 5, REFUSE, 0, 0, 0},
+	{"6 the guest owns it", {.shows_bhi = true}, 6, OK, 0, 0, 0},
+	{"6 its report is ignored", {.shows_bhi = true, .ctrl = 1}, 6, OK, 0, 0, 0},
+	{"6 unless the policy forces",
+	 {.shows_bhi = true, .ctrl = 1, .force_shown = true}, 6, FORCED, BHI, BHI, 0},
+	{"6 and cannot",
+	 {.shows_bhi = true, .ctrl = 1, .force_shown = true, .no_backend = true}, 6, WARN, 0, 0, 0},
+	{"6 and cannot, strict",
+	 {.shows_bhi = true, .ctrl = 1, .force_shown = true, .no_backend = true, .strict = true}, 6,
+	 REFUSE, 0, 0, 0},
+	{"7 BHI_NO", {.bhi_no = true}, 7, OK, 0, 0, 0},
+	{"7 BHI_NO is not enough: row 9",
+	 {.bhi_no = true, .bhi_no_not_enough = true}, 9, FORCED, BHI, BHI, 0},
+	{"8 Sierra Forest alone", {.host = &host_srf}, 8, OK, 0, 0, 0},
+	{"8 Sierra Forest among such", {.host = &host_srf, .pool = 3}, 8, OK, 0, 0, 0},
+	{"8 Sierra Forest beside Sapphire Rapids: row 9",
+	 {.host = &host_srf, .pool = 2, .pool_long = true}, 9, FORCED, BHI, BHI, 0},
+	{"8 nested Sierra Forest is not believed: row 9",
+	 {.host = &host_srf, .hypervisor = true}, 9, FORCED, BHI, BHI, 0},
+	{"9 never read", {.aware = false}, 9, FORCED, BHI, BHI, 0},
+	{"9 nothing offered", {.no_virt = true}, 9, FORCED, BHI, BHI, 0},
+	{"9 bit not offered, read all the same",
+	 {.no_enum = true, .aware = true, .enum_read = true}, 9, FORCED, BHI, BHI, 0},
+	{"9 ignored report",
+	 {.honour = REPORT_IGNORE, .aware = true, .enum_read = true}, 9, FORCED, BHI, BHI, 0},
+	{"9 the policy does not force unasked", {.no_force_unaware = true}, 9, WARN, 0, 0, 0},
+	{"9 strict does", {.no_force_unaware = true, .strict = true}, 9, FORCED, BHI, BHI, 0},
+	{"10 reported",
+	 {.aware = true, .enum_read = true, .written = true, .ctrl = 1}, 10, FORCED, BHI, BHI, 0},
+	{"10 reported, was not offered (an incoming stream)",
+	 {.no_enum = true, .ctrl = 1}, 10, FORCED, BHI, BHI, 0},
+	{"10 reported, and only reports force",
+	 {.ctrl = 1, .no_force_unaware = true}, 10, FORCED, BHI, BHI, 0},
+	{"10 reported, and neither",
+	 {.ctrl = 1, .no_force_unaware = true, .honour = REPORT_RELAX}, 10, WARN, 0, 0, 0},
+	{"11 declined", {.aware = true, .enum_read = true}, 11, OK, 0, 0, 0},
+	{"11 declined, written",
+	 {.aware = true, .enum_read = true, .written = true}, 11, OK, 0, 0, 0},
+	{"11 declined, strict",
+	 {.aware = true, .enum_read = true, .strict = true}, 11, FORCED, BHI, BHI, 0},
+	{"11 wrote 0 without reading what it means",
+	 {.aware = true, .written = true}, 11, FORCED, BHI, BHI, 0},
+	{"11 declined, reports only tighten",
+	 {.aware = true, .enum_read = true, .honour = REPORT_TIGHTEN}, 11, FORCED, BHI, BHI, 0},
+	{"11 declined, reports only relax",
+	 {.aware = true, .enum_read = true, .honour = REPORT_RELAX}, 11, OK, 0, 0, 0},
+	{"11 declined, the mask is frozen",
+	 {.aware = true, .enum_read = true, .backend = BACKEND_FORCE_SPEC_CTRL}, 11, FORCED, BHI,
+	 BHI, 0},
+	{"11 declined, a vCPU ioctl can let go",
+	 {.aware = true, .enum_read = true, .backend = BACKEND_FORCE_VCPU}, 11, OK, 0, 0, 0},
+	{"11 half an answer, and the policy does not force unasked",
+	 {.aware = true, .written = true, .no_force_unaware = true}, 11, WARN, 0, 0, 0},
+	{"12 found the MSRs, not read yet", {.aware = true}, 12, FORCED, BHI, BHI, 0},
+	{"12 and the policy waits", {.aware = true, .no_force_unaware = true}, 12, WARN, 0, 0, 0},
+	{"13 no back end", {.no_backend = true}, 13, WARN, 0, 0, 0},
+	{"13 no back end, strict", {.no_backend = true, .strict = true}, 13, REFUSE, 0, 0, 0},
+	{"13 no back end, cannot=refuse",
+	 {.no_backend = true, .cannot = true}, 13, REFUSE, 0, 0, 0},
+	{"13 back end without the bit", {.can = CAN_OLD}, 13, WARN, 0, 0, 0},
+	{"13 reported, no back end", {.no_backend = true, .ctrl = 1}, 13, WARN, 0, 0, 0},
+	{"13 found the MSRs, no back end", {.no_backend = true, .aware = true}, 13, WARN, 0, 0, 0},
+	{"14 masked Sapphire Rapids", {.host = &host_spr_masked}, 14, WARN, 0, 0, 0},
+	{"14 strict", {.host = &host_spr_masked, .strict = true}, 14, REFUSE, 0, 0, 0},
+	{"14 cannot=refuse", {.host = &host_spr_masked, .cannot = true}, 14, REFUSE, 0, 0, 0},
+	{"14 reported", {.host = &host_spr_masked, .ctrl = 1}, 14, REFUSE, 0, 0, 0},
+	{"14 promised",
+	 {.host = &host_spr_masked, .incoming = true, .promise_mask = BHI, .promise_value = BHI},
+	 14, REFUSE, 0, 0, 0},
+	{"14 declined",
+	 {.host = &host_spr_masked, .aware = true, .enum_read = true, .cannot = true}, 14, WARN, 0,
+	 0, 0},
+	{"14 declined, strict",
+	 {.host = &host_spr_masked, .aware = true, .enum_read = true, .strict = true}, 14, REFUSE,
+	 0, 0, 0},
+	{"15 Ice Lake", {.host = &host_icx}, 15, OK, 0, 0, 0},
+	{"15 Ice Lake, reported", {.host = &host_icx, .ctrl = 1}, 15, OK, 0, 0, 0},
+	{"15 Ice Lake, strict", {.host = &host_icx, .strict = true}, 15, OK, 0, 0, 0},
+	{"15 nested Ice Lake that the operator believes",
+	 {.host = &host_icx, .hypervisor = true, .trust = true, .strict = true}, 15, OK, 0, 0, 0},
+	{"16 unknown model", {.host = &host_unknown}, 16, WARN, 0, 0, 0},
+	{"16 unknown model, strict", {.host = &host_unknown, .strict = true}, 16, REFUSE, 0, 0, 0},
+	{"16 nested Ice Lake", {.host = &host_icx, .hypervisor = true}, 16, WARN, 0, 0, 0},
+	{"16 nested Ice Lake, strict",
+	 {.host = &host_icx, .hypervisor = true, .strict = true}, 16, REFUSE, 0, 0, 0},
+};
+/* clang-format on */
+
+static void test_bhi(void **state)
+{
+	(void)state;
+	RUN(bhi_cases, TABLE_BHI, BHI);
+}
+
+/* BHI stays out of the way: the guest is shown BHI_CTRL wherever the host has it. */
+#define QUIET .shows_bhi = true
+
+/* clang-format off */
+static const struct a_case rrsba_cases[] = {
+	{"1 raw holds it", {QUIET, .raw_mask = RSB, .raw_value = RSB}, 1, FORCED, RSB, RSB, 0},
+	{"1 raw clears it", {QUIET, .raw_mask = RSB}, 1, FORCED, RSB, 0, 0},
+	{"1 raw clears it, it may be needed",
+	 {QUIET, .raw_mask = RSB, .hide_rrsba = true}, 1, WARN, RSB, 0, 0},
+	{"1 raw on Ice Lake",
+	 {.host = &host_icx, .raw_mask = RSB, .raw_value = RSB}, 1, REFUSE, 0, 0, 0},
+	{"1 off", {QUIET, .rrsba_off = true}, 1, OK, 0, 0, 0},
+	{"1 off, reported", {QUIET, .rrsba_off = true, .ctrl = 2}, 1, WARN, 0, 0, 0},
+	{"1 on", {QUIET, .rrsba_on = true}, 1, FORCED, RSB, RSB, 0},
+	{"1 on, Ice Lake", {.host = &host_icx, .rrsba_on = true}, 1, REFUSE, 0, 0, 0},
+	{"1 on, no back end", {QUIET, .rrsba_on = true, .no_backend = true}, 1, REFUSE, 0, 0, 0},
+	{"1 on, AMD", {.host = &host_amd, .rrsba_on = true}, 1, REFUSE, 0, 0, 0},
+	{"2 AMD", {.host = &host_amd}, 2, OK, 0, 0, 0},
+	{"3 Broadwell", {.host = &host_bdw, .ctrl = 2}, 3, OK, 0, 0, 0},
+	{"4 the guest sets it itself",
+	 {QUIET, .shows_rrsba_ctrl = true, .ctrl = 2}, 4, OK, 0, 0, 0},
+	{"4 the control alone is not enough: Linux does not look at it without RRSBA",
+	 {QUIET, .shows_rrsba_ctrl = true, .hide_rrsba = true, .ctrl = 2}, 5, FORCED, RSB, RSB, 0},
+	{"5 reported", {QUIET, .ctrl = 2, .hide_rrsba = true}, 5, FORCED, RSB, RSB, 0},
+	{"5 reported, RRSBA shown", {QUIET, .ctrl = 2}, 5, FORCED, RSB, RSB, 0},
+	{"5 the mask is frozen: what may be reported counts",
+	 {QUIET, .backend = BACKEND_FORCE_SPEC_CTRL}, 5, FORCED, RSB, RSB, 0},
+	{"6 declined",
+	 {QUIET, .aware = true, .enum_read = true, .hide_rrsba = true}, 6, OK, 0, 0, 0},
+	{"6 declined, but reports only tighten: row 7",
+	 {QUIET, .aware = true, .enum_read = true, .hide_rrsba = true, .honour = REPORT_TIGHTEN}, 7,
+	 FORCED, RSB, RSB, 0},
+	{"6 the bit was not offered: no answer, row 7",
+	 {QUIET, .aware = true, .enum_read = true, .hide_rrsba = true, .no_enum = true}, 7, FORCED,
+	 RSB, RSB, 0},
+	{"7 unaware, RRSBA hidden", {QUIET, .hide_rrsba = true}, 7, FORCED, RSB, RSB, 0},
+	{"7 the policy does not force unasked",
+	 {QUIET, .hide_rrsba = true, .no_force_unaware = true}, 7, WARN, 0, 0, 0},
+	{"7 strict does",
+	 {QUIET, .hide_rrsba = true, .no_force_unaware = true, .strict = true}, 7, FORCED, RSB, RSB,
+	 0},
+	{"7 a report that may not add bits",
+	 {QUIET, .hide_rrsba = true, .no_force_unaware = true, .ctrl = 2, .honour = REPORT_RELAX},
+	 7, WARN, 0, 0, 0},
+	{"8 unaware, RRSBA shown", {QUIET}, 8, OK, 0, 0, 0},
+	{"9 Ice Lake, reported, RRSBA hidden",
+	 {.host = &host_icx, .ctrl = 2, .hide_rrsba = true}, 9, WARN, 0, 0, 0},
+	{"9 strict",
+	 {.host = &host_icx, .ctrl = 2, .hide_rrsba = true, .strict = true}, 9, REFUSE, 0, 0, 0},
+	{"9 cannot=refuse",
+	 {.host = &host_icx, .ctrl = 2, .hide_rrsba = true, .cannot = true}, 9, REFUSE, 0, 0, 0},
+	{"9 reported, no back end", {QUIET, .ctrl = 2, .no_backend = true}, 9, WARN, 0, 0, 0},
+	{"9 unaware, RRSBA hidden, no back end, strict",
+	 {QUIET, .hide_rrsba = true, .no_backend = true, .strict = true}, 9, REFUSE, 0, 0, 0},
+	{"10 Ice Lake, reported, RRSBA shown", {.host = &host_icx, .ctrl = 2}, 10, OK, 0, 0, 0},
+	{"10 Ice Lake, unaware, RRSBA hidden",
+	 {.host = &host_icx, .hide_rrsba = true}, 10, WARN, 0, 0, 0},
+	{"10 Ice Lake, declined, RRSBA hidden",
+	 {.host = &host_icx, .hide_rrsba = true, .aware = true, .enum_read = true}, 10, OK, 0, 0,
+	 0},
+};
+/* clang-format on */
+
+static void test_rrsba(void **state)
+{
+	(void)state;
+	RUN(rrsba_cases, TABLE_RRSBA, RSB);
+}
+
+/* clang-format off */
+static const struct a_case raw_cases[] = {
+	{"1 value outside the mask",
+	 {QUIET, .raw_mask = SSBD, .raw_value = SSBD | STIBP}, 1, REFUSE, 0, 0, 0},
+	{"1 reserved bit 9", {QUIET, .raw_mask = 1 << 9}, 1, REFUSE, 0, 0, 0},
+	{"1 reserved bit 63",
+	 {QUIET, .raw_mask = 1ULL << 63, .raw_value = 1ULL << 63}, 1, REFUSE, 0, 0, 0},
+	{"2 not in the host",
+	 {.host = &host_icx, .raw_mask = SPEC_CTRL_PSFD, .raw_value = SPEC_CTRL_PSFD, .can =
+	 CAN_ALL}, 2, REFUSE, 0, 0, 0},
+	{"2 not in the back end",
+	 {QUIET, .raw_mask = SPEC_CTRL_PSFD, .raw_value = SPEC_CTRL_PSFD, .can = CAN_OLD}, 2,
+	 REFUSE, 0, 0, 0},
+	{"2 nothing to hold it at 0",
+	 {QUIET, .no_backend = true, .raw_mask = SSBD}, 2, REFUSE, 0, 0, 0},
+	{"2 AMD",
+	 {.host = &host_amd, .can = CAN_OLD, .raw_mask = SSBD, .raw_value = SSBD}, 2, REFUSE, 0, 0,
+	 0},
+	{"2 one of two",
+	 {QUIET, .raw_mask = SSBD | SPEC_CTRL_PSFD, .raw_value = SSBD | SPEC_CTRL_PSFD, .can =
+	 CAN_OLD}, 2, REFUSE, SSBD, SSBD, 0},
+	{"3 held at 1", {QUIET, .raw_mask = SSBD, .raw_value = SSBD}, 3, FORCED, SSBD, SSBD, 0},
+	{"4 held at 0", {QUIET, .raw_mask = STIBP}, 4, FORCED, STIBP, 0, 0},
+	{"3 one each way",
+	 {QUIET, .raw_mask = SSBD | STIBP, .raw_value = SSBD}, 3, FORCED, SSBD | STIBP, SSBD, 0},
+};
+/* clang-format on */
+
+static void test_raw(void **state)
+{
+	(void)state;
+	RUN(raw_cases, TABLE_RAW, ~(BHI | RSB));
+}
+
+/* a guest that boots on Ice Lake sees no controls; INCOMING is its arrival somewhere */
+#define INCOMING .incoming = true
+#define PROMISED INCOMING, .promise_mask = BHI, .promise_value = BHI
+
+/* clang-format off */
+static const struct a_case migration_cases[] = {
+	{"1 all held", {PROMISED}, 1, OK, BHI, BHI, FORCED},
+	{"1 needed here though not there", {INCOMING}, 1, OK, BHI, BHI, FORCED},
+	{"1 promised, and this policy would not force unasked: stays held",
+	 {PROMISED, .no_force_unaware = true}, 1, FORCED, BHI, BHI, WARN},
+	{"1 promised though the guest sees BHI_CTRL: stays held",
+	 {PROMISED, QUIET}, 1, FORCED, BHI, BHI, 0},
+	{"1 promised, and bhi=off here", {PROMISED, .off = true}, 1, WARN, 0, 0, REFUSE},
+	{"1 promised, bhi=off here, nothing was offered",
+	 {PROMISED, .off = true, .no_virt = true}, 1, WARN, 0, 0, 0},
+	{"1 promised, bhi=off here, strict",
+	 {PROMISED, .off = true, .no_virt = true, .strict = true}, 1, REFUSE, 0, 0, 0},
+	{"1 promised, cannot", {PROMISED, QUIET, .can = CAN_OLD}, 1, REFUSE, 0, 0, 0},
+	{"1 promised, cannot, the operator lets it",
+	 {PROMISED, QUIET, .can = CAN_OLD, .incoming_warn = true}, 1, WARN, 0, 0, 0},
+	{"1 promised, unknown model", {PROMISED, .host = &host_unknown}, 1, REFUSE, 0, 0, 0},
+	{"2 promised, Ice Lake", {PROMISED, .host = &host_icx}, 2, OK, 0, 0, 0},
+	{"2 promised, reported, Ice Lake",
+	 {PROMISED, .host = &host_icx, .ctrl = 1}, 2, OK, 0, 0, 0},
+	{"2 promised, Sierra Forest", {PROMISED, .host = &host_srf}, 2, OK, 0, 0, 0},
+	{"3 sees BHI_CTRL, Ice Lake", {INCOMING, .host = &host_icx, QUIET}, 3, REFUSE, 0, 0, 0},
+	{"3 sees BHI_CTRL, Ice Lake, first boot", {.host = &host_icx, QUIET}, 3, REFUSE, 0, 0, 0},
+	{"4 unaware, masked Sapphire Rapids",
+	 {INCOMING, .host = &host_spr_masked}, 4, REFUSE, 0, 0, 0},
+	{"4 reported, masked Sapphire Rapids",
+	 {INCOMING, .host = &host_spr_masked, .ctrl = 1}, 4, REFUSE, 0, 0, 0},
+	{"4 unaware, masked Sapphire Rapids, the operator lets it",
+	 {INCOMING, .host = &host_spr_masked, .incoming_warn = true}, 4, WARN, 0, 0, 0},
+	{"4 declined, masked Sapphire Rapids",
+	 {INCOMING, .host = &host_spr_masked, .aware = true, .enum_read = true}, 4, WARN, 0, 0, 0},
+	{"4 declined, strict",
+	 {INCOMING, .host = &host_spr_masked, .aware = true, .enum_read = true, .strict = true}, 4,
+	 REFUSE, 0, 0, 0},
+	{"4 declined, but reports only tighten",
+	 {INCOMING, .host = &host_spr_masked, .aware = true, .enum_read = true, .honour =
+	 REPORT_TIGHTEN}, 4, REFUSE, 0, 0, 0},
+	{"4 no back end", {INCOMING, .no_backend = true, .no_virt = true}, 4, REFUSE, 0, 0, 0},
+	{"5 promised, BHI_NO", {PROMISED, .bhi_no = true}, 5, OK, 0, 0, 0},
+	{"5 promised, BHI_NO is not enough: held",
+	 {PROMISED, .bhi_no = true, .bhi_no_not_enough = true}, 1, OK, BHI, BHI, FORCED},
+	{"6 reported retpolines, RRSBA hidden, Ice Lake",
+	 {INCOMING, .host = &host_icx, .ctrl = 2, .hide_rrsba = true}, 6, WARN, 0, 0, 0},
+	{"6 strict",
+	 {INCOMING, .host = &host_icx, .ctrl = 2, .hide_rrsba = true, .strict = true}, 6, REFUSE, 0,
+	 0, 0},
+	{"6 promised RRSBA_DIS_S, Ice Lake",
+	 {INCOMING, .host = &host_icx, .promise_mask = RSB, .promise_value = RSB}, 6, WARN, 0, 0,
+	 0},
+	{"7 raw SSBD of the source stays held",
+	 {INCOMING, QUIET, .promise_mask = SSBD, .promise_value = SSBD}, 1, FORCED, SSBD, SSBD, 0},
+	{"7 raw PSFD of the source cannot be held",
+	 {INCOMING, .host = &host_icx, .promise_mask = SPEC_CTRL_PSFD, .promise_value =
+	 SPEC_CTRL_PSFD}, 7, REFUSE, 0, 0, 0},
+	{"7 raw zero of the source cannot be held",
+	 {INCOMING, QUIET, .no_backend = true, .promise_mask = SSBD}, 7, REFUSE, 0, 0, 0},
+	{"8 ARCH_CAPABILITIES claims more",
+	 {INCOMING, .host = &host_bdw, .whole_contract = true}, 8, REFUSE, 0, 0, 0},
+	{"8 no back end for the virtual MSRs",
+	 {INCOMING, QUIET, .no_backend = true}, 8, REFUSE, 0, 0, 0},
+	{"8 RRSBA_CTRL is shown, the host has none",
+	 {INCOMING, .host = &host_icx, .shows_rrsba_ctrl = true}, 8, REFUSE, 0, 0, 0},
+	{"8 told that a report is heard, and bhi=off", {INCOMING, .off = true}, 8, REFUSE, 0, 0, 0},
+	{"9 AMD", {INCOMING, .host = &host_amd}, 9, REFUSE, 0, 0, 0},
+	{"9 AMD, guest's vendor not known, but a promise is",
+	 {PROMISED, .host = &host_amd, .guest_vendor = CPU_VENDOR_OTHER}, 9, REFUSE, 0, 0, 0},
+	{"9 an AMD guest on Intel",
+	 {INCOMING, .guest_vendor = CPU_VENDOR_AMD}, 9, REFUSE, BHI, BHI, 0},
+	{"10 its own bits are not there",
+	 {INCOMING, .host = &host_icx, .shadow = SPEC_CTRL_IBRS | BHI}, 10, REFUSE, 0, 0, 0},
+	{"12 virtual MSRs stay hidden", {INCOMING, .no_virt = true}, 12, OK, BHI, BHI, FORCED},
+};
+/* clang-format on */
+
+static void test_migration(void **state)
+{
+	struct edit e = {.shadow = SPEC_CTRL_IBRS | BHI, .incoming = true, .host = &host_icx};
+	struct mitigation_input in = edited(&e);
+	struct mitigation_decision d;
+
+	(void)state;
+	RUN(migration_cases, TABLE_MIGRATION, ~RSB);
+	mitigation_decide(&in, &d);
+	assert_int_equal(find_step(&d, TABLE_MIGRATION, 10)->bit, BHI); /* names the bit */
+}
+
+/* three hops: the promise of the first long host outlives an Ice Lake in between */
+static void test_hops(void **state)
+{
+	struct mitigation_input in = base_input();
+	struct mitigation_decision d;
+
+	(void)state;
+	in.host = host_icx;
+	in.backend.can_force = CAN_OLD;
+	in.guest.arch_cap = (ARCH_CAP_SPR & ARCH_CAP_CLX) | ARCH_CAP_RRSBA | ARCH_CAP_VIRTUAL_ENUM;
+	mitigation_decide(&in, &d); /* boots on Ice Lake */
+	assert_int_equal(d.verdict, VERDICT_ALLOW);
+	assert_int_equal(d.value, 0);
+
+	in.promise = (struct mitigation_promise) {true, d.mask, d.value};
+	in.host = host_spr;
+	in.backend.can_force = CAN_ALL;
+	mitigation_decide(&in, &d);
+	assert_int_equal(d.verdict, VERDICT_ALLOW_FORCED);
+	assert_int_equal(d.value, BHI);
+
+	in.promise = (struct mitigation_promise) {true, d.mask, d.value};
+	in.host = host_icx;
+	in.backend.can_force = CAN_OLD;
+	mitigation_decide(&in, &d);
+	assert_int_equal(d.verdict, VERDICT_ALLOW);
+	assert_int_equal(d.value, 0);
+
+	in.host = host_spr_masked; /* the same promise, carried on */
+	mitigation_decide(&in, &d);
+	assert_int_equal(d.verdict, VERDICT_REFUSE);
+}
+
+static void test_applied(void **state)
+{
+	const struct mitigation_input in = base_input();
+	struct mitigation_decision d;
+
+	(void)state;
+	mitigation_decide(&in, &d);
+	assert_int_equal(mitigation_expect(&d, BACKEND_MSR_FILTER, 1), 0x401);
+	assert_int_equal(mitigation_expect(&d, BACKEND_FORCE_SPEC_CTRL, 1), 1);
+	assert_int_equal(mitigation_expect(&d, BACKEND_FORCE_SPEC_CTRL_VM, 1), 1);
+	assert_int_equal(mitigation_expect(&d, BACKEND_FORCE_VCPU, 1), 1);
+	assert_int_equal(mitigation_expect(&d, BACKEND_NONE, 1), 1);
+
+	assert_true(mitigation_check_applied(&d, BACKEND_MSR_FILTER, 1, true, 0x401));
+	assert_int_equal(d.verdict, VERDICT_ALLOW_FORCED);
+	assert_true(mitigation_check_applied(&d, BACKEND_FORCE_SPEC_CTRL, 1, true, 1));
+	assert_int_equal(d.verdict, VERDICT_ALLOW_FORCED);
+
+	/* accepts and drops, as seen on a real KVM */
+	assert_false(mitigation_check_applied(&d, BACKEND_MSR_FILTER, 1, true, 0));
+	assert_int_equal(d.verdict, VERDICT_REFUSE);
+	assert_int_equal(find_step(&d, TABLE_MIGRATION, 11)->bit, 0x401);
+
+	mitigation_decide(&in, &d);
+	assert_false(mitigation_check_applied(&d, BACKEND_MSR_FILTER, 1, false, 0));
+	assert_int_equal(d.verdict, VERDICT_REFUSE);
+	assert_int_equal(find_step(&d, TABLE_MIGRATION, 10)->bit, 0x401);
+}
+
+/* clang-format off */
+static const struct {
+	const char *name;
+	bool mixed;
+	unsigned int n;
+	enum policy_mixed policy;
+	const struct host_facts *host;
+	enum verdict verdict;
+} pools[] = {
+	{"mixed, levelled", true, 2, MIXED_LEVEL, &host_icx, OK},
+	{"mixed, warned", true, 2, MIXED_WARN, &host_icx, WARN},
+	{"mixed, refused", true, 2, MIXED_REFUSE, &host_icx, REFUSE},
+	{"not mixed", false, 2, MIXED_REFUSE, &host_icx, OK},
+	{"no pool", true, 0, MIXED_REFUSE, &host_icx, OK},
+	{"AMD", true, 2, MIXED_REFUSE, &host_amd, OK},
+};
+/* clang-format on */
+
+static void test_mixed_pool(void **state)
+{
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(pools); i++) {
+		const struct edit e = {.host = pools[i].host,
+				       .mixed = pools[i].policy,
+				       .pool = pools[i].n,
+				       .pool_mixed = pools[i].mixed};
+		const struct mitigation_input in = edited(&e);
+		struct mitigation_decision d;
+
+		print_message("# %s\n", pools[i].name);
+		mitigation_decide(&in, &d);
+		assert_int_equal(d.verdict, pools[i].verdict);
+		assert_int_equal(find_step(&d, TABLE_POOL, 1) != NULL, pools[i].verdict != OK);
+	}
+}
+
+/* clang-format off */
+static const struct {
+	const char *name;
+	struct edit e;
+	bool adequate;
+} adequate[] = {
+	{"Ice Lake alone", {.host = &host_icx}, true},
+	{"Ice Lake in a pool of such", {.host = &host_icx, .pool = 2}, true},
+	{"Ice Lake beside hosts that can force",
+	 {.host = &host_icx, .pool = 2, .pool_long = true}, true},
+	{"Ice Lake beside one that cannot",
+	 {.host = &host_icx, .pool = 2, .pool_long = true, .pool_cannot = true}, false},
+	{"Sapphire Rapids, held", {.host = &host_spr}, true},
+	{"Sapphire Rapids, declined", {.aware = true, .enum_read = true}, false},
+	{"Sapphire Rapids, no back end", {.no_backend = true}, false},
+	{"BHI_CTRL shown", {.shows_bhi = true}, false},
+	{"bhi=off", {.host = &host_icx, .off = true}, false},
+	{"BHI_NO", {.bhi_no = true}, true},
+	{"nested", {.host = &host_icx, .hypervisor = true}, false},
+	{"AMD", {.host = &host_amd}, false},
+	{"refused for another reason", {.host = &host_icx, .rrsba_on = true}, false},
+};
+/* clang-format on */
+
+static void test_short_adequate(void **state)
+{
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(adequate); i++) {
+		const struct mitigation_input in = edited(&adequate[i].e);
+		struct mitigation_decision d;
+
+		print_message("# %s\n", adequate[i].name);
+		mitigation_decide(&in, &d);
+		assert_int_equal(d.short_adequate, adequate[i].adequate);
+	}
+}
+
+/* section 4.4 */
+/* clang-format off */
+static const struct {
+	const char *name;
+	struct edit e;
+	bool no_arch_cap_cpuid, policy_off;
+	bool bit63;
+	uint64_t offered;
+} offers[] = {
+	{"Sapphire Rapids", {.host = &host_spr}, 0, 0, true, 3},
+	{"CPUID without ARCH_CAPABILITIES", {.host = &host_spr}, true, 0, false, 0},
+	{"policy without virtual MSRs", {.host = &host_spr}, 0, true, false, 0},
+	{"AMD", {.host = &host_amd}, 0, 0, false, 0},
+	{"no back end", {.no_backend = true}, 0, 0, false, 0},
+	{"Ice Lake: old hosts too", {.host = &host_icx}, 0, 0, true, 3},
+	{"Ice Lake, RRSBA hidden", {.host = &host_icx, .hide_rrsba = true}, 0, 0, true, 1},
+	{"Sapphire Rapids, RRSBA hidden", {.hide_rrsba = true}, 0, 0, true, 3},
+	{"Broadwell", {.host = &host_bdw}, 0, 0, true, 3},
+	{"masked Sapphire Rapids", {.host = &host_spr_masked}, 0, 0, true, 2},
+	{"back end without the bits", {.can = CAN_OLD}, 0, 0, true, 0},
+	{"unknown model", {.host = &host_unknown}, 0, 0, true, 2},
+	{"nested Ice Lake", {.host = &host_icx, .hypervisor = true}, 0, 0, true, 2},
+	{"nested Ice Lake, believed",
+	 {.host = &host_icx, .hypervisor = true, .trust = true}, 0, 0, true, 3},
+	{"pool with a long host that cannot, RRSBA shown",
+	 {.host = &host_icx, .pool = 2, .pool_long = true, .pool_cannot = true}, 0, 0, true, 2},
+	{"pool where each long host can",
+	 {.host = &host_icx, .pool = 2, .pool_long = true}, 0, 0, true, 3},
+	{"Sierra Forest", {.host = &host_srf, .can = CAN_OLD, .pool = 2}, 0, 0, true, 1},
+	{"Sierra Forest that cannot, beside long ones",
+	 {.host = &host_srf, .can = CAN_OLD, .pool = 2, .pool_long = true}, 0, 0, true, 0},
+	{"bhi=off", {.off = true}, 0, 0, true, 2},
+	{"rrsba=off", {.rrsba_off = true}, 0, 0, true, 1},
+	{"raw bits hold both at 0", {.raw_mask = BHI | RSB}, 0, 0, true, 0},
+	{"raw bits hold both at 1", {.raw_mask = BHI | RSB, .raw_value = BHI | RSB}, 0, 0, true, 3},
+	{"reports ignored", {.honour = REPORT_IGNORE}, 0, 0, true, 0},
+	{"reports only relax", {.honour = REPORT_RELAX}, 0, 0, true, 1},
+	{"reports only relax, and nothing is forced unasked",
+	 {.honour = REPORT_RELAX, .no_force_unaware = true}, 0, 0, true, 0},
+	{"BHI_NO on a masked host", {.host = &host_spr_masked, .bhi_no = true}, 0, 0, true, 3},
+};
+/* clang-format on */
+
+static void test_advertise(void **state)
+{
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(offers); i++) {
+		struct mitigation_input in = edited(&offers[i].e);
+
+		print_message("# %s\n", offers[i].name);
+		in.policy.virtual_msrs = !offers[i].policy_off;
+		if (offers[i].no_arch_cap_cpuid)
+			in.guest.leaf7_0_edx &= ~CPUID_7_0_EDX_ARCH_CAP;
+		in.pool.any_rrsba = in.pool.n_hosts;
+		in.guest.mitigation_enum = ~0ULL; /* what is there before does not matter */
+		mitigation_advertise(&in.host, &in.backend, &in.policy, &in.pool, &in.guest);
+		assert_int_equal(!!(in.guest.arch_cap & ARCH_CAP_VIRTUAL_ENUM), offers[i].bit63);
+		assert_int_equal(in.guest.virt_enum, offers[i].bit63 ? 1 : 0);
+		assert_int_equal(in.guest.mitigation_enum, offers[i].offered);
+		assert_int_equal(in.guest.vendor, cpu_vendor_from_id(in.host.vendor_id));
+	}
+}
+
+static void test_names(void **state)
+{
+	(void)state;
+	assert_string_equal(backend_name(BACKEND_NONE), "none");
+	assert_string_equal(backend_name(BACKEND_MSR_FILTER), "msr-filter");
+	assert_string_equal(backend_name(BACKEND_FORCE_SPEC_CTRL), "force-spec-ctrl");
+	assert_string_equal(verdict_name(VERDICT_REFUSE), "refuse");
+	assert_string_equal(decision_table_name(TABLE_MIGRATION), "migration");
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_bhi),	   cmocka_unit_test(test_rrsba),
+		cmocka_unit_test(test_raw),	   cmocka_unit_test(test_migration),
+		cmocka_unit_test(test_hops),	   cmocka_unit_test(test_applied),
+		cmocka_unit_test(test_mixed_pool), cmocka_unit_test(test_short_adequate),
+		cmocka_unit_test(test_advertise),  cmocka_unit_test(test_names),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,336 @@
+/*
+ * What must hold for every input, whichever row decides: a walk over the product of the inputs that
+ * decide, with the others stepping along at their own pace, against statements that do not know the
+ * tables.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "base/bytes.h"
+#include "hosts.h"
+#include "msr/mitigation.h"
+
+#define BHI SPEC_CTRL_BHI_DIS_S
+#define RSB SPEC_CTRL_RRSBA_DIS_S
+
+enum tag {
+	SHORT,	 /* certainly fine with the short sequence */
+	LONG,	 /* certainly not */
+	UNKNOWN, /* nobody can say */
+	OTHER,	 /* not an Intel part */
+};
+
+static const struct {
+	const char *name;
+	const struct host_facts *facts;
+	bool nested, bhi_no;
+	enum tag tag;
+} hosts[] = {
+	{"Sapphire Rapids", &host_spr, false, false, LONG},
+	{"Sapphire Rapids with BHI_NO", &host_spr, false, true, LONG},
+	{"masked Sapphire Rapids", &host_spr_masked, false, false, LONG},
+	{"Ice Lake", &host_icx, false, false, SHORT},
+	{"Broadwell", &host_bdw, false, false, SHORT},
+	{"Sierra Forest", &host_srf, false, false, SHORT},
+	{"nested Ice Lake", &host_icx, true, false, UNKNOWN},
+	{"unknown model", &host_unknown, false, false, UNKNOWN},
+	{"AMD", &host_amd, false, false, OTHER},
+	{"unknown vendor", &host_alien, false, false, OTHER},
+};
+
+static const struct backend_facts backends[] = {
+	{BACKEND_NONE, 0},
+	{BACKEND_NONE, CAN_ALL}, /* a broken probe must not matter */
+	{BACKEND_MSR_FILTER, CAN_OLD},
+	{BACKEND_MSR_FILTER, CAN_ALL},
+	{BACKEND_FORCE_SPEC_CTRL, CAN_ALL & ~(SPEC_CTRL_PSFD | SPEC_CTRL_DDPD_U)},
+	{BACKEND_FORCE_SPEC_CTRL_VM, BHI | RSB},
+	{BACKEND_FORCE_VCPU, CAN_ALL},
+};
+
+static const struct vcpu_report reports[] = {
+	{false, false, false, 0}, {true, false, false, 0}, {true, true, false, 0},
+	{true, false, true, 0},	  {true, true, true, 1},   {true, true, true, 2},
+	{true, false, true, 3},
+};
+
+static const struct mitigation_promise promises[] = {
+	{false, BHI, BHI}, /* not valid: not to be looked at */
+	{true, 0, 0},
+	{true, BHI, BHI},
+	{true, BHI | RSB | SPEC_CTRL_SSBD | SPEC_CTRL_STIBP, RSB | SPEC_CTRL_SSBD},
+};
+
+static const struct {
+	uint64_t mask, value;
+} raws[] = {
+	{0, 0},
+	{BHI, BHI},
+	{0, 0},
+	{BHI, 0},
+	{RSB, RSB},
+	{0, 0},
+	{SPEC_CTRL_SSBD | SPEC_CTRL_STIBP, SPEC_CTRL_SSBD},
+	{0, 0},
+	{SPEC_CTRL_SSBD, SPEC_CTRL_STIBP}, /* malformed */
+	{1ULL << 9, 1ULL << 9},		   /* reserved */
+	{0, 0},
+};
+
+static const struct pool_facts pools[] = {
+	{0},
+	{.n_hosts = 2, .all_atom_or_short = true, .long_can_force_bhi = true},
+	{.n_hosts = 2, .any_long_bhb = true, .long_can_force_bhi = true, .mixed = true},
+	{.n_hosts = 3, .any_long_bhb = true, .any_rrsba = true},
+	{.n_hosts = 3, .any_long_bhb = true, .any_rrsba = true, .rrsba_can_force = true},
+};
+
+/* one digit of a mixed-radix counter */
+static unsigned int digit(uint32_t *n, unsigned int radix)
+{
+	const unsigned int d = *n % radix;
+
+	*n /= radix;
+	return d;
+}
+
+/* The product of these is walked whole. */
+#define WALK                                                                                     \
+	(ARRAY_SIZE(hosts) * ARRAY_SIZE(backends) * ARRAY_SIZE(reports) * ARRAY_SIZE(promises) * \
+	 3 * 3 * 4 * 2 * 2 * 8 * 2)
+
+struct point {
+	struct mitigation_input in;
+	enum tag tag;
+	const char *host;
+};
+
+static void make_point(uint32_t n, struct point *p)
+{
+	struct mitigation_input *in = &p->in;
+	uint32_t rest = n * 2654435761u >> 4; /* the others: spread, and the same on each run */
+	unsigned int h, shows, raw;
+
+	memset(p, 0, sizeof(*p));
+	mitigation_policy_default(&in->policy);
+	h = digit(&n, ARRAY_SIZE(hosts));
+	p->tag = hosts[h].tag;
+	p->host = hosts[h].name;
+	in->host = *hosts[h].facts;
+	in->host.hypervisor = hosts[h].nested;
+	if (hosts[h].bhi_no)
+		in->host.kvm_arch_cap |= ARCH_CAP_BHI_NO;
+	in->backend = backends[digit(&n, ARRAY_SIZE(backends))];
+	in->report = reports[digit(&n, ARRAY_SIZE(reports))];
+	in->promise = promises[digit(&n, ARRAY_SIZE(promises))];
+	in->policy.bhi = (enum policy_switch)digit(&n, 3);
+	in->policy.rrsba = (enum policy_switch)digit(&n, 3);
+	in->policy.honour_report = (enum policy_report)digit(&n, 4);
+	in->policy.strict = digit(&n, 2);
+	in->policy.force_unaware = digit(&n, 2);
+	shows = digit(&n, 8);
+	in->guest.vendor = p->tag == OTHER ? CPU_VENDOR_OTHER : CPU_VENDOR_INTEL;
+	in->guest.leaf7_0_edx = EDX_7_0;
+	in->guest.leaf7_2_edx = (shows & 1 ? CPUID_7_2_EDX_BHI_CTRL : 0) |
+				(shows & 2 ? CPUID_7_2_EDX_RRSBA_CTRL : 0);
+	in->guest.arch_cap = (in->host.kvm_arch_cap & ~ARCH_CAP_RRSBA) | ARCH_CAP_VIRTUAL_ENUM |
+			     (shows & 4 ? ARCH_CAP_RRSBA : 0);
+	in->guest.virt_enum = VIRT_ENUM_MITIGATION;
+	in->guest.mitigation_enum = digit(&n, 2) ? MITIGATION_ALL : 0;
+
+	in->policy.cannot = (enum policy_cannot)digit(&rest, 2);
+	in->policy.incoming_cannot = (enum policy_cannot)digit(&rest, 2);
+	in->policy.force_when_shown = digit(&rest, 2);
+	in->policy.bhi_no_is_enough = digit(&rest, 2);
+	in->policy.mixed_pool = (enum policy_mixed)digit(&rest, 3);
+	raw = digit(&rest, ARRAY_SIZE(raws));
+	in->policy.raw_mask = raws[raw].mask;
+	in->policy.raw_value = raws[raw].value;
+	in->pool = pools[digit(&rest, ARRAY_SIZE(pools))];
+	in->shadow = digit(&rest, 5) ? SPEC_CTRL_IBRS : SPEC_CTRL_IBRS | BHI;
+}
+
+static bool declined(const struct mitigation_input *in)
+{
+	const enum policy_report h = in->policy.honour_report;
+
+	return in->report.enum_read && !(in->report.ctrl & 1) && in->guest.mitigation_enum & 1 &&
+	       (h == REPORT_BOTH || h == REPORT_RELAX) && !in->policy.strict;
+}
+
+static void check_shape(const struct mitigation_decision *d)
+{
+	uint64_t explained = 0;
+	enum verdict worst = VERDICT_ALLOW;
+	unsigned int i, bhi = 0, rrsba = 0;
+
+	assert_in_range(d->n_steps, 2, DECISION_STEPS_MAX - 1);
+	for (i = 0; i < d->n_steps; i++) {
+		const struct decision_step *s = &d->step[i];
+
+		assert_true(s->row && s->reason && *s->reason && s->source && *s->source);
+		worst = s->verdict > worst ? s->verdict : worst;
+		bhi += s->table == TABLE_BHI;
+		rrsba += s->table == TABLE_RRSBA;
+		if (s->verdict >= VERDICT_ALLOW_FORCED)
+			explained |= s->bit;
+	}
+	assert_int_equal(d->verdict, worst);
+	assert_int_equal(bhi, 1);
+	assert_int_equal(rrsba, 1);
+	assert_int_equal(d->mask & ~explained, 0); /* no bit is held without a step that says so */
+	assert_int_equal(d->value & ~d->mask, 0);
+	assert_int_equal(d->mask & ~SPEC_CTRL_ALL, 0);
+	assert_false(d->verdict == VERDICT_ALLOW && d->mask);
+	assert_false(d->verdict == VERDICT_ALLOW_FORCED && !d->mask);
+}
+
+static void check_ability(const struct point *p, const struct mitigation_decision *d)
+{
+	const struct mitigation_input *in = &p->in;
+
+	assert_int_equal(d->value & ~in->backend.can_force, 0);
+	assert_false((d->value & BHI) && !(in->host.leaf7_2_edx & CPUID_7_2_EDX_BHI_CTRL));
+	assert_false((d->value & RSB) && !(in->host.leaf7_2_edx & CPUID_7_2_EDX_RRSBA_CTRL));
+	assert_false(in->backend.kind == BACKEND_NONE && d->mask);
+	if (p->tag == OTHER) {
+		assert_int_equal(d->mask, 0);
+		assert_int_not_equal(d->verdict, VERDICT_ALLOW_FORCED);
+	}
+	assert_false((in->policy.raw_value & ~in->policy.raw_mask) && d->verdict != VERDICT_REFUSE);
+}
+
+/* A guest that may be weaker than it should be is told of, and refused where the policy is strict
+ */
+static void check_strength(const struct point *p, const struct mitigation_decision *d)
+{
+	const struct mitigation_input *in = &p->in;
+	const bool raw = in->policy.raw_mask & BHI, shown = in->guest.leaf7_2_edx & 16;
+	const bool immune = in->host.kvm_arch_cap & ARCH_CAP_BHI_NO && in->policy.bhi_no_is_enough;
+	const bool held = d->value & BHI;
+	const bool exposed = p->tag == LONG && !shown && !immune && !held;
+
+	if (in->policy.bhi == POLICY_ON && !raw)
+		assert_true(held || d->verdict == VERDICT_REFUSE);
+	if (in->policy.rrsba == POLICY_ON && !(in->policy.raw_mask & RSB))
+		assert_true((d->value & RSB) || d->verdict == VERDICT_REFUSE);
+	if (in->policy.bhi == POLICY_OFF || raw)
+		return;
+	if (exposed && in->policy.strict)
+		assert_int_equal(d->verdict, VERDICT_REFUSE);
+	if (exposed && !declined(in))
+		assert_true(d->verdict >= VERDICT_WARN);
+	if (p->tag == UNKNOWN && !shown && !immune)
+		assert_true(d->verdict >= (in->policy.strict ? VERDICT_REFUSE : VERDICT_WARN));
+	if (exposed && d->verdict != VERDICT_REFUSE && in->promise.valid &&
+	    (in->promise.value & BHI))
+		assert_true(declined(in) || in->policy.incoming_cannot == CANNOT_WARN);
+	if (d->short_adequate)
+		assert_true(!shown && p->tag != OTHER && p->tag != UNKNOWN &&
+			    (p->tag == SHORT || held || immune));
+}
+
+static void check_same(const struct mitigation_decision *a, const struct mitigation_decision *b)
+{
+	unsigned int i;
+
+	assert_true(a->mask == b->mask && a->value == b->value && a->verdict == b->verdict &&
+		    a->short_adequate == b->short_adequate && a->n_steps == b->n_steps);
+	for (i = 0; i < a->n_steps; i++)
+		assert_true(a->step[i].table == b->step[i].table &&
+			    a->step[i].row == b->step[i].row && a->step[i].bit == b->step[i].bit &&
+			    a->step[i].verdict == b->step[i].verdict);
+}
+
+static void test_walk(void **state)
+{
+	uint64_t rows_seen = 0;
+	uint32_t n, i;
+
+	(void)state;
+	for (n = 0; n < WALK; n++) {
+		struct mitigation_decision d, strict;
+		struct point p;
+
+		make_point(n, &p);
+		mitigation_decide(&p.in, &d);
+		check_shape(&d);
+		check_ability(&p, &d);
+		check_strength(&p, &d);
+		for (i = 0; i < d.n_steps; i++)
+			if (d.step[i].table == TABLE_BHI)
+				rows_seen |= 1ULL << d.step[i].row;
+			else if (d.step[i].table == TABLE_RRSBA)
+				rows_seen |= 1ULL << (d.step[i].row + 32);
+		if (n % 64 == 0) {
+			memset(&strict, 0xff, sizeof(strict));
+			mitigation_decide(&p.in, &strict);
+			check_same(&d, &strict);
+			p.in.policy.strict = true; /* strict holds at least as much */
+			mitigation_decide(&p.in, &strict);
+			assert_int_equal(d.value & ~strict.value, 0);
+		}
+	}
+	/* the walk reached every row of both tables */
+	assert_int_equal(rows_seen & 0xffffffff, 0x1fffe);
+	assert_int_equal(rows_seen >> 32, 0x7fe);
+}
+
+/* What is offered is honoured: a guest that takes the offer up is protected on this host. */
+static void test_offers_are_honoured(void **state)
+{
+	uint32_t n;
+
+	(void)state;
+	for (n = 0; n < WALK; n += 29) {
+		struct mitigation_decision d;
+		struct guest_contract *g;
+		struct point p;
+		unsigned int i;
+
+		make_point(n, &p);
+		g = &p.in.guest;
+		p.in.promise.valid = false;
+		p.in.policy.virtual_msrs = n & 1;
+		mitigation_advertise(&p.in.host, &p.in.backend, &p.in.policy, &p.in.pool, g);
+		assert_true(!!(g->arch_cap & ARCH_CAP_VIRTUAL_ENUM) == !!g->virt_enum);
+		assert_false(!g->virt_enum && g->mitigation_enum);
+		assert_int_equal(g->mitigation_enum & ~MITIGATION_ALL, 0);
+		if (!p.in.policy.virtual_msrs || p.tag == OTHER ||
+		    p.in.backend.kind == BACKEND_NONE)
+			assert_int_equal(g->virt_enum, 0);
+		if (!g->mitigation_enum)
+			continue;
+		p.in.report = (struct vcpu_report) {true, true, true, g->mitigation_enum};
+		mitigation_decide(&p.in, &d);
+		for (i = 0; i < d.n_steps; i++) {
+			const struct decision_step *s = &d.step[i];
+			const bool bhi = s->table == TABLE_BHI, rsb = s->table == TABLE_RRSBA;
+
+			if ((bhi && (g->mitigation_enum & MITIGATION_BHB_CLEAR_SEQ_S) &&
+			     p.in.policy.bhi == POLICY_AUTO && !p.in.policy.force_when_shown) ||
+			    (rsb && (g->mitigation_enum & MITIGATION_RETPOLINE_S) &&
+			     p.in.policy.rrsba == POLICY_AUTO))
+				assert_true(s->verdict <= VERDICT_ALLOW_FORCED ||
+					    (p.in.policy.raw_mask & (bhi ? BHI : RSB)));
+		}
+		if ((g->mitigation_enum & MITIGATION_BHB_CLEAR_SEQ_S) && p.tag == LONG &&
+		    p.in.policy.bhi == POLICY_AUTO && !(g->leaf7_2_edx & CPUID_7_2_EDX_BHI_CTRL) &&
+		    !((p.in.host.kvm_arch_cap & ARCH_CAP_BHI_NO) && p.in.policy.bhi_no_is_enough))
+			assert_true(d.value & BHI);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_walk),
+		cmocka_unit_test(test_offers_are_honoured),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,229 @@
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "base/bytes.h"
+#include "hosts.h"
+#include "msr/pool.h"
+
+#define FILTER(can)                     \
+	{                               \
+		BACKEND_MSR_FILTER, can \
+	}
+
+/* bits of the facts, for one line a case */
+#define ANY_LONG   1u
+#define ALL_SHORT  2u
+#define BHI_OK	   4u
+#define ANY_RRSBA  8u
+#define RRSBA_OK   16u
+#define MIXED	   32u
+#define ONE_VENDOR 64u
+
+struct member {
+	const struct host_facts *host;
+	uint64_t can;
+	bool none, nested, bhi_no;
+};
+
+/* clang-format off */
+static const struct {
+	const char *name;
+	struct member m[3];
+	bool trust, bhi_no_not_enough;
+	unsigned int facts;
+	uint32_t edx2;
+} pools[] = {
+	{"nobody", {{0}}, 0, 0, 0, 0},
+	{"Ice Lake",
+	 {{&host_icx, CAN_OLD, 0, 0, 0}}, 0, 0, ALL_SHORT | BHI_OK | ANY_RRSBA | ONE_VENDOR, 0},
+	{"Broadwell",
+	 {{&host_bdw, CAN_OLD, 0, 0, 0}}, 0, 0, ALL_SHORT | BHI_OK | RRSBA_OK | ONE_VENDOR, 0},
+	{"Sapphire Rapids",
+	 {{&host_spr, CAN_ALL, 0, 0, 0}}, 0, 0, ANY_LONG | BHI_OK | ANY_RRSBA | RRSBA_OK |
+	 ONE_VENDOR, EDX_7_2},
+	{"Sapphire Rapids without a back end",
+	 {{&host_spr, CAN_ALL, true, 0, 0}}, 0, 0, ANY_LONG | ANY_RRSBA | ONE_VENDOR, EDX_7_2},
+	{"Sapphire Rapids whose back end lacks the bits",
+	 {{&host_spr, CAN_OLD, 0, 0, 0}}, 0, 0, ANY_LONG | ANY_RRSBA | ONE_VENDOR, EDX_7_2},
+	{"a back end that claims what the CPU does not have",
+	 {{&host_spr_masked, CAN_ALL, 0, 0, 0}}, 0, 0, ANY_LONG | ANY_RRSBA | ONE_VENDOR, 0},
+	{"masked, but BHI_NO",
+	 {{&host_spr_masked, CAN_OLD, 0, 0, true}}, 0, 0, ANY_LONG | BHI_OK | ANY_RRSBA |
+	 ONE_VENDOR, 0},
+	{"masked, BHI_NO is not enough",
+	 {{&host_spr_masked, CAN_OLD, 0, 0, true}}, 0, true, ANY_LONG | ANY_RRSBA | ONE_VENDOR, 0},
+	{"Ice Lake and Sapphire Rapids",
+	 {{&host_icx, CAN_OLD, 0, 0, 0}, {&host_spr, CAN_ALL, 0, 0, 0}}, 0, 0, ANY_LONG | BHI_OK |
+	 ANY_RRSBA | MIXED | ONE_VENDOR, 0},
+	{"Broadwell and Sapphire Rapids",
+	 {{&host_bdw, CAN_OLD, 0, 0, 0}, {&host_spr, CAN_ALL, 0, 0, 0}}, 0, 0, ANY_LONG | BHI_OK |
+	 ANY_RRSBA | RRSBA_OK | MIXED | ONE_VENDOR, 0},
+	{"Ice Lake and Sierra Forest",
+	 {{&host_icx, CAN_OLD, 0, 0, 0}, {&host_srf, CAN_ALL, 0, 0, 0}}, 0, 0, ALL_SHORT | BHI_OK |
+	 ANY_RRSBA | ONE_VENDOR, 0},
+	{"Sapphire Rapids and Sierra Forest, both can",
+	 {{&host_spr, CAN_ALL, 0, 0, 0}, {&host_srf, CAN_ALL, 0, 0, 0}}, 0, 0,
+	 ANY_LONG | BHI_OK | ANY_RRSBA | RRSBA_OK | MIXED | ONE_VENDOR, EDX_7_2},
+	{"Sapphire Rapids and a Sierra Forest that cannot",
+	 {{&host_spr, CAN_ALL, 0, 0, 0}, {&host_srf, CAN_OLD, 0, 0, 0}}, 0, 0,
+	 ANY_LONG | ANY_RRSBA | MIXED | ONE_VENDOR, EDX_7_2},
+	{"three, one of them cannot",
+	 {{&host_icx, CAN_OLD, 0, 0, 0}, {&host_spr, CAN_ALL, 0, 0, 0}, {&host_spr_masked, CAN_OLD,
+	 0, 0, 0}}, 0, 0, ANY_LONG | ANY_RRSBA | MIXED | ONE_VENDOR, 0},
+	{"unknown model counts as long",
+	 {{&host_unknown, CAN_OLD, 0, 0, 0}}, 0, 0, ANY_LONG | RRSBA_OK | ONE_VENDOR, 0},
+	{"nested Ice Lake is not believed",
+	 {{&host_icx, CAN_OLD, 0, true, 0}}, 0, 0, ANY_LONG | ANY_RRSBA | ONE_VENDOR, 0},
+	{"nested Ice Lake, believed",
+	 {{&host_icx, CAN_OLD, 0, true, 0}}, true, 0, ALL_SHORT | BHI_OK | ANY_RRSBA | ONE_VENDOR,
+	 0},
+	{"AMD",
+	 {{&host_amd, CAN_OLD, 0, true, 0}}, 0, 0, ALL_SHORT | BHI_OK | RRSBA_OK | ONE_VENDOR, 0},
+	{"AMD and Intel",
+	 {{&host_amd, CAN_OLD, 0, 0, 0}, {&host_icx, CAN_OLD, 0, 0, 0}}, 0, 0, ALL_SHORT | BHI_OK |
+	 ANY_RRSBA, 0},
+	{"unknown vendor",
+	 {{&host_alien, CAN_OLD, 0, 0, 0}}, 0, 0, ANY_LONG | RRSBA_OK | ONE_VENDOR, 0},
+};
+/* clang-format on */
+
+static bool ctrl_idle(const struct pool_host *h, unsigned int n)
+{
+	while (n--)
+		if ((h[n].host.leaf7_2_edx & CPUID_7_2_EDX_RRSBA_CTRL) &&
+		    (h[n].backend.kind == BACKEND_NONE ||
+		     !(h[n].backend.can_force & SPEC_CTRL_RRSBA_DIS_S)))
+			return true;
+	return false;
+}
+
+static void test_facts(void **state)
+{
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(pools); i++) {
+		struct mitigation_policy policy;
+		struct pool_host h[3];
+		struct pool_level l;
+		unsigned int n;
+
+		print_message("# %s\n", pools[i].name);
+		mitigation_policy_default(&policy);
+		policy.trust_model = pools[i].trust;
+		policy.bhi_no_is_enough = !pools[i].bhi_no_not_enough;
+		for (n = 0; n < 3 && pools[i].m[n].host; n++) {
+			const struct member *m = &pools[i].m[n];
+
+			h[n].host = *m->host;
+			h[n].host.hypervisor = m->nested;
+			if (m->bhi_no)
+				h[n].host.kvm_arch_cap |= ARCH_CAP_BHI_NO;
+			h[n].backend = (struct backend_facts) {
+				m->none ? BACKEND_NONE : BACKEND_MSR_FILTER, m->can};
+		}
+		pool_level(h, n, &policy, &l);
+		assert_int_equal(l.facts.n_hosts, n);
+		assert_int_equal(l.facts.any_long_bhb, !!(pools[i].facts & ANY_LONG));
+		assert_int_equal(l.facts.all_atom_or_short, !!(pools[i].facts & ALL_SHORT));
+		assert_int_equal(l.facts.long_can_force_bhi, !!(pools[i].facts & BHI_OK));
+		assert_int_equal(l.facts.any_rrsba, !!(pools[i].facts & ANY_RRSBA));
+		assert_int_equal(l.facts.rrsba_can_force, !!(pools[i].facts & RRSBA_OK));
+		assert_int_equal(l.facts.rrsba_ctrl_idle, l.facts.n_hosts && ctrl_idle(h, n));
+		assert_int_equal(l.facts.mixed, !!(pools[i].facts & MIXED));
+		assert_int_equal(l.one_vendor, !!(pools[i].facts & ONE_VENDOR));
+		assert_int_equal(l.leaf7_2_edx, pools[i].edx2);
+		assert_int_equal(l.leaf7_0_edx,
+				 n && pools[i].m[0].host->kvm_leaf7_0_edx &&
+						 pools[i].m[n - 1].host->kvm_leaf7_0_edx
+					 ? EDX_7_0
+					 : 0);
+	}
+}
+
+/* clang-format off */
+static const struct {
+	const char *name;
+	uint64_t a, b, level;
+} caps[] = {
+	{"the same", ARCH_CAP_SPR, ARCH_CAP_SPR, ARCH_CAP_SPR & ~(1ULL << 25)},
+	{"immunity only where both have it",
+	 ARCH_CAP_BHI_NO | ARCH_CAP_RDCL_NO, ARCH_CAP_RDCL_NO, ARCH_CAP_RDCL_NO},
+	{"ITS_NO by AND", ARCH_CAP_ITS_NO, 0, 0},
+	{"RSBA by OR", ARCH_CAP_RSBA, 0, ARCH_CAP_RSBA},
+	{"RRSBA by OR", 0, ARCH_CAP_RRSBA, ARCH_CAP_RRSBA},
+	{"FB_CLEAR and RFDS_CLEAR by OR", 1ULL << 17, 1ULL << 28, 1ULL << 17 | 1ULL << 28},
+	{"VIRTUAL_ENUM is not the hosts' to say", ARCH_CAP_VIRTUAL_ENUM, ARCH_CAP_VIRTUAL_ENUM, 0},
+	{"controls that no guest gets", 1ULL << 18 | 1ULL << 21, 1ULL << 18 | 1ULL << 21, 0},
+	{"a bit that nobody knows", 1ULL << 40, 1ULL << 40, 0},
+	{"Cascade Lake and Sapphire Rapids",
+	 ARCH_CAP_CLX, ARCH_CAP_SPR, (ARCH_CAP_CLX & ARCH_CAP_SPR) | ((ARCH_CAP_CLX | ARCH_CAP_SPR)
+	 & (1ULL << 17 | 1ULL << 19))},
+};
+/* clang-format on */
+
+static void test_arch_cap(void **state)
+{
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(caps); i++) {
+		print_message("# %s\n", caps[i].name);
+		assert_int_equal(arch_cap_merge(caps[i].a, caps[i].b), caps[i].level);
+		assert_int_equal(arch_cap_merge(caps[i].b, caps[i].a), caps[i].level);
+	}
+	assert_int_equal(arch_cap_lost(ARCH_CAP_BHI_NO, 0), ARCH_CAP_BHI_NO);
+	assert_int_equal(arch_cap_lost(ARCH_CAP_BHI_NO, ARCH_CAP_BHI_NO), 0);
+	assert_int_equal(arch_cap_lost(ARCH_CAP_RRSBA | ARCH_CAP_VIRTUAL_ENUM, 0), 0);
+	assert_int_equal(arch_cap_lost(1ULL << 40, 0), 1ULL << 40); /* unknown: not a pass */
+}
+
+static void test_arch_cap_table(void **state)
+{
+	unsigned int n, i;
+	const struct arch_cap_bit *b = arch_cap_bits(&n);
+	uint64_t seen = 0;
+
+	(void)state;
+	for (i = 0; i < n; i++) {
+		assert_in_range(b[i].bit, 0, 63);
+		assert_false(seen & 1ULL << b[i].bit);
+		seen |= 1ULL << b[i].bit;
+		assert_true(strlen(b[i].name) && strlen(b[i].why) > 5 && strlen(b[i].source) > 5);
+	}
+	/* Xen's rule, and nothing else is levelled by OR */
+	for (i = 0; i < n; i++)
+		assert_int_equal(b[i].merge == MERGE_OR, b[i].bit == 2 || b[i].bit == 17 ||
+								 b[i].bit == 19 || b[i].bit == 28);
+}
+
+/* old microcode that does not say RRSBA does not hide it from the pool */
+static void test_rrsba_by_model(void **state)
+{
+	struct pool_host h[2] = {{host_icx, FILTER(CAN_OLD)}, {host_bdw, FILTER(CAN_OLD)}};
+	struct mitigation_policy policy;
+	struct pool_level l;
+
+	(void)state;
+	mitigation_policy_default(&policy);
+	h[0].host.kvm_arch_cap &= ~ARCH_CAP_RRSBA;
+	pool_level(h, 2, &policy, &l);
+	assert_int_equal(l.arch_cap, ARCH_CAP_RRSBA | 1ULL << 17); /* and FB_CLEAR */
+	assert_int_equal(l.vendor, CPU_VENDOR_INTEL);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_facts),
+		cmocka_unit_test(test_arch_cap),
+		cmocka_unit_test(test_arch_cap_table),
+		cmocka_unit_test(test_rrsba_by_model),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
