@@ -408,15 +408,21 @@ static bool rsb_warned(const struct facts *f)
 	return f->host.rrsba_ctrl && f->sees_rrsba && !(f->rsb_used && f->adds);
 }
 
+static bool host_says_rrsba(const struct facts *f)
+{
+	return f->in->host.kvm_arch_cap & ARCH_CAP_RRSBA;
+}
+
 static bool rsb_impossible(const struct facts *f)
 {
-	/* with the control, only the back end is missing; without, a guest that was warned copes */
-	return f->host.rrsba_ctrl || (f->rsb_used && !f->sees_rrsba);
+	if (f->rsb_used) /* without the control, a guest that was warned copes */
+		return f->host.rrsba_ctrl || !f->sees_rrsba;
+	return f->host.rrsba_ctrl && (host_says_rrsba(f) || f->policy.strict);
 }
 
 static bool rsb_uncured(const struct facts *f)
 {
-	return !f->sees_rrsba && (f->in->host.kvm_arch_cap & ARCH_CAP_RRSBA) && !f->rsb_answered;
+	return !f->sees_rrsba && host_says_rrsba(f) && !f->rsb_answered;
 }
 
 static const struct rule rrsba_rules[] = {

@@ -52,6 +52,7 @@ struct edit {
 	enum policy_report honour;
 	uint64_t raw_mask, raw_value;
 	bool whole_contract; /* shown all that Sapphire Rapids has */
+	bool no_rrsba;	     /* the host's MSR does not say RRSBA */
 	bool no_enum, hide_rrsba, shows_bhi, shows_rrsba_ctrl;
 	enum cpu_vendor guest_vendor;
 	bool aware, enum_read, written;
@@ -86,6 +87,8 @@ static struct mitigation_input edited(const struct edit *e)
 	in.host.hypervisor = e->hypervisor;
 	if (e->bhi_no)
 		in.host.kvm_arch_cap |= ARCH_CAP_BHI_NO;
+	if (e->no_rrsba)
+		in.host.kvm_arch_cap &= ~ARCH_CAP_RRSBA;
 	in.policy.strict = e->strict;
 	in.policy.bhi = e->on ? POLICY_ON : e->off ? POLICY_OFF : POLICY_AUTO;
 	in.policy.rrsba = e->rrsba_on ? POLICY_ON : e->rrsba_off ? POLICY_OFF : POLICY_AUTO;
@@ -347,6 +350,13 @@ static const struct a_case rrsba_cases[] = {
 	{"9 reported, no back end", {QUIET, .ctrl = 2, .no_backend = true}, 9, WARN, 0, 0, 0},
 	{"9 unaware, RRSBA hidden, no back end, strict",
 	 {QUIET, .hide_rrsba = true, .no_backend = true, .strict = true}, 9, REFUSE, 0, 0, 0},
+	{"9 unaware, RRSBA hidden, no back end",
+	 {QUIET, .hide_rrsba = true, .no_backend = true}, 9, WARN, 0, 0, 0},
+	{"9 the host does not say RRSBA itself, strict",
+	 {QUIET, .hide_rrsba = true, .no_rrsba = true, .can = CAN_OLD, .strict = true},
+	 9, REFUSE, 0, 0, 0},
+	{"10 the host does not say RRSBA itself, and no back end for it",
+	 {QUIET, .hide_rrsba = true, .no_rrsba = true, .can = CAN_OLD}, 10, OK, 0, 0, 0},
 	{"10 Ice Lake, reported, RRSBA shown", {.host = &host_icx, .ctrl = 2}, 10, OK, 0, 0, 0},
 	{"10 Ice Lake, unaware, RRSBA hidden",
 	 {.host = &host_icx, .hide_rrsba = true}, 10, WARN, 0, 0, 0},

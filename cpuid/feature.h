@@ -1,0 +1,73 @@
+/*
+ * CPUID features by name: what `--cpu ...,+avx2` means in bits. PURE: a table, and operations on a
+ * struct cpuid_set.
+ */
+#ifndef CPUID_FEATURE_H
+#define CPUID_FEATURE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "cpuid/cpuid.h"
+#include "cpuid/merge.h"
+
+enum cpuid_reg { CPUID_EAX, CPUID_EBX, CPUID_ECX, CPUID_EDX };
+
+/* One line of cpuid/features.def. */
+struct cpu_feature {
+	const char *name;
+	uint32_t leaf, subleaf;
+	enum cpuid_reg reg;
+	unsigned int bit;
+	enum merge_rule merge;
+	const char *source;
+};
+
+#define CPU_FEATURES_MAX 320 /* room for the table in a caller's array */
+
+/* XSAVE state components whose feature is in the table (SDM vol.1 table 13-1) */
+#define XSAVE_COMPONENTS_KNOWN 0xedfffULL
+
+/** cpu_features - the table; @n receives the number of rows */
+const struct cpu_feature *cpu_features(unsigned int *n);
+
+/**
+ * cpu_feature_find - look a name up
+ * @name: @len bytes; '-' and '.' are read as '_', and QEMU's names that differ are known too
+ * Return: NULL when there is none
+ */
+const struct cpu_feature *cpu_feature_find(const char *name, size_t len);
+
+/** cpuid_reg - the register of a leaf */
+uint32_t *cpuid_reg(struct cpuid_leaf *leaf, enum cpuid_reg reg);
+
+/** cpu_feature_has - is it set in @set? */
+bool cpu_feature_has(struct cpuid_set *set, const struct cpu_feature *f);
+
+/** cpu_feature_put - set or clear it. Return: 0, or -ENOENT when @set has no such leaf */
+int cpu_feature_put(struct cpuid_set *set, const struct cpu_feature *f, bool on);
+
+/**
+ * cpu_feature_needs - what a feature cannot do without
+ * @i: 0, 1, ...
+ * Return: the feature, or NULL when there is no @i-th
+ */
+const struct cpu_feature *cpu_feature_needs(const struct cpu_feature *f, unsigned int i);
+
+/**
+ * cpu_features_close - clear every feature that lacks one that it needs
+ * Then leaves that describe what is gone are dropped, and leaf 0DH is made to say what XCR0 and
+ * IA32_XSS may hold.
+ * Source: SDM vol.1 ch.13 and the feature's own chapter; Linux cpuid-deps.c
+ */
+void cpu_features_close(struct cpuid_set *set);
+
+/**
+ * cpu_features_level - make @set what both @set and @other can show
+ * In the registers that the table knows, each bit by its merge rule, and a bit without a name only
+ * where both have it. Other leaves stay as they are.
+ */
+void cpu_features_level(struct cpuid_set *set, struct cpuid_set *other);
+
+#endif

@@ -1,0 +1,452 @@
+/*
+ * Guest CPUs by name. A model is the list of its features: everything else is hidden, also what a
+ * future CPU will have and this table does not know, so that a guest sees the same on every host.
+ */
+#include "cpuid/guest_cpu.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/err.h"
+
+#define SRC_PSABI "x86-64 psABI, micro-architecture levels"
+#define SRC_INTEL "SDM vol.2 CPUID; QEMU's model of the same name"
+#define SRC_AMD	  "AMD PPR of the family; QEMU's model of the same name"
+
+/* what a 64-bit kernel takes for granted */
+#define BASE                                                                                   \
+	"fpu vme de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx " \
+	"fxsr "                                                                                \
+	"sse sse2 syscall nx lm "
+#define V2 "pni ssse3 sse4_1 sse4_2 popcnt cx16 lahf_lm "
+#define V3 "xsave avx avx2 bmi1 bmi2 f16c fma abm movbe "
+#define V4 "avx512f avx512bw avx512cd avx512dq avx512vl "
+#define INTEL_SKX                                                                               \
+	"aes pclmulqdq pcid invpcid rdrand rdseed fsgsbase smep smap erms adx clflushopt clwb " \
+	"pdpe1gb rdtscp 3dnowprefetch xsaveopt xsavec xgetbv1 xsaves pku spec_ctrl ssbd "
+#define INTEL_CLX "avx512_vnni arch_capabilities "
+#define INTEL_ICX                                                                                 \
+	"avx512ifma avx512vbmi avx512_vbmi2 avx512_bitalg avx512_vpopcntdq gfni vaes vpclmulqdq " \
+	"sha_ni umip rdpid la57 fsrm wbnoinvd "
+#define INTEL_SPR                                                                            \
+	"avx512_bf16 avx512_fp16 avx_vnni fzrm fsrs fsrc serialize bus_lock_detect movdiri " \
+	"movdir64b ipred_ctrl rrsba_ctrl bhi_ctrl "
+#define INTEL_GNR "prefetchiti mcdt_no "
+#define AMD_ROME                                                                                \
+	"aes pclmulqdq rdrand rdseed fsgsbase smep smap adx clflushopt clwb sha_ni umip rdpid " \
+	"pdpe1gb rdtscp 3dnowprefetch mmxext fxsr_opt cr8_legacy sse4a misalignsse osvw "       \
+	"xsaveopt xsavec xgetbv1 xsaves clzero xsaveerptr wbnoinvd ibpb amd_stibp amd_ssbd "
+#define AMD_MILAN "pcid invpcid erms fsrm pku vaes vpclmulqdq ibrs "
+
+static const struct guest_model models[] = {
+#define GUEST_MODEL(name, vendor, family, model, stepping, features, source) \
+	{name, vendor, family, model, stepping, features, source},
+#include "cpuid/guest_models.def"
+#undef GUEST_MODEL
+};
+
+/*
+ * Shown by every model where the host has it: a guest that loses one of these becomes slower or
+ * weaker, never wrong. The controls that tell parts of one kind from another (CPUID.(7,2)) are not
+ * among them: a guest takes them as a promise that it never moves to a host without.
+ */
+static const char shown_anyway[] =
+	"x2apic tsc_deadline_timer tsc_adjust arat hypervisor ht cmp_legacy topoext invtsc "
+	"spec_ctrl stibp ssbd arch_capabilities md_clear flush_l1d rtm_always_abort "
+	"fdp_excptn_only zero_fcs_fds ibpb ibrs amd_stibp amd_ssbd virt_ssbd amd_ssb_no "
+	"stibp_always_on ibrs_preferred ibrs_same_mode btc_no ibpb_ret lfence_rdtsc "
+	"null_sel_clr_base verw_clear autoibrs sbpb ibpb_brtype srso_no srso_user_kernel_no ";
+
+const struct guest_model *guest_models(unsigned int *n)
+{
+	*n = ARRAY_SIZE(models);
+	return models;
+}
+
+const char *guest_cpu_shown_anyway(void)
+{
+	return shown_anyway;
+}
+
+/* the next word of a list; NULL at its end */
+static const struct cpu_feature *next_feature(const char **list)
+{
+	const size_t blanks = strspn(*list, " "), len = strcspn(*list + blanks, " ");
+	const char *word = *list + blanks;
+
+	*list = word + len;
+	return len ? cpu_feature_find(word, len) : NULL;
+}
+
+/* Set @wanted, by index of the table, for each word of @list. */
+static void mark(const char *list, bool *wanted)
+{
+	unsigned int n;
+	const struct cpu_feature *table = cpu_features(&n), *f;
+
+	while ((f = next_feature(&list)))
+		wanted[f - table] = true;
+}
+
+/* ---- text ---- */
+
+static bool model_known(const char *name)
+{
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(models); i++)
+		if (!strcmp(models[i].name, name))
+			return true;
+	return !strcmp(name, "host");
+}
+
+static int unknown_model(const char *name, int len, struct err *e)
+{
+	char known[512] = "host";
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(models); i++)
+		if (!i || strcmp(models[i].name, models[i - 1].name)) {
+			strncat(known, ", ", sizeof(known) - strlen(known) - 1);
+			strncat(known, models[i].name, sizeof(known) - strlen(known) - 1);
+		}
+	return err_set(e, -EINVAL, "--cpu: '%.*s' is not a known CPU; use one of %s", len, name,
+		       known);
+}
+
+static int add_edit(struct guest_cpu *cpu, const struct cpu_feature *f, bool on, struct err *e)
+{
+	unsigned int i;
+
+	for (i = 0; i < cpu->n_edits; i++)
+		if (cpu->edit[i].feature == f)
+			break;
+	if (i == GUEST_CPU_EDITS_MAX)
+		return err_set(e, -EINVAL, "--cpu: more than %d features; name fewer",
+			       GUEST_CPU_EDITS_MAX);
+	cpu->edit[i].feature = f;
+	cpu->edit[i].on = on;
+	if (i == cpu->n_edits)
+		cpu->n_edits++;
+	return 0;
+}
+
+int guest_cpu_parse(const char *text, struct guest_cpu *out, struct err *e)
+{
+	size_t len = strcspn(text, ",");
+	struct guest_cpu cpu = {0};
+
+	if (len >= sizeof(cpu.name))
+		return unknown_model(text, 64, e);
+	memcpy(cpu.name, text, len);
+	if (!model_known(cpu.name))
+		return unknown_model(cpu.name, (int)len, e);
+	for (text += len; *text; text += len) {
+		const struct cpu_feature *f;
+		int ret;
+
+		text++; /* the comma */
+		len = strcspn(text, ",");
+		if (len < 2 || (*text != '+' && *text != '-'))
+			return err_set(e, -EINVAL,
+				       "--cpu: '%.*s' is not an edit; use +FEATURE or -FEATURE",
+				       len < 64 ? (int)len : 64, text);
+		f = cpu_feature_find(text + 1, len - 1);
+		if (!f)
+			return err_set(e, -EINVAL,
+				       "--cpu: '%.*s' is not a known feature; names are those of "
+				       "/proc/cpuinfo and of QEMU",
+				       len < 64 ? (int)len - 1 : 64, text + 1);
+		ret = add_edit(&cpu, f, *text == '+', e);
+		if (ret)
+			return ret;
+	}
+	*out = cpu;
+	return 0;
+}
+
+/* ---- leaves ---- */
+
+static bool edited(const struct guest_cpu *cpu, const struct cpu_feature *f, bool on)
+{
+	unsigned int i;
+
+	for (i = 0; i < cpu->n_edits; i++)
+		if (cpu->edit[i].feature == f)
+			return cpu->edit[i].on == on;
+	return false;
+}
+
+static enum cpu_vendor vendor_of(struct cpuid_set *set)
+{
+	const struct cpuid_leaf *l = cpuid_find(set, 0, 0);
+	char id[13] = "";
+
+	if (l) {
+		put_le32(id, l->ebx);
+		put_le32(id + 4, l->edx);
+		put_le32(id + 8, l->ecx);
+	}
+	return cpu_vendor_from_id(id);
+}
+
+static int find_model(const char *name, enum cpu_vendor vendor, const struct guest_model **out,
+		      struct err *e)
+{
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(models); i++)
+		if (!strcmp(models[i].name, name) && models[i].vendor == vendor) {
+			*out = &models[i];
+			return 0;
+		}
+	return err_set(e, -ENOTSUP,
+		       "--cpu: %s is not a CPU of this host's vendor; a guest cannot be shown "
+		       "another vendor's CPU, use one of this vendor or host",
+		       name);
+}
+
+static void append_name(char *text, size_t size, const char *name)
+{
+	const size_t len = strlen(text);
+
+	snprintf(text + len, size - len, "%s%s", len ? ", " : "", name);
+}
+
+/* taken away by "-", itself or something that it builds on */
+static bool given_up(const struct guest_cpu *cpu, const struct cpu_feature *f)
+{
+	const struct cpu_feature *needs;
+	unsigned int i;
+
+	if (edited(cpu, f, false))
+		return true;
+	for (i = 0; (needs = cpu_feature_needs(f, i)); i++)
+		if (given_up(cpu, needs))
+			return true;
+	return false;
+}
+
+static int check_present(const struct guest_cpu *cpu, const char *list, struct cpuid_set *set,
+			 struct err *e)
+{
+	const struct cpu_feature *f;
+	char missing[600] = "", cure[64] = "";
+
+	while ((f = next_feature(&list)))
+		if (!cpu_feature_has(set, f) && !given_up(cpu, f)) {
+			append_name(missing, sizeof(missing), f->name);
+			if (!*cure)
+				snprintf(cure, sizeof(cure), ",-%s", f->name);
+		}
+	if (!*missing)
+		return 0;
+	return err_set(e, -ENOTSUP,
+		       "--cpu: %s needs features that this host or its KVM lacks: %s; use a lesser "
+		       "model, or give them up (%s%s...)",
+		       cpu->name, missing, cpu->name, cure);
+}
+
+/*
+ * Every register that the table knows keeps only what the model or the user names, and XSAVE only
+ * components of such features.
+ */
+static void keep_listed(const struct guest_cpu *cpu, const char *list, struct cpuid_set *set)
+{
+	bool wanted[CPU_FEATURES_MAX] = {false};
+	unsigned int n, i, next;
+	const struct cpu_feature *f = cpu_features(&n);
+	struct cpuid_leaf *l;
+
+	mark(list, wanted);
+	mark(shown_anyway, wanted);
+	for (i = 0; i < cpu->n_edits; i++)
+		wanted[cpu->edit[i].feature - f] |= cpu->edit[i].on;
+	for (i = 0; i < n; i = next) { /* the rows of a register are together */
+		uint32_t keep = 0;
+
+		for (next = i; next < n && f[next].leaf == f[i].leaf &&
+			       f[next].subleaf == f[i].subleaf && f[next].reg == f[i].reg;
+		     next++)
+			keep |= wanted[next] ? 1u << f[next].bit : 0;
+		l = cpuid_find(set, f[i].leaf, f[i].subleaf);
+		if (l)
+			*cpuid_reg(l, f[i].reg) &= keep;
+	}
+	l = cpuid_find(set, 0xd, 0);
+	if (l) {
+		l->eax &= (uint32_t)XSAVE_COMPONENTS_KNOWN;
+		l->edx = 0;
+	}
+	l = cpuid_find(set, 0xd, 1);
+	if (l) {
+		l->ecx &= (uint32_t)XSAVE_COMPONENTS_KNOWN;
+		l->edx = 0;
+	}
+}
+
+/* the highest leaf from @first to @last */
+static uint32_t highest_leaf(const struct cpuid_set *set, uint32_t first, uint32_t last)
+{
+	uint32_t i, highest = first;
+
+	for (i = 0; i < set->n_leaves; i++)
+		if (set->leaf[i].leaf > highest && set->leaf[i].leaf <= last)
+			highest = set->leaf[i].leaf;
+	return highest;
+}
+
+/*
+ * Leaves that are not features but tell one host from another: frequencies, caches' allocation,
+ * power management, and registers whose bits have no names yet. Those above 0DH stay only for a
+ * feature that was asked for; cpu_features_close() dropped the others' before.
+ */
+static void trim(const struct guest_model *m, struct cpuid_set *set)
+{
+	static const uint32_t of_the_host[] = {3,    5,	   9,	 0x15, 0x16, 0x17, 0x18,
+					       0x1a, 0x1b, 0x1f, 0x20, 0x21, 0x23};
+	const uint32_t ext_last = m->vendor == CPU_VENDOR_AMD ? 0x80000021 : 0x80000008;
+	struct cpuid_leaf *l;
+	uint32_t i;
+
+	for (i = 0; i < ARRAY_SIZE(of_the_host); i++)
+		cpuid_remove(set, of_the_host[i]);
+	while (highest_leaf(set, 0, 0x3fffffff) > 0x24)
+		cpuid_remove(set, highest_leaf(set, 0, 0x3fffffff));
+	while (highest_leaf(set, 0x80000000, 0x8fffffff) > ext_last)
+		cpuid_remove(set, highest_leaf(set, 0x80000000, 0x8fffffff));
+	l = cpuid_find(set, 6, 0);
+	if (l)
+		l->ebx = l->ecx = l->edx = 0;
+	l = cpuid_find(set, 0xa, 0);
+	if (l)
+		l->eax = l->ebx = l->ecx = l->edx = 0;
+	l = cpuid_find(set, 7, 1);
+	if (l)
+		l->ebx = l->ecx = 0;
+	l = cpuid_find(set, 7, 2);
+	if (l)
+		l->eax = l->ebx = l->ecx = 0;
+	l = cpuid_find(set, 7, 0);
+	if (l) { /* the highest sub-leaf that says something */
+		const struct cpuid_leaf *l1 = cpuid_find(set, 7, 1), *l2 = cpuid_find(set, 7, 2);
+
+		l->eax = l2 && l2->edx ? 2 : l1 && (l1->eax | l1->edx) ? 1 : 0;
+	}
+	l = cpuid_find(set, 0, 0);
+	if (l)
+		l->eax = highest_leaf(set, 0, 0x3fffffff);
+	l = cpuid_find(set, 0x80000000, 0);
+	if (l)
+		l->eax = highest_leaf(set, 0x80000000, 0x8fffffff);
+}
+
+static uint32_t signature(const struct guest_model *m)
+{
+	const uint32_t family = m->family < 0xf ? m->family : 0xf;
+
+	return (m->family - family) << 20 | (m->model >> 4) << 16 | family << 8 |
+	       (m->model & 0xf) << 4 | m->stepping;
+}
+
+static int set_identity(const struct guest_model *m, struct cpuid_set *set)
+{
+	const uint32_t amd_leaf = 0x80000001;
+	struct cpuid_leaf *l = cpuid_find(set, 1, 0);
+	char brand[48] = "";
+	unsigned int i;
+
+	if (l)
+		l->eax = signature(m);
+	l = cpuid_find(set, amd_leaf, 0);
+	if (l && m->vendor == CPU_VENDOR_AMD)
+		l->eax = signature(m); /* the same there; reserved on Intel */
+	snprintf(brand, sizeof(brand), "%s virtual CPU (%s)",
+		 m->vendor == CPU_VENDOR_AMD ? "AMD" : "Intel", m->name);
+	for (i = 0; i < 3; i++) {
+		const char *part = brand + 16 * (size_t)i;
+		const struct cpuid_leaf b = {
+			.leaf = 0x80000002 + i,
+			.eax = get_le32(part),
+			.ebx = get_le32(part + 4),
+			.ecx = get_le32(part + 8),
+			.edx = get_le32(part + 12),
+		};
+		int ret = cpuid_add(set, &b);
+
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
+static int check_edits(const struct guest_cpu *cpu, struct cpuid_set *kvm, struct err *e)
+{
+	char missing[600] = "";
+	unsigned int i;
+
+	for (i = 0; i < cpu->n_edits; i++)
+		if (cpu->edit[i].on && !cpu_feature_has(kvm, cpu->edit[i].feature))
+			append_name(missing, sizeof(missing), cpu->edit[i].feature->name);
+	if (!*missing)
+		return 0;
+	return err_set(e, -ENOTSUP,
+		       "--cpu: this host or its KVM lacks %s; remove it from the list of +FEATURE",
+		       missing);
+}
+
+static int check_foundations(const struct guest_cpu *cpu, struct cpuid_set *set, struct err *e)
+{
+	const struct cpu_feature *needs;
+	unsigned int i, j;
+
+	for (i = 0; i < cpu->n_edits; i++)
+		for (j = 0; cpu->edit[i].on && (needs = cpu_feature_needs(cpu->edit[i].feature, j));
+		     j++)
+			if (!cpu_feature_has(set, needs))
+				return err_set(e, -EINVAL,
+					       "--cpu: +%s builds on %s, which this guest does not "
+					       "have; add +%s or drop +%s",
+					       cpu->edit[i].feature->name, needs->name, needs->name,
+					       cpu->edit[i].feature->name);
+	return 0;
+}
+
+int guest_cpu_apply(const struct guest_cpu *cpu, struct cpuid_set *set, struct err *e)
+{
+	const struct guest_model *m = NULL;
+	bool less = false;
+	unsigned int i;
+	int ret;
+
+	ret = check_edits(cpu, set, e);
+	if (ret)
+		return ret;
+	if (strcmp(cpu->name, "host")) {
+		ret = find_model(cpu->name, vendor_of(set), &m, e);
+		if (!ret)
+			ret = check_present(cpu, m->features, set, e);
+		if (!ret)
+			ret = set_identity(m, set);
+		if (ret)
+			return ret;
+		keep_listed(cpu, m->features, set);
+	}
+	for (i = 0; i < cpu->n_edits; i++)
+		if (!cpu->edit[i].on) {
+			cpu_feature_put(set, cpu->edit[i].feature, false);
+			less = true;
+		}
+	if (!m && !less)
+		return 0; /* what KVM says, to the letter */
+	ret = check_foundations(cpu, set, e);
+	if (ret)
+		return ret;
+	cpu_features_close(set);
+	ret = check_foundations(cpu, set, e);
+	if (!ret && m)
+		trim(m, set);
+	return ret;
+}

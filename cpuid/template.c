@@ -1,0 +1,73 @@
+/* Firecracker-style CPU templates: bitmaps, and applying them. */
+#include "cpuid/template.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/err.h"
+
+int template_bitmap_parse(const char *what, const char *s, unsigned int width, uint64_t *mask,
+			  uint64_t *value, struct err *e)
+{
+	uint64_t m = 0, v = 0;
+	unsigned int n = 0;
+	const char *p = s;
+
+	if (strncmp(s, "0b", 2))
+		return err_set(e, -EINVAL, "%s: bitmap '%s' does not start with 0b; e.g. 0b1x0",
+			       what, s);
+	for (p = s + 2; *p; p++) {
+		if (*p == '_')
+			continue;
+		if (*p != '0' && *p != '1' && *p != 'x')
+			return err_set(
+				e, -EINVAL,
+				"%s: bitmap '%s' has '%c' in it; only 0, 1, x and _ are legal",
+				what, s, *p);
+		if (++n > width)
+			return err_set(e, -EINVAL,
+				       "%s: bitmap '%s' has more than %u bits; the register has %u",
+				       what, s, width, width);
+		m = m << 1 | (*p != 'x');
+		v = v << 1 | (*p == '1');
+	}
+	if (!n)
+		return err_set(e, -EINVAL, "%s: bitmap '%s' has no bits; e.g. 0b1x0", what, s);
+	*mask = m;
+	*value = v;
+	return 0;
+}
+
+int template_apply_cpuid(const struct cpu_template_op *ops, unsigned int n, struct cpuid_set *set,
+			 struct err *e)
+{
+	unsigned int i;
+
+	for (i = 0; i < n; i++) {
+		struct cpuid_leaf *l = cpuid_find(set, ops[i].leaf, ops[i].subleaf);
+		uint32_t *reg;
+
+		if (!l && !(ops[i].mask & ops[i].value))
+			continue; /* what is not there is clear already */
+		if (!l)
+			return err_set(
+				e, -ENOENT,
+				"CPU template: KVM offers no CPUID leaf 0x%x sub-leaf 0x%x to "
+				"set bits in; remove it from cpuid_modifiers",
+				ops[i].leaf, ops[i].subleaf);
+		reg = cpuid_reg(l, ops[i].reg);
+		*reg = (*reg & ~ops[i].mask) | (ops[i].value & ops[i].mask);
+	}
+	return 0;
+}
+
+uint64_t template_apply_msr(const struct msr_template_op *ops, unsigned int n, uint32_t index,
+			    uint64_t old)
+{
+	unsigned int i;
+
+	for (i = 0; i < n; i++)
+		if (ops[i].index == index)
+			old = (old & ~ops[i].mask) | (ops[i].value & ops[i].mask);
+	return old;
+}
