@@ -12,7 +12,7 @@ TOP = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("TESTUDO_BUILD", TOP / "build")).resolve()
 
 # Right may include left, never back.
-ROOMS = ["base", "cpuid", "msr", "migration", "devices", "vmm"]
+ROOMS = ["base", "cpuid", "msr", "policy", "migration", "devices", "vmm"]
 PURE = ["cpuid", "msr"]
 IMPURE = re.compile(r"#\s*include\s*<(?:sys/|fcntl|unistd|pthread|threads|stdio|signal|time|poll|linux/kvm)|"
                     r"\b(?:malloc|calloc|realloc|printf|open|ioctl|log_msg|log_(?:err|warn|info|debug))\s*\(")
@@ -128,7 +128,7 @@ def test_documents_name_existing_files():
         for target in re.findall(r"\]\(([^)#:]+)\)", text):
             if not (base / target).exists():
                 missing.append(f"{name}: {target}")
-        for path in re.findall(r"`((?:base|cpuid|msr|migration|devices|vmm|tests|tools|docs)/[\w./-]+)`", text):
+        for path in re.findall(r"`((?:base|cpuid|msr|policy|migration|devices|vmm|tests|tools|docs)/[\w./-]+)`", text):
             if not (TOP / path).exists() and not list(TOP.glob(path)):
                 missing.append(f"{name}: {path}")
     assert not missing

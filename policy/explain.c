@@ -1,0 +1,309 @@
+#include "policy/explain.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/text.h"
+#include "msr/pool.h"
+
+#define TEXT_COLUMNS 100
+#define LABEL_WIDTH  12
+
+/* Of IA32_ARCH_CAPABILITIES, what decisions look at. */
+#define SHOWN_CAPS                                                                                \
+	(ARCH_CAP_IBRS_ALL | ARCH_CAP_RSBA | ARCH_CAP_RRSBA | ARCH_CAP_BHI_NO | ARCH_CAP_ITS_NO | \
+	 ARCH_CAP_VIRTUAL_ENUM)
+
+const char *explain_bits(uint64_t bits, char *buf, size_t size)
+{
+	unsigned int shift;
+	char number[16];
+
+	buf[0] = '\0';
+	for (shift = 0; shift < 64; shift++) {
+		const char *name = spec_ctrl_bit_name(1ULL << shift);
+
+		if (!(bits & 1ULL << shift))
+			continue;
+		snprintf(number, sizeof(number), "bit %u", shift);
+		text_list_add(buf, size, name ? name : number);
+	}
+	if (!buf[0])
+		snprintf(buf, size, "none");
+	return buf;
+}
+
+/* @text broken into lines at blanks; the first line goes on where @column is, the rest at @indent
+ */
+static void print_wrapped(FILE *f, int column, int indent, const char *text)
+{
+	while (*text) {
+		const char *end = text + strcspn(text, " ");
+		int len = (int)(end - text);
+
+		if (column > indent && column + 1 + len > TEXT_COLUMNS) {
+			fprintf(f, "\n%*s", indent, "");
+			column = indent;
+		} else if (column > indent) {
+			fputc(' ', f);
+			column++;
+		}
+		fprintf(f, "%.*s", len, text);
+		column += len;
+		text = end + strspn(end, " ");
+	}
+	fputc('\n', f);
+}
+
+static void print_line(FILE *f, const char *label, const char *text)
+{
+	fprintf(f, "%-*s", LABEL_WIDTH, label);
+	print_wrapped(f, LABEL_WIDTH, LABEL_WIDTH, text);
+}
+
+static const char *bhb_name(enum bhb_kind kind)
+{
+	switch (kind) {
+	case BHB_SHORT:
+		return "short";
+	case BHB_LONG:
+		return "long";
+	default:
+		return "unknown";
+	}
+}
+
+static const char *yes_no(bool yes)
+{
+	return yes ? "yes" : "no";
+}
+
+/* The features that decisions look at, as a guest or a host shows them. */
+static void list_features(uint32_t leaf7_0_edx, uint32_t leaf7_2_edx, uint64_t arch_cap, char *buf,
+			  size_t size)
+{
+	static const struct {
+		uint32_t bit;
+		const char *name;
+	} words7_0[] = {{CPUID_7_0_EDX_SPEC_CTRL, "SPEC_CTRL"},
+			{CPUID_7_0_EDX_ARCH_CAP, "ARCH_CAPABILITIES"}},
+	  words7_2[] = {{CPUID_7_2_EDX_IPRED_CTRL, "IPRED_CTRL"},
+			{CPUID_7_2_EDX_RRSBA_CTRL, "RRSBA_CTRL"},
+			{CPUID_7_2_EDX_BHI_CTRL, "BHI_CTRL"}};
+	const struct arch_cap_bit *caps;
+	unsigned int n, i;
+
+	buf[0] = '\0';
+	for (i = 0; i < ARRAY_SIZE(words7_0); i++)
+		if (leaf7_0_edx & words7_0[i].bit)
+			text_list_add(buf, size, words7_0[i].name);
+	for (i = 0; i < ARRAY_SIZE(words7_2); i++)
+		if (leaf7_2_edx & words7_2[i].bit)
+			text_list_add(buf, size, words7_2[i].name);
+	caps = arch_cap_bits(&n);
+	for (i = 0; i < n; i++)
+		if (arch_cap & SHOWN_CAPS & 1ULL << caps[i].bit)
+			text_list_add(buf, size, caps[i].name);
+	if (!buf[0])
+		snprintf(buf, size, "none of the features that matter");
+}
+
+void explain_host(FILE *f, const struct host_facts *h, const struct backend_facts *b)
+{
+	struct host_traits t;
+	char text[1024], features[768], bits[256];
+
+	host_traits_derive(h, &t);
+	list_features(h->leaf7_0_edx, h->leaf7_2_edx, h->kvm_arch_cap, features, sizeof(features));
+	snprintf(text, sizeof(text),
+		 "%s (%s family %u model %#x stepping %u)%s; %s BHB%s%s; has %s", t.name,
+		 h->vendor_id, h->family, h->model, h->stepping,
+		 h->hypervisor ? ", itself a guest, so the model may lie" : "", bhb_name(t.bhb),
+		 t.atom_only ? ", Atom cores only" : "", t.hybrid ? ", hybrid" : "", features);
+	print_line(f, "host", text);
+	snprintf(text, sizeof(text), "%s, can hold %s", backend_name(b->kind),
+		 explain_bits(b->can_force, bits, sizeof(bits)));
+	print_line(f, "back end", text);
+}
+
+static const char *report_name(const struct mitigation_input *in)
+{
+	const uint64_t c = in->report.ctrl;
+
+	if (!in->report.aware)
+		return "reports nothing (does not know the virtual MSRs)";
+	if ((c & MITIGATION_ALL) == MITIGATION_ALL)
+		return "reports the short BHB sequence and retpolines";
+	if (c & MITIGATION_BHB_CLEAR_SEQ_S)
+		return "reports the short BHB sequence";
+	if (c & MITIGATION_RETPOLINE_S)
+		return "reports retpolines";
+	return in->report.enum_read || in->report.written
+		       ? "reports that it uses neither the short BHB sequence nor retpolines"
+		       : "knows the virtual MSRs, has not reported yet";
+}
+
+static void print_guest(FILE *f, const struct mitigation_input *in)
+{
+	const struct guest_contract *g = &in->guest;
+	char features[768], text[1024];
+
+	list_features(g->leaf7_0_edx, g->leaf7_2_edx, g->arch_cap, features, sizeof(features));
+	snprintf(text, sizeof(text), "%s; sees %s%s", report_name(in), features,
+		 g->virt_enum & VIRT_ENUM_MITIGATION ? "; is offered the virtual MSRs" : "");
+	print_line(f, "guest", text);
+}
+
+static void print_pool(FILE *f, const struct pool_facts *p)
+{
+	char text[256];
+
+	if (p->n_hosts <= 1) {
+		print_line(f, "pool", "this host only");
+		return;
+	}
+	snprintf(text, sizeof(text),
+		 "%u hosts or more, %s; every long BHB can be forced: %s; every RRSBA can be "
+		 "forced: %s",
+		 p->n_hosts,
+		 p->mixed	   ? "short and long branch history buffers"
+		 : p->any_long_bhb ? "long branch history buffers"
+				   : "short branch history buffers",
+		 yes_no(p->long_can_force_bhi), yes_no(!p->any_rrsba || p->rrsba_can_force));
+	print_line(f, "pool", text);
+}
+
+static void print_step(FILE *f, const struct decision_step *s)
+{
+	char bits[256], head[384];
+
+	explain_bits(s->bit, bits, sizeof(bits));
+	snprintf(head, sizeof(head), "  %s row %u%s%s: %s:", decision_table_name(s->table), s->row,
+		 s->bit ? ", " : "", s->bit ? bits : "", verdict_name(s->verdict));
+	fputs(head, f);
+	print_wrapped(f, (int)strlen(head), 6, s->reason);
+	if (s->source && *s->source) {
+		fputs("      source:", f);
+		print_wrapped(f, 6 + (int)strlen("source:"), 6, s->source);
+	}
+}
+
+void explain_text(FILE *f, const struct mitigation_input *in, const struct mitigation_decision *d)
+{
+	char bits[256], off[256], text[640];
+	unsigned int i;
+
+	explain_host(f, &in->host, &in->backend);
+	print_guest(f, in);
+	print_pool(f, &in->pool);
+	if (in->promise.valid) {
+		snprintf(text, sizeof(text), "comes from a host that held %s for it",
+			 explain_bits(in->promise.value, bits, sizeof(bits)));
+		print_line(f, "moved", text);
+	}
+	fputc('\n', f);
+
+	print_line(f, "verdict", verdict_name(d->verdict));
+	if (d->mask)
+		snprintf(text, sizeof(text),
+			 "%s at 1, %s at 0 (mask %#" PRIx64 ", value %#" PRIx64 ")",
+			 explain_bits(d->value, bits, sizeof(bits)),
+			 explain_bits(d->mask & ~d->value, off, sizeof(off)), d->mask, d->value);
+	else
+		snprintf(text, sizeof(text), "nothing; the guest's own value stands");
+	print_line(f, "holds", text);
+	print_line(f, "short",
+		   d->short_adequate ? "the short BHB sequence is adequate for this guest"
+				     : "the short BHB sequence is not known to be adequate");
+	fputs("because\n", f);
+	for (i = 0; i < d->n_steps; i++)
+		print_step(f, &d->step[i]);
+}
+
+/* ---- JSON ---- */
+
+static json_t *json_hex(uint64_t v)
+{
+	return json_sprintf("0x%" PRIx64, v);
+}
+
+static json_t *json_bits(uint64_t bits)
+{
+	json_t *a = json_array();
+	unsigned int shift;
+
+	for (shift = 0; shift < 64; shift++) {
+		const char *name = spec_ctrl_bit_name(1ULL << shift);
+
+		if (bits & 1ULL << shift)
+			json_array_append_new(a, name ? json_string(name)
+						      : json_sprintf("bit %u", shift));
+	}
+	return a;
+}
+
+json_t *explain_decision_json(const struct mitigation_decision *d)
+{
+	json_t *steps = json_array();
+	unsigned int i;
+
+	for (i = 0; i < d->n_steps; i++) {
+		const struct decision_step *s = &d->step[i];
+
+		json_array_append_new(steps,
+				      json_pack("{s:s, s:i, s:o, s:s, s:s, s:s}", "table",
+						decision_table_name(s->table), "row", (int)s->row,
+						"bits", json_bits(s->bit), "verdict",
+						verdict_name(s->verdict), "reason", s->reason,
+						"source", s->source ? s->source : ""));
+	}
+	return json_pack("{s:s, s:o, s:o, s:o, s:o, s:b, s:o}", "verdict", verdict_name(d->verdict),
+			 "mask", json_hex(d->mask), "value", json_hex(d->value), "held-at-1",
+			 json_bits(d->value), "held-at-0", json_bits(d->mask & ~d->value),
+			 "short-adequate", d->short_adequate, "steps", steps);
+}
+
+static json_t *host_json(const struct host_facts *h)
+{
+	struct host_traits t;
+
+	host_traits_derive(h, &t);
+	return json_pack("{s:s, s:s, s:i, s:i, s:i, s:b, s:s, s:b, s:b, s:b, s:b, s:b, s:b, s:b}",
+			 "name", t.name, "vendor", h->vendor_id, "family", (int)h->family, "model",
+			 (int)h->model, "stepping", (int)h->stepping, "hypervisor", h->hypervisor,
+			 "bhb", bhb_name(t.bhb), "atom-only", t.atom_only, "hybrid", t.hybrid,
+			 "bhi-ctrl", t.bhi_ctrl, "rrsba-ctrl", t.rrsba_ctrl, "eibrs", t.eibrs,
+			 "rrsba", t.rrsba, "bhi-no", t.bhi_no);
+}
+
+static json_t *guest_json(const struct mitigation_input *in)
+{
+	const struct guest_contract *g = &in->guest;
+	const struct vcpu_report *r = &in->report;
+
+	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:b, s:b, s:o}", "cpuid-7-0-edx",
+			 json_hex(g->leaf7_0_edx), "cpuid-7-2-edx", json_hex(g->leaf7_2_edx),
+			 "arch-capabilities", json_hex(g->arch_cap), "virtual-enumeration",
+			 json_hex(g->virt_enum), "mitigation-enum", json_hex(g->mitigation_enum),
+			 "aware", r->aware, "written", r->written, "mitigation-ctrl",
+			 json_hex(r->ctrl));
+}
+
+static json_t *pool_json(const struct pool_facts *p)
+{
+	return json_pack("{s:i, s:b, s:b, s:b, s:b, s:b, s:b}", "hosts", (int)p->n_hosts,
+			 "any-long-bhb", p->any_long_bhb, "all-atom-or-short", p->all_atom_or_short,
+			 "long-can-force-bhi", p->long_can_force_bhi, "any-rrsba", p->any_rrsba,
+			 "rrsba-can-force", p->rrsba_can_force, "mixed", p->mixed);
+}
+
+json_t *explain_json(const struct mitigation_input *in, const struct mitigation_decision *d)
+{
+	return json_pack("{s:o, s:{s:s, s:o}, s:o, s:o, s:{s:b, s:o, s:o}, s:o}", "host",
+			 host_json(&in->host), "backend", "name", backend_name(in->backend.kind),
+			 "can-force", json_bits(in->backend.can_force), "guest", guest_json(in),
+			 "pool", pool_json(&in->pool), "promise", "valid", in->promise.valid,
+			 "mask", json_hex(in->promise.mask), "value", json_hex(in->promise.value),
+			 "decision", explain_decision_json(d));
+}

@@ -1,0 +1,31 @@
+/*
+ * A decision as a person reads it, and the same as JSON for machines: what was known, what is held,
+ * the verdict, and every row of docs/mitigation.md's tables that fired with its reason and source.
+ */
+#ifndef POLICY_EXPLAIN_H
+#define POLICY_EXPLAIN_H
+
+#include <jansson.h>
+#include <stdio.h>
+
+#include "msr/mitigation.h"
+
+/** explain_bits - "BHI_DIS_S, RRSBA_DIS_S" of SPEC_CTRL, "bit 9" for a reserved one, "none" */
+const char *explain_bits(uint64_t bits, char *buf, size_t size);
+
+/** explain_host - two lines about a host: its processor and its back end */
+void explain_host(FILE *f, const struct host_facts *host, const struct backend_facts *backend);
+
+/** explain_text - print to @f; lines of at most 100 columns where the words allow it */
+void explain_text(FILE *f, const struct mitigation_input *in, const struct mitigation_decision *d);
+
+/**
+ * explain_json - the same as an object
+ * Return: a reference of the caller's, NULL when out of memory
+ */
+json_t *explain_json(const struct mitigation_input *in, const struct mitigation_decision *d);
+
+/** explain_decision_json - only what came out: verdict, mask, value, bits, steps */
+json_t *explain_decision_json(const struct mitigation_decision *d);
+
+#endif

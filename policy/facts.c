@@ -1,0 +1,284 @@
+#include "policy/facts.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/err.h"
+#include "base/text.h"
+#include "msr/spec_ctrl.h"
+#include "policy/json_read.h"
+
+#define VERSION_KEY "testudo-host-facts"
+
+static const char *const top_keys[] = {VERSION_KEY, "facts", "backend", "info", NULL};
+static const char *const backend_keys[] = {"name", "can-force", NULL};
+
+/* The numbers of struct host_facts. Families end at 15 + 255, models at 255 (SDM vol.2 CPUID). */
+static const struct number_row {
+	const char *key;
+	size_t offset;
+	uint64_t max; /* above 32 bits: the member is an uint64_t */
+	bool hex;
+} numbers[] = {
+	{"family", offsetof(struct host_facts, family), 270, false},
+	{"model", offsetof(struct host_facts, model), 255, false},
+	{"stepping", offsetof(struct host_facts, stepping), 15, false},
+	{"cpuid-7-0-ecx", offsetof(struct host_facts, leaf7_0_ecx), UINT32_MAX, true},
+	{"cpuid-7-0-edx", offsetof(struct host_facts, leaf7_0_edx), UINT32_MAX, true},
+	{"cpuid-7-2-edx", offsetof(struct host_facts, leaf7_2_edx), UINT32_MAX, true},
+	{"kvm-cpuid-7-0-edx", offsetof(struct host_facts, kvm_leaf7_0_edx), UINT32_MAX, true},
+	{"kvm-cpuid-7-2-edx", offsetof(struct host_facts, kvm_leaf7_2_edx), UINT32_MAX, true},
+	{"kvm-arch-capabilities", offsetof(struct host_facts, kvm_arch_cap), UINT64_MAX, true},
+};
+
+#define N_KINDS (BACKEND_FORCE_VCPU + 1)
+
+void host_info_set(char *member, size_t size, const char *text)
+{
+	size_t i;
+
+	for (i = 0; i + 1 < size && text[i]; i++)
+		member[i] = text[i] >= ' ' && text[i] <= '~' ? text[i] : '?';
+	member[i] = '\0';
+}
+
+static int parse_numbers(const struct json_place *at, json_t *o, struct host_facts *f)
+{
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(numbers); i++) {
+		const struct number_row *row = &numbers[i];
+		uint64_t v;
+		uint32_t v32;
+		int ret = json_read_number(at, "facts.", row->key, json_object_get(o, row->key),
+					   row->max, &v);
+
+		if (ret < 0)
+			return ret;
+		v32 = (uint32_t)v;
+		if (row->max > UINT32_MAX)
+			memcpy((char *)f + row->offset, &v, sizeof(v));
+		else
+			memcpy((char *)f + row->offset, &v32, sizeof(v32));
+	}
+	return 0;
+}
+
+static int parse_facts(const struct json_place *at, json_t *o, struct host_facts *f)
+{
+	const char *known[ARRAY_SIZE(numbers) + 3] = {"vendor", "hypervisor"};
+	json_t *v;
+	size_t i;
+	int ret;
+
+	if (!json_is_object(o))
+		return json_read_bad(at, "", "facts", o, "an object");
+	for (i = 0; i < ARRAY_SIZE(numbers); i++)
+		known[i + 2] = numbers[i].key;
+	ret = json_read_known(at, "facts.", o, known);
+	if (ret < 0)
+		return ret;
+
+	v = json_object_get(o, "vendor");
+	if (!json_is_string(v) || json_string_length(v) != sizeof(f->vendor_id) - 1)
+		return json_read_bad(at, "facts.", "vendor", v,
+				     "the 12 letters of CPUID leaf 0, such as \"GenuineIntel\"");
+	host_info_set(f->vendor_id, sizeof(f->vendor_id), json_string_value(v));
+	if (strcmp(f->vendor_id, json_string_value(v)) != 0)
+		return json_read_bad(at, "facts.", "vendor", v,
+				     "the 12 letters of CPUID leaf 0, such as \"GenuineIntel\"");
+	v = json_object_get(o, "hypervisor");
+	if (!json_is_boolean(v))
+		return json_read_bad(at, "facts.", "hypervisor", v, "true or false");
+	f->hypervisor = json_is_true(v);
+	return parse_numbers(at, o, f);
+}
+
+static uint64_t bit_by_name(const char *name)
+{
+	unsigned int shift;
+
+	for (shift = 0; shift < 64; shift++) {
+		const char *n = spec_ctrl_bit_name(1ULL << shift);
+
+		if (n && strcmp(n, name) == 0)
+			return 1ULL << shift;
+	}
+	return 0;
+}
+
+static int parse_backend(const struct json_place *at, json_t *o, struct backend_facts *b)
+{
+	char legal[256] = "";
+	json_t *v, *word;
+	size_t i;
+	int kind, ret;
+
+	if (!json_is_object(o))
+		return json_read_bad(at, "", "backend", o, "an object");
+	ret = json_read_known(at, "backend.", o, backend_keys);
+	if (ret < 0)
+		return ret;
+
+	v = json_object_get(o, "name");
+	for (kind = 0; kind < N_KINDS; kind++)
+		if (json_is_string(v) &&
+		    strcmp(json_string_value(v), backend_name((enum backend_kind)kind)) == 0)
+			break;
+	if (kind == N_KINDS) {
+		for (kind = 0; kind < N_KINDS - 1; kind++)
+			text_list_add(legal, sizeof(legal), backend_name((enum backend_kind)kind));
+		text_list_end(legal, sizeof(legal), backend_name((enum backend_kind)kind));
+		return json_read_bad(at, "backend.", "name", v, legal);
+	}
+	b->kind = (enum backend_kind)kind;
+
+	v = json_object_get(o, "can-force");
+	if (!json_is_array(v))
+		return json_read_bad(at, "backend.", "can-force", v, "an array of names of bits");
+	json_array_foreach(v, i, word)
+	{
+		uint64_t bit = json_is_string(word) ? bit_by_name(json_string_value(word)) : 0;
+
+		if (!bit)
+			return json_read_bad(at, "backend.", "can-force", word,
+					     "bits of SPEC_CTRL, such as \"BHI_DIS_S\"");
+		b->can_force |= bit;
+	}
+	if (b->kind == BACKEND_NONE && b->can_force)
+		return json_read_bad(at, "backend.", "can-force", v, "[] with the back end none");
+	return 0;
+}
+
+/* Nothing in here decides anything: what is not understood is left out. */
+static void parse_info(json_t *o, struct host_info *info)
+{
+	json_t *vulns = json_object_get(o, "vulnerabilities"), *v;
+	const char *key;
+	const struct {
+		const char *key;
+		char *member;
+		size_t size;
+	} texts[] = {
+		{"cpu", info->cpu, sizeof(info->cpu)},
+		{"microcode", info->microcode, sizeof(info->microcode)},
+		{"kernel", info->kernel, sizeof(info->kernel)},
+	};
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(texts); i++) {
+		v = json_object_get(o, texts[i].key);
+		if (json_is_string(v))
+			host_info_set(texts[i].member, texts[i].size, json_string_value(v));
+	}
+	json_object_foreach(vulns, key, v)
+	{
+		if (!json_is_string(v) || info->n_vulns == FACTS_VULN_MAX)
+			continue;
+		host_info_set(info->vuln[info->n_vulns].name, sizeof(info->vuln[0].name), key);
+		host_info_set(info->vuln[info->n_vulns].text, sizeof(info->vuln[0].text),
+			      json_string_value(v));
+		info->n_vulns++;
+	}
+}
+
+static int parse_root(const struct json_place *at, json_t *root, struct host_file *f)
+{
+	json_t *info = json_object_get(root, "info");
+	json_t *version = json_object_get(root, VERSION_KEY);
+	int ret;
+
+	/* the version first: another one may well have other keys */
+	if (!json_is_integer(version) || json_integer_value(version) != FACTS_VERSION)
+		return json_read_bad(at, "", VERSION_KEY, version,
+				     "1, the only version that this testudo reads");
+	ret = json_read_known(at, "", root, top_keys);
+	if (ret == 0)
+		ret = parse_facts(at, json_object_get(root, "facts"), &f->facts);
+	if (ret == 0)
+		ret = parse_backend(at, json_object_get(root, "backend"), &f->backend);
+	if (ret == 0 && info && !json_is_object(info))
+		ret = json_read_bad(at, "", "info", info, "an object");
+	if (ret == 0)
+		parse_info(info, &f->info);
+	return ret;
+}
+
+int host_file_parse(const char *name, const char *text, size_t len, struct host_file *f,
+		    struct err *e)
+{
+	const struct json_place at = {.what = "host facts", .name = name, .e = e};
+	json_t *root;
+	int ret;
+
+	memset(f, 0, sizeof(*f));
+	root = json_read_text(&at, text, len, FACTS_SIZE_MAX, &ret);
+	if (!root)
+		return ret;
+	ret = parse_root(&at, root, f);
+	json_decref(root);
+	return ret;
+}
+
+static json_t *format_facts(const struct host_facts *f)
+{
+	json_t *o = json_pack("{s:s, s:b}", "vendor", f->vendor_id, "hypervisor", f->hypervisor);
+	size_t i;
+
+	for (i = 0; o && i < ARRAY_SIZE(numbers); i++) {
+		const struct number_row *row = &numbers[i];
+		uint32_t v32;
+		uint64_t v;
+		char hex[24];
+
+		memcpy(&v32, (const char *)f + row->offset, sizeof(v32));
+		v = v32;
+		if (row->max > UINT32_MAX)
+			memcpy(&v, (const char *)f + row->offset, sizeof(v));
+		snprintf(hex, sizeof(hex), "0x%" PRIx64, v);
+		json_object_set_new(o, row->key,
+				    row->hex ? json_string(hex) : json_integer((json_int_t)v));
+	}
+	return o;
+}
+
+static json_t *format_bits(uint64_t bits)
+{
+	json_t *a = json_array();
+	unsigned int shift;
+
+	for (shift = 0; shift < 64; shift++)
+		if (bits & 1ULL << shift && spec_ctrl_bit_name(1ULL << shift))
+			json_array_append_new(a, json_string(spec_ctrl_bit_name(1ULL << shift)));
+	return a;
+}
+
+static json_t *format_info(const struct host_info *info)
+{
+	json_t *vulns = json_object();
+	unsigned int i;
+
+	for (i = 0; i < info->n_vulns; i++)
+		json_object_set_new(vulns, info->vuln[i].name, json_string(info->vuln[i].text));
+	return json_pack("{s:s, s:s, s:s, s:o}", "cpu", info->cpu, "microcode", info->microcode,
+			 "kernel", info->kernel, "vulnerabilities", vulns);
+}
+
+char *host_file_format(const struct host_file *f)
+{
+	json_t *root = json_pack("{s:i, s:o, s:{s:s, s:o}, s:o}", VERSION_KEY, FACTS_VERSION,
+				 "facts", format_facts(&f->facts), "backend", "name",
+				 backend_name(f->backend.kind), "can-force",
+				 format_bits(f->backend.can_force), "info", format_info(&f->info));
+	char *text = root ? json_dumps(root, JSON_INDENT(8)) : NULL, *line = NULL;
+
+	json_decref(root);
+	if (text && asprintf(&line, "%s\n", text) < 0)
+		line = NULL;
+	free(text);
+	return line;
+}
