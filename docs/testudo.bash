@@ -1,4 +1,18 @@
 # bash completion for testudo(1)
+_testudo_policy()
+{
+    if [ "$2" = policy ]; then
+        mapfile -t COMPREPLY < <(compgen -W 'check explain --help' -- "$1")
+    elif [ "$2" = --guest ]; then
+        compopt -o nospace
+        mapfile -t COMPREPLY < <(compgen -W 'reported= sees=' -- "$1")
+    elif [[ $1 == -* ]]; then
+        mapfile -t COMPREPLY < <(compgen -W '--policy --host --from --guest --json --help' -- "$1")
+    else
+        compopt -o filenames
+        mapfile -t COMPREPLY < <(compgen -f -- "$1")
+    fi
+}
 _testudo()
 {
     local cur prev words cword
@@ -7,12 +21,20 @@ _testudo()
         words=("${COMP_WORDS[@]}")
     }
     if [ "$cword" -eq 1 ]; then
-        mapfile -t COMPREPLY < <(compgen -W 'run version help --help --version' -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W 'run host policy version help --help --version' -- "$cur")
         return
     fi
     case ${words[1]} in
     help)
-        mapfile -t COMPREPLY < <(compgen -W 'run version help' -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W 'run host policy version help' -- "$cur")
+        return
+        ;;
+    host)
+        mapfile -t COMPREPLY < <(compgen -W '--json --help' -- "$cur")
+        return
+        ;;
+    policy)
+        _testudo_policy "$cur" "$prev"
         return
         ;;
     run) ;;

@@ -8,6 +8,7 @@ enum exit_code {
 	EXIT_VMM_ERROR = 1,
 	EXIT_USAGE = 2,
 	EXIT_BAD_INPUT = 3,
+	EXIT_POLICY = 4, /* this host cannot give what the policy demands */
 	EXIT_GUEST_RESET = 32,
 	EXIT_GUEST_CRASH = 33,
 	EXIT_GUEST_PANIC = 34,
@@ -15,5 +16,11 @@ enum exit_code {
 
 /** cmd_run - boot a guest and wait until it ends; a signal that ended it is raised again */
 int cmd_run(int argc, char **argv);
+
+/** cmd_host - print what this host is, for people or as a fact file */
+int cmd_host(int argc, char **argv);
+
+/** cmd_policy - look for mistakes in a policy, or tell what it means on a host */
+int cmd_policy(int argc, char **argv);
 
 #endif

@@ -22,6 +22,8 @@ static const struct command {
 	int (*run)(int argc, char **argv);
 } commands[] = {
 	{"run", "boot a guest and wait until it ends", cmd_run},
+	{"host", "print what this host is, and what can be held on it", cmd_host},
+	{"policy", "check a policy, or explain what it decides on a host", cmd_policy},
 	{"version", "print the version", cmd_version},
 	{"help", "print this text, or that of a command", cmd_help},
 };
@@ -77,7 +79,8 @@ int main(int argc, char **argv)
 	c = find_command(argv[1]);
 	if (!c)
 		return no_command(argv[1]);
-	if (argc > 2 && c->run != cmd_run && strcmp(argv[2], "--help") == 0)
+	if (argc > 2 && (c->run == cmd_version || c->run == cmd_help) &&
+	    strcmp(argv[2], "--help") == 0)
 		return cmd_help(1, argv + 1);
 	return c->run(argc - 1, argv + 1);
 }

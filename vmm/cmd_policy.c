@@ -1,0 +1,386 @@
+/*
+ * testudo policy: mistakes in a policy file, and what a policy decides on a host, this one or one
+ * that is only a fact file. Nothing is started and nothing changed: the what-if tool.
+ */
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "policy/explain.h"
+#include "vmm/cmd.h"
+#include "vmm/host_here.h"
+#include "vmm/policy_file.h"
+
+static const char help[] =
+	"Usage: testudo policy check FILE...\n"
+	"       testudo policy explain [OPTION]...\n\n"
+	"check reads policy files, and the fact files of their pools, and names the first "
+	"mistake.\n"
+	"explain tells what a policy decides for a guest on a host, and why.\n\n"
+	"Options of explain:\n"
+	"    --policy FILE\n"
+	"        the policy (default: what holds where none is given)\n"
+	"    --host FILE\n"
+	"        the host, a file made by testudo host --json (default: this host)\n"
+	"    --from FILE\n"
+	"        the guest started on that host, and comes from there\n"
+	"    --guest WORD[,WORD]...\n"
+	"        reported=short,retpoline  what the guest reports by the virtual MSRs; none: it\n"
+	"                                  knows them and uses neither; unaware (default): it "
+	"does\n"
+	"                                  not know them\n"
+	"        sees=bhi_ctrl,...         what the guest is shown of bhi_ctrl, rrsba_ctrl,\n"
+	"                                  ipred_ctrl, ibrs_all, rsba, rrsba, bhi_no, its_no; or\n"
+	"                                  none (default: what its first host offers)\n"
+	"    --json\n"
+	"        for machines\n"
+	"  -h, --help\n"
+	"        this text\n\n"
+	"Exit codes: 0 allowed (or no mistake), 1 KVM cannot be asked, 2 wrong usage, 3 bad policy "
+	"or\n"
+	"fact file, 4 refused\n";
+
+/* Within this file a failure travels as the negative exit code. */
+
+/* What --guest says. */
+struct guest_words {
+	struct vcpu_report report;
+	bool sees_given;
+	uint32_t leaf7_2_edx;
+	uint64_t arch_cap;
+};
+
+struct ask {
+	const char *policy, *host, *from;
+	struct guest_words guest;
+	bool json;
+};
+
+static const struct see_word {
+	const char *name;
+	uint32_t leaf7_2_edx;
+	uint64_t arch_cap;
+} see_words[] = {
+	{"bhi_ctrl", CPUID_7_2_EDX_BHI_CTRL, 0},
+	{"rrsba_ctrl", CPUID_7_2_EDX_RRSBA_CTRL, 0},
+	{"ipred_ctrl", CPUID_7_2_EDX_IPRED_CTRL, 0},
+	{"ibrs_all", 0, ARCH_CAP_IBRS_ALL},
+	{"rsba", 0, ARCH_CAP_RSBA},
+	{"rrsba", 0, ARCH_CAP_RRSBA},
+	{"bhi_no", 0, ARCH_CAP_BHI_NO},
+	{"its_no", 0, ARCH_CAP_ITS_NO},
+	{"none", 0, 0},
+};
+
+static int read_reported(struct vcpu_report *r, const char *word, struct err *e)
+{
+	if (strcmp(word, "unaware") == 0) {
+		*r = (struct vcpu_report) {0};
+		return 0;
+	}
+	if (strcmp(word, "short") == 0)
+		r->ctrl |= MITIGATION_BHB_CLEAR_SEQ_S;
+	else if (strcmp(word, "retpoline") == 0)
+		r->ctrl |= MITIGATION_RETPOLINE_S;
+	else if (strcmp(word, "none") != 0)
+		return err_set(e, -EXIT_USAGE,
+			       "--guest: reported=%s is not a value; give short, retpoline, none "
+			       "or unaware",
+			       text_quote(word, strlen(word)).s);
+	r->aware = true;
+	r->enum_read = true;
+	r->written = r->ctrl != 0;
+	return 0;
+}
+
+static int read_sees(struct guest_words *g, const char *word, struct err *e)
+{
+	char legal[256] = "";
+	size_t i;
+
+	g->sees_given = true;
+	for (i = 0; i < ARRAY_SIZE(see_words); i++) {
+		if (strcmp(word, see_words[i].name) == 0) {
+			g->leaf7_2_edx |= see_words[i].leaf7_2_edx;
+			g->arch_cap |= see_words[i].arch_cap;
+			return 0;
+		}
+		if (i + 1 < ARRAY_SIZE(see_words))
+			text_list_add(legal, sizeof(legal), see_words[i].name);
+		else
+			text_list_end(legal, sizeof(legal), see_words[i].name);
+	}
+	return err_set(e, -EXIT_USAGE, "--guest: sees=%s is not a value; give %s",
+		       text_quote(word, strlen(word)).s, legal);
+}
+
+/* "reported=short,retpoline,sees=bhi_ctrl": a word without = goes on with the key before it */
+static int read_guest(struct guest_words *g, char *arg, struct err *e)
+{
+	enum { NO_KEY, REPORTED, SEES } key = NO_KEY;
+	char *word, *rest = arg;
+	int ret = 0;
+
+	while (!ret && (word = strsep(&rest, ","))) {
+		if (strncmp(word, "reported=", 9) == 0) {
+			key = REPORTED;
+			word += 9;
+		} else if (strncmp(word, "sees=", 5) == 0) {
+			key = SEES;
+			word += 5;
+		} else if (key == NO_KEY || strchr(word, '=')) {
+			return err_set(e, -EXIT_USAGE,
+				       "--guest: %s is not a word; give reported= or sees=",
+				       text_quote(word, strlen(word)).s);
+		}
+		ret = key == REPORTED ? read_reported(&g->report, word, e) : read_sees(g, word, e);
+	}
+	return ret;
+}
+
+static int read_options(struct ask *ask, int argc, char **argv, struct err *e)
+{
+	static const struct option longs[] = {
+		{"policy", required_argument, NULL, 'p'}, {"host", required_argument, NULL, 'o'},
+		{"from", required_argument, NULL, 'f'},	  {"guest", required_argument, NULL, 'g'},
+		{"json", no_argument, NULL, 'j'},	  {0}};
+	int value, ret = 0;
+
+	optind = 0;
+	opterr = 0;
+	while (!ret && (value = getopt_long(argc, argv, ":", longs, NULL)) != -1) {
+		switch (value) {
+		case 'p':
+			ask->policy = optarg;
+			break;
+		case 'o':
+			ask->host = optarg;
+			break;
+		case 'f':
+			ask->from = optarg;
+			break;
+		case 'g':
+			ret = read_guest(&ask->guest, optarg, e);
+			break;
+		case 'j':
+			ask->json = true;
+			break;
+		case ':':
+			return err_set(
+				e, -EXIT_USAGE,
+				"policy explain: '%s' wants a value; see testudo policy --help",
+				argv[optind - 1]);
+		default:
+			return err_set(
+				e, -EXIT_USAGE,
+				"policy explain: '%s' is no option; see testudo policy --help",
+				argv[optind - 1]);
+		}
+	}
+	if (!ret && optind < argc)
+		return err_set(e, -EXIT_USAGE,
+			       "policy explain: argument '%s' is not wanted; see testudo policy "
+			       "--help",
+			       argv[optind]);
+	return ret;
+}
+
+/* ---- the question as input of the decision ---- */
+
+struct question {
+	struct policy policy;
+	struct host_file host, from;
+	struct mitigation_input in;
+};
+
+static int load_pool(const struct ask *ask, const struct question *q, const struct host_file *self,
+		     struct pool_facts *facts, struct err *e)
+{
+	const struct pool_host here = {.host = self->facts, .backend = self->backend};
+
+	return policy_load_pool(&q->policy, ask->policy, &here, facts, e) < 0 ? -EXIT_BAD_INPUT : 0;
+}
+
+/* What the guest is shown on @first, where it starts; as testudo run does it. */
+static int make_contract(const struct ask *ask, struct question *q, const struct host_file *first,
+			 struct err *e)
+{
+	const struct guest_words *w = &ask->guest;
+	struct guest_contract *g = &q->in.guest;
+	struct pool_facts pool;
+	int ret = load_pool(ask, q, first, &pool, e);
+
+	if (ret < 0)
+		return ret;
+	g->vendor = cpu_vendor_from_id(first->facts.vendor_id);
+	g->leaf7_0_edx = first->facts.kvm_leaf7_0_edx;
+	g->leaf7_2_edx = w->sees_given ? w->leaf7_2_edx : first->facts.kvm_leaf7_2_edx;
+	if (g->leaf7_0_edx & CPUID_7_0_EDX_ARCH_CAP)
+		g->arch_cap = w->sees_given ? w->arch_cap : first->facts.kvm_arch_cap;
+	mitigation_advertise(&first->facts, &first->backend, &q->policy.mitigation, &pool, g);
+	if (w->report.aware && !(g->virt_enum & VIRT_ENUM_MITIGATION))
+		return err_set(e, -EXIT_USAGE,
+			       "--guest: reported=: this guest is not offered the virtual MSRs (by "
+			       "the policy, or not an Intel host), so it cannot report; leave it "
+			       "out or give unaware");
+	return 0;
+}
+
+static int load_host(const char *path, struct host_file *f, struct err *e)
+{
+	if (!path)
+		return host_here_read(f, e) < 0 ? -EXIT_VMM_ERROR : 0;
+	return host_facts_load(path, f, e) < 0 ? -EXIT_BAD_INPUT : 0;
+}
+
+/* What was held where the guest comes from. */
+static void make_promise(struct question *q)
+{
+	struct mitigation_input there = q->in;
+	struct mitigation_decision d;
+
+	there.host = q->from.facts;
+	there.backend = q->from.backend;
+	mitigation_decide(&there, &d);
+	q->in.promise =
+		(struct mitigation_promise) {.valid = true, .mask = d.mask, .value = d.value};
+}
+
+static int make_question(const struct ask *ask, struct question *q, struct err *e)
+{
+	int ret = 0;
+
+	if (policy_load(ask->policy, &q->policy, e) < 0)
+		return -EXIT_BAD_INPUT;
+	ret = load_host(ask->host, &q->host, e);
+	if (!ret && ask->from)
+		ret = load_host(ask->from, &q->from, e);
+	if (!ret)
+		ret = make_contract(ask, q, ask->from ? &q->from : &q->host, e);
+	if (!ret && ask->from)
+		ret = load_pool(ask, q, &q->from, &q->in.pool, e);
+	if (ret < 0)
+		return ret;
+	q->in.report = ask->guest.report;
+	q->in.policy = q->policy.mitigation;
+	if (ask->from)
+		make_promise(q);
+	q->in.host = q->host.facts;
+	q->in.backend = q->host.backend;
+	return load_pool(ask, q, &q->host, &q->in.pool, e);
+}
+
+static int print_json(const struct mitigation_input *in, const struct mitigation_decision *d,
+		      struct err *e)
+{
+	json_t *root = explain_json(in, d);
+	int ret = root ? json_dumpf(root, stdout, JSON_INDENT(8)) : -1;
+
+	json_decref(root);
+	putchar('\n');
+	return ret ? err_set(e, -EXIT_VMM_ERROR, "cannot print: out of memory or output closed")
+		   : 0;
+}
+
+static int explain(int argc, char **argv, struct err *e)
+{
+	AUTO_FREE struct question *q = calloc(1, sizeof(*q));
+	struct mitigation_decision d;
+	struct ask ask = {0};
+	int ret = read_options(&ask, argc, argv, e);
+
+	if (ret < 0)
+		return ret;
+	if (!q)
+		return err_set(e, -EXIT_VMM_ERROR, "out of memory");
+	ret = make_question(&ask, q, e);
+	if (ret < 0)
+		return ret;
+	mitigation_decide(&q->in, &d);
+	if (ask.json)
+		ret = print_json(&q->in, &d, e);
+	else
+		explain_text(stdout, &q->in, &d);
+	if (ret < 0)
+		return ret;
+	return d.verdict == VERDICT_REFUSE ? EXIT_POLICY : 0;
+}
+
+/* ---- check ---- */
+
+static int check_file(const char *path, struct policy *p, struct host_file *member, struct err *e)
+{
+	unsigned int i;
+
+	if (policy_load(path, p, e) < 0)
+		return -EXIT_BAD_INPUT;
+	for (i = 0; i < p->n_pool_paths; i++) {
+		AUTO_FREE char *full = policy_pool_path(p, i, path);
+
+		if (!full)
+			return err_set(e, -EXIT_VMM_ERROR, "out of memory");
+		if (host_facts_load(full, member, e) < 0)
+			return -EXIT_BAD_INPUT;
+	}
+	printf("%s: no mistakes", path);
+	if (p->n_pool_paths)
+		printf(", %u host fact files read", p->n_pool_paths);
+	putchar('\n');
+	return 0;
+}
+
+static int check(int argc, char **argv, struct err *e)
+{
+	AUTO_FREE struct policy *p = malloc(sizeof(*p));
+	AUTO_FREE struct host_file *member = malloc(sizeof(*member));
+	int i, ret = 0;
+
+	if (argc < 2)
+		return err_set(e, -EXIT_USAGE,
+			       "policy check: no file; give one: testudo policy check FILE");
+	if (!p || !member)
+		return err_set(e, -EXIT_VMM_ERROR, "out of memory");
+	for (i = 1; !ret && i < argc; i++)
+		if (argv[i][0] == '-')
+			ret = err_set(e, -EXIT_USAGE,
+				      "policy check: '%s' is no option; see testudo policy --help",
+				      argv[i]);
+	for (i = 1; !ret && i < argc; i++)
+		ret = check_file(argv[i], p, member, e);
+	return ret;
+}
+
+int cmd_policy(int argc, char **argv)
+{
+	struct err e = {0};
+	int i, ret;
+
+	for (i = 1; i < argc; i++)
+		if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
+			fputs(help, stdout);
+			return 0;
+		}
+	if (argc < 2)
+		ret = err_set(&e, -EXIT_USAGE,
+			      "policy: no word; give check or explain, see testudo policy --help");
+	else if (strcmp(argv[1], "check") == 0)
+		ret = check(argc - 1, argv + 1, &e);
+	else if (strcmp(argv[1], "explain") == 0)
+		ret = explain(argc - 1, argv + 1, &e);
+	else
+		ret = err_set(&e, -EXIT_USAGE,
+			      "policy: %s is no word; give check or explain, see testudo policy "
+			      "--help",
+			      text_quote(argv[1], strlen(argv[1])).s);
+	if (fflush(stdout) != 0 && ret >= 0)
+		ret = err_set(&e, -EXIT_VMM_ERROR, "cannot write to standard output");
+	if (ret < 0)
+		log_err("%s", e.text);
+	return ret < 0 ? -ret : ret;
+}

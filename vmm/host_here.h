@@ -1,0 +1,15 @@
+/* This host as a fact file would tell it: the facts, the back end, and what people want to know. */
+#ifndef VMM_HOST_HERE_H
+#define VMM_HOST_HERE_H
+
+#include "policy/facts.h"
+
+struct err;
+
+/**
+ * host_here_read - CPUID, KVM, back end, microcode, kernel, sysfs
+ * Return: 0; what kvm_open() returns when KVM cannot be asked. What sysfs lacks is left out.
+ */
+int host_here_read(struct host_file *f, struct err *e);
+
+#endif
