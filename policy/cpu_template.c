@@ -17,36 +17,14 @@ static const char *const register_keys[] = {"register", "bitmap", NULL};
 static const char *const msr_keys[] = {"addr", "bitmap", NULL};
 static const char *const registers[] = {"eax", "ebx", "ecx", "edx"};
 
-/*
- * "0b01x_0": most significant first, x leaves the bit alone, _ only separates; bits that are not
- * given are left alone.
- */
-static int parse_bitmap(const char *s, unsigned int width, uint64_t *mask, uint64_t *value)
-{
-	unsigned int n = 0;
-
-	*mask = 0;
-	*value = 0;
-	if (strncmp(s, "0b", 2) != 0)
-		return -EINVAL;
-	for (s += 2; *s; s++) {
-		if (*s == '_')
-			continue;
-		if ((*s != '0' && *s != '1' && *s != 'x') || ++n > width)
-			return -EINVAL;
-		*mask = *mask << 1 | (*s != 'x');
-		*value = *value << 1 | (*s == '1');
-	}
-	return n ? 0 : -EINVAL;
-}
-
 static int read_bitmap(const struct json_place *at, const char *path, json_t *o, unsigned int width,
 		       uint64_t *mask, uint64_t *value)
 {
 	json_t *v = json_object_get(o, "bitmap");
 	char legal[96];
 
-	if (json_is_string(v) && parse_bitmap(json_string_value(v), width, mask, value) == 0)
+	if (json_is_string(v) &&
+	    template_bitmap_parse("", json_string_value(v), width, mask, value, NULL) == 0)
 		return 0;
 	snprintf(legal, sizeof(legal),
 		 "0b and 1 to %u of the characters 0, 1 and x, with _ between", width);
@@ -61,7 +39,8 @@ static int read_u32(const struct json_place *at, const char *path, json_t *o, co
 	int ret;
 
 	/* a number in binary is a bitmap without x */
-	if (json_is_string(v) && parse_bitmap(json_string_value(v), 32, &mask, &value) == 0 &&
+	if (json_is_string(v) &&
+	    template_bitmap_parse("", json_string_value(v), 32, &mask, &value, NULL) == 0 &&
 	    !strchr(json_string_value(v), 'x')) {
 		*out = (uint32_t)value;
 		return 0;
@@ -97,7 +76,7 @@ static int parse_cap(const struct json_place *at, json_t *v, struct cpu_template
 }
 
 static int parse_register(const struct json_place *at, const char *path, json_t *o,
-			  struct cpu_template_cpuid *op)
+			  struct cpu_template_op *op)
 {
 	json_t *v = json_object_get(o, "register");
 	uint64_t mask, value;
@@ -116,14 +95,17 @@ static int parse_register(const struct json_place *at, const char *path, json_t 
 		return json_read_bad(at, path, "register", v, "eax, ebx, ecx or edx");
 	op->reg = (enum cpuid_reg)i;
 	ret = read_bitmap(at, path, o, 32, &mask, &value);
+	if (ret < 0)
+		return ret;
 	op->mask = (uint32_t)mask;
 	op->value = (uint32_t)value;
-	return ret;
+	return 0;
 }
 
 static int parse_leaf(const struct json_place *at, size_t index, json_t *o, struct cpu_template *t)
 {
-	struct cpu_template_cpuid op = {0};
+	struct cpu_template_op op = {0};
+	uint32_t flags;
 	char path[PLACE_MAX];
 	json_t *list, *v;
 	size_t i;
@@ -138,7 +120,7 @@ static int parse_leaf(const struct json_place *at, size_t index, json_t *o, stru
 	if (ret == 0)
 		ret = read_u32(at, path, o, "subleaf", &op.subleaf);
 	if (ret == 0)
-		ret = read_u32(at, path, o, "flags", &op.flags);
+		ret = read_u32(at, path, o, "flags", &flags);
 	if (ret < 0)
 		return ret;
 	list = json_object_get(o, "modifiers");
@@ -158,7 +140,7 @@ static int parse_leaf(const struct json_place *at, size_t index, json_t *o, stru
 }
 
 static int parse_msr(const struct json_place *at, size_t index, json_t *o,
-		     struct cpu_template_msr *op)
+		     struct msr_template_op *op)
 {
 	char path[PLACE_MAX];
 	int ret;

@@ -135,7 +135,7 @@ def test_documents_name_existing_files():
         for target in re.findall(r"\]\(([^)#:]+)\)", text):
             if not (base / target).exists():
                 missing.append(f"{name}: {target}")
-        for path in re.findall(r"`((?:base|cpuid|msr|migration|devices|vmm|tests|tools|docs)/[\w./-]+)`", text):
+        for path in re.findall(r"`((?:base|cpuid|msr|policy|migration|devices|vmm|tests|tools|docs)/[\w./-]+)`", text):
             if not (TOP / path).exists() and not list(TOP.glob(path)):
                 missing.append(f"{name}: {path}")
     assert not missing

@@ -52,11 +52,10 @@ static void test_example(void **state)
 	assert_int_equal(t.n_cpuid, 2);
 	assert_int_equal(t.cpuid[0].leaf, 7);
 	assert_int_equal(t.cpuid[0].subleaf, 2);
-	assert_int_equal(t.cpuid[0].flags, 1);
-	assert_int_equal(t.cpuid[0].reg, CPUID_REG_EDX);
+	assert_int_equal(t.cpuid[0].reg, CPUID_EDX);
 	assert_int_equal(t.cpuid[0].mask, 0x9);
 	assert_int_equal(t.cpuid[0].value, 0x1);
-	assert_int_equal(t.cpuid[1].reg, CPUID_REG_EBX);
+	assert_int_equal(t.cpuid[1].reg, CPUID_EBX);
 	assert_int_equal(t.cpuid[1].mask, 0x1);
 	assert_int_equal(t.cpuid[1].value, 0);
 
