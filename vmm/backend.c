@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <linux/kvm.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -54,27 +53,23 @@ int backend_set_msr(int vcpu_fd, uint32_t index, uint64_t value)
 
 int scratch_open_vm(struct backend_scratch *s, const struct kvm *kvm)
 {
+	/* a vCPU without a local APIC makes KVM patch its own code, which takes milliseconds */
+	const struct kvm_enable_cap lapic = {.cap = KVM_CAP_SPLIT_IRQCHIP, .args = {24}};
+
 	s->vcpu_fd = -1;
 	do
 		s->vm_fd = ioctl(kvm->fd, KVM_CREATE_VM, 0);
 	while (s->vm_fd < 0 && errno == EINTR);
-	return s->vm_fd < 0 ? -errno : 0;
+	if (s->vm_fd < 0)
+		return -errno;
+	(void)!ioctl(s->vm_fd, KVM_ENABLE_CAP, &lapic); /* slower without, no more */
+	return 0;
 }
 
-int scratch_open_vcpu(struct backend_scratch *s, const struct kvm *kvm)
+int scratch_open_vcpu(struct backend_scratch *s)
 {
-	struct kvm_cpuid2 *c;
-	int ret;
-
 	s->vcpu_fd = ioctl(s->vm_fd, KVM_CREATE_VCPU, 0);
-	if (s->vcpu_fd < 0)
-		return -errno;
-	c = kvm_cpuid_from_set(&kvm->cpuid);
-	if (!c)
-		return -ENOMEM;
-	ret = ioctl(s->vcpu_fd, KVM_SET_CPUID2, c) < 0 ? -errno : 0;
-	free(c);
-	return ret;
+	return s->vcpu_fd < 0 ? -errno : 0;
 }
 
 void scratch_close(struct backend_scratch *s)

@@ -99,9 +99,12 @@ struct backend_scratch {
 	int vm_fd, vcpu_fd;
 };
 
-/** scratch_open_vm, scratch_open_vcpu - two steps, since a capability may have to go between */
+/**
+ * scratch_open_vm, scratch_open_vcpu - two steps, since a capability may have to go between
+ * Without CPUID: KVM_SET_MSRS of 0x48 by the host does not ask for it. Return: 0 or -errno
+ */
 int scratch_open_vm(struct backend_scratch *s, const struct kvm *kvm);
-int scratch_open_vcpu(struct backend_scratch *s, const struct kvm *kvm);
+int scratch_open_vcpu(struct backend_scratch *s);
 void scratch_close(struct backend_scratch *s);
 
 #endif

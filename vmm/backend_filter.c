@@ -60,7 +60,7 @@ static int probe_filter(struct backend *b, const struct kvm *kvm, struct backend
 	}
 	ret = scratch_open_vm(&s, kvm);
 	if (!ret)
-		ret = scratch_open_vcpu(&s, kvm);
+		ret = scratch_open_vcpu(&s);
 	if (!ret)
 		try_bits(b, s.vcpu_fd, t);
 	scratch_close(&s);

@@ -39,23 +39,31 @@ static int force_vm(const struct backend *b, int vm_fd, uint64_t mask, uint64_t 
 }
 
 /*
- * The query is code of the system descriptor; the RFC's documentation calls it a VM ioctl. So a
- * kernel that follows the text is asked, too.
+ * The query is code of the system descriptor; the RFC's documentation calls it a VM ioctl. A kernel
+ * that follows the text is asked, too, but a VM, whose end takes a millisecond, is made only where
+ * something has the capability's number.
  */
-static int query(const struct kvm *kvm, const struct backend_scratch *s, uint64_t *bits)
+static int query(const struct backend *b, const struct kvm *kvm, struct backend_scratch *s,
+		 uint64_t *bits)
 {
-	if (ioctl(kvm->fd, KVM_GET_SUPPORTED_FORCE_SPEC_CTRL, bits) == 0 ||
-	    ioctl(s->vm_fd, KVM_GET_SUPPORTED_FORCE_SPEC_CTRL, bits) == 0)
-		return 0;
-	return -errno;
+	int ret;
+
+	if (ioctl(kvm->fd, KVM_GET_SUPPORTED_FORCE_SPEC_CTRL, bits) < 0 &&
+	    ioctl(kvm->fd, KVM_CHECK_EXTENSION, (unsigned long)b->force_cap) <= 0)
+		return -ENOTSUP;
+	ret = scratch_open_vm(s, kvm);
+	if (!ret && !*bits && ioctl(s->vm_fd, KVM_GET_SUPPORTED_FORCE_SPEC_CTRL, bits) < 0 &&
+	    ioctl(kvm->fd, KVM_GET_SUPPORTED_FORCE_SPEC_CTRL, bits) < 0)
+		ret = -ENOTSUP;
+	return ret;
 }
 
 /*
  * With the capability on, 0x48 is the guest's view: after a write of 0 it must read 0. A kernel
  * that shows the forced bits there, or refuses the enabling, is not what its query said.
  */
-static int try_force(struct backend *b, const struct kvm *kvm, struct backend_scratch *s,
-		     uint64_t bits, struct backend_trial *t)
+static int try_force(const struct backend *b, struct backend_scratch *s, uint64_t bits,
+		     struct backend_trial *t)
 {
 	uint64_t seen = 0;
 	int ret = force_vm(b, s->vm_fd, bits, bits);
@@ -71,7 +79,7 @@ static int try_force(struct backend *b, const struct kvm *kvm, struct backend_sc
 		return -ENOTSUP;
 	}
 	if (!ret)
-		ret = scratch_open_vcpu(s, kvm);
+		ret = scratch_open_vcpu(s);
 	if (!ret)
 		ret = backend_set_msr(s->vcpu_fd, MSR_IA32_SPEC_CTRL, 0);
 	if (!ret)
@@ -93,11 +101,11 @@ static int probe_on(struct backend *b, const struct kvm *kvm, struct backend_scr
 	uint64_t bits = 0;
 	int ret;
 
-	if (query(kvm, s, &bits) < 0) {
+	ret = query(b, kvm, s, &bits);
+	if (ret < 0) {
 		snprintf(t->why, sizeof(t->why),
-			 "this KVM has no KVM_CAP_FORCE_SPEC_CTRL (query ioctl: %s)",
-			 strerror(errno));
-		return -ENOTSUP;
+			 "this KVM has no KVM_CAP_FORCE_SPEC_CTRL (its query ioctl is unknown)");
+		return ret;
 	}
 	if (bits & ~RFC_BITS) {
 		t->suspect = true;
@@ -113,7 +121,7 @@ static int probe_on(struct backend *b, const struct kvm *kvm, struct backend_scr
 			 "IA32_SPEC_CTRL");
 		return -ENOTSUP;
 	}
-	ret = try_force(b, kvm, s, bits, t);
+	ret = try_force(b, s, bits, t);
 	if (ret < 0)
 		return ret;
 	b->can_force = bits;
@@ -123,10 +131,8 @@ static int probe_on(struct backend *b, const struct kvm *kvm, struct backend_scr
 static int probe_force(struct backend *b, const struct kvm *kvm, struct backend_trial *t)
 {
 	struct backend_scratch s = {-1, -1};
-	int ret = scratch_open_vm(&s, kvm);
+	int ret = probe_on(b, kvm, &s, t);
 
-	if (!ret)
-		ret = probe_on(b, kvm, &s, t);
 	scratch_close(&s);
 	if (!ret)
 		snprintf(t->why, sizeof(t->why),
