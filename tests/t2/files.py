@@ -158,14 +158,14 @@ class Stock:
             payload = image[start:start + int.from_bytes(image[0x24c:0x250], "little")]
             tools = {b"\x02\x21\x4c\x18": ["lz4", "-dc"], b"\x28\xb5\x2f\xfd": ["zstd", "-dc"],
                      b"\xfd7zX": ["xz", "-dc", "--single-stream"], b"\x1f\x8b\x08\x00": ["gzip", "-dc"]}
-            tool = tools.get(payload[:4])
-            if not tool:
+            words = tools.get(payload[:4])
+            if not words:
                 raise FilesError(f"{self.vmlinuz}: payload starts with {payload[:4].hex()}, no compression known here")
             # The last four bytes are the uncompressed size, which the tools see as garbage after the end.
-            out = subprocess.run(tool, input=payload[:-4] if tool[0] != "gzip" else payload, capture_output=True,
-                                 check=False).stdout
+            out = subprocess.run([tool(words[0]), *words[1:]], capture_output=True, check=False,
+                                 input=payload[:-4] if words[0] != "gzip" else payload).stdout
             if out[:4] != b"\x7fELF" or len(out) != int.from_bytes(payload[-4:], "little"):
-                raise FilesError(f"{self.vmlinuz}: {tool[0]} gave no whole ELF file")
+                raise FilesError(f"{self.vmlinuz}: {words[0]} gave no whole ELF file")
             (path / "vmlinux").write_bytes(out)
 
         return cache_folder(self.kernel.name + "_vmlinux", fill) / "vmlinux"
