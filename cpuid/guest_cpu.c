@@ -16,9 +16,9 @@
 #define SRC_AMD	  "AMD PPR of the family; QEMU's model of the same name"
 
 /* what a 64-bit kernel takes for granted */
-#define BASE                                                                                   \
-	"fpu vme de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx " \
-	"fxsr "                                                                                \
+#define BASE                                                                               \
+	"fpu de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx " \
+	"fxsr "                                                                            \
 	"sse sse2 syscall nx lm "
 #define V2 "pni ssse3 sse4_1 sse4_2 popcnt cx16 lahf_lm "
 #define V3 "xsave avx avx2 bmi1 bmi2 f16c fma abm movbe "

@@ -50,7 +50,7 @@ _testudo()
     esac
     if [[ $cur == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W '--kernel --initrd --params --cpus --mem --disk --serial
-            --no-reboot --hugepages --prealloc --no-rng --no-sandbox --policy --host-facts --mitigation-report
+            --no-reboot --hugepages --prealloc --no-rng --no-sandbox --cpu --policy --host-facts --mitigation-report
             --kvm-cap-force-spec-ctrl --verbose --help' -- "$cur")
     else
         compopt -o filenames

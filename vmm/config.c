@@ -23,6 +23,7 @@ enum {
 	OPT_PREALLOC,
 	OPT_NO_RNG,
 	OPT_NO_SANDBOX,
+	OPT_CPU,
 	OPT_POLICY,
 	OPT_HOST_FACTS,
 	OPT_REPORT,
@@ -58,6 +59,10 @@ static const struct option_row {
 	{"no-rng", OPT_NO_RNG, NULL, "leave out the virtio entropy source"},
 	{"no-sandbox", OPT_NO_SANDBOX, NULL,
 	 "do not lock the process in (debuggers, odd environments)"},
+	{"cpu", OPT_CPU, "CPU",
+	 "the CPU that the guest is shown: host (default), x86-64-v2, -v3, -v4, a server model "
+	 "such as "
+	 "icelake-server, each with ,+FEATURE and ,-FEATURE; or a template FILE.json"},
 	{"policy", OPT_POLICY, "FILE",
 	 "what to hold in SPEC_CTRL for the guest, and what to do where this host cannot (YAML)"},
 	{"host-facts", OPT_HOST_FACTS, "FILE",
@@ -212,6 +217,9 @@ static int apply(struct run_config *c, int value, char *arg, struct err *e)
 		return 0;
 	case OPT_NO_SANDBOX:
 		c->sandbox = false;
+		return 0;
+	case OPT_CPU:
+		c->cpu = arg;
 		return 0;
 	case OPT_POLICY:
 		c->policy = arg;

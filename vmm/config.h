@@ -23,6 +23,7 @@ struct run_config {
 	const char *serial;
 	bool no_reboot;
 	bool sandbox;
+	const char *cpu;	       /* NULL: what KVM supports */
 	const char *policy;	       /* NULL: the default */
 	const char *host_facts;	       /* NULL: ask the host */
 	const char *mitigation_report; /* NULL: none */

@@ -196,7 +196,8 @@ int mitigation_make_contract(struct mitigation *m, struct cpuid_set *cpuid, stru
 		return 0;
 	read_guest_cpuid(m, cpuid);
 	if (m->contract.leaf7_0_edx & CPUID_7_0_EDX_ARCH_CAP)
-		m->contract.arch_cap = m->host.kvm_arch_cap;
+		m->contract.arch_cap = (m->host.kvm_arch_cap & ~m->options.arch_cap_clear) |
+				       m->options.arch_cap_set;
 	policy.virtual_msrs &= m->backend.msr_exits; /* nobody else answers them */
 	mitigation_advertise(&m->host, &facts, &policy, &m->options.pool, &m->contract);
 	m->contract_made = true;

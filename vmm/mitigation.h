@@ -30,6 +30,8 @@ struct mitigation_options {
 	struct pool_facts pool;		/* may be filled in until the contract is made */
 	const struct host_facts *facts; /* instead of what this host says; NULL: ask the host */
 	uint32_t force_cap;
+	/* what the user's choice of CPU changes in ARCH_CAPABILITIES */
+	uint64_t arch_cap_clear, arch_cap_set;
 	bool observe_ibpb; /* find out whether the guest ever uses PRED_CMD */
 };
 

@@ -18,6 +18,7 @@
 #include "devices/char/terminal.h"
 #include "vmm/cmd.h"
 #include "vmm/config.h"
+#include "vmm/cpu_option.h"
 #include "vmm/isolation.h"
 #include "vmm/machine.h"
 #include "vmm/mitigation.h"
@@ -270,10 +271,32 @@ static int open_policy(struct run *r, struct err *e)
 }
 
 /* The processor that the guest is shown, and what is held for it. Return: 0 or the exit code */
+/* What KVM supports, made into the CPU that the user chose. */
+static int choose_cpu(struct run *r, bool nested, struct mitigation_options *options, struct err *e)
+{
+	struct cpu_option *cpu = NULL;
+	int ret = 0;
+
+	r->cpuid = r->kvm.cpuid;
+	if (r->config.cpu) {
+		ret = cpu_option_load(r->config.cpu, &r->kvm, &cpu, e);
+		if (!ret)
+			ret = cpu_option_apply(cpu, &r->cpuid, e);
+	}
+	if (!ret && cpu) {
+		options->arch_cap_set = cpu_option_arch_cap(cpu, 0);
+		options->arch_cap_clear = ~cpu_option_arch_cap(cpu, ~UINT64_C(0));
+	}
+	cpu_option_free(cpu);
+	if (!ret)
+		vcpu_base_cpuid(&r->cpuid, &r->kvm, nested);
+	return ret;
+}
+
 static int open_mitigation(struct run *r, struct err *e)
 {
 	struct isolation_options isolation;
-	const struct mitigation_options options = {
+	struct mitigation_options options = {
 		.policy = r->policy.mitigation,
 		.facts = r->config.host_facts ? &r->facts.facts : NULL,
 		.force_cap = r->config.force_cap,
@@ -283,10 +306,13 @@ static int open_mitigation(struct run *r, struct err *e)
 	int ret;
 
 	isolation_from_policy(&r->policy, &isolation);
+	ret = choose_cpu(r, isolation.nested, &options, e);
+	if (ret < 0)
+		return ret == -EINVAL && !cpu_option_is_path(r->config.cpu) ? EXIT_USAGE
+									    : EXIT_BAD_INPUT;
 	ret = isolation_enter(&r->isolation, &isolation, r->config.n_vcpus, e);
 	if (ret < 0)
 		return EXIT_POLICY;
-	vcpu_base_cpuid(&r->cpuid, &r->kvm, isolation.nested);
 	ret = mitigation_init(m, &options, &r->kvm, r->config.n_vcpus, e);
 	if (ret < 0)
 		return EXIT_VMM_ERROR;

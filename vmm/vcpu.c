@@ -48,7 +48,6 @@ void vcpu_base_cpuid(struct cpuid_set *set, const struct kvm *kvm, bool nested)
 {
 	struct cpuid_leaf *l;
 
-	*set = kvm->cpuid;
 	cpuid_set_vmm_bits(set, kvm->tsc_deadline);
 	if (nested)
 		return;

@@ -44,7 +44,8 @@ struct vcpu {
 };
 
 /**
- * vcpu_base_cpuid - the CPUID of every vCPU of a guest, before topology
+ * vcpu_base_cpuid - the VMM's own bits in the CPUID of every vCPU of a guest, before topology
+ * @set: the CPU that the guest is shown otherwise; edited in place
  * @nested: leave VMX and SVM in
  */
 void vcpu_base_cpuid(struct cpuid_set *set, const struct kvm *kvm, bool nested);

@@ -1,0 +1,100 @@
+#include "vmm/cpu_option.h"
+
+#include <errno.h>
+#include <linux/kvm.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "cpuid/guest_cpu.h"
+#include "msr/msr.h"
+#include "policy/cpu_template.h"
+#include "vmm/kvm.h"
+
+struct cpu_option {
+	bool is_template;
+	struct guest_cpu cpu;
+	struct cpu_template template;
+};
+
+bool cpu_option_is_path(const char *text)
+{
+	const size_t len = strlen(text);
+
+	return strchr(text, '/') || (len > 5 && strcmp(text + len - 5, ".json") == 0);
+}
+
+static int check_template(const struct cpu_template *t, const char *path, const struct kvm *kvm,
+			  struct err *e)
+{
+	unsigned int i;
+
+	for (i = 0; i < t->n_msr; i++)
+		if (t->msr[i].index != MSR_IA32_ARCH_CAPABILITIES)
+			return err_set(
+				e, -EINVAL,
+				"--cpu %s: msr_modifiers: addr %#x cannot be set; only 0x10a "
+				"(ARCH_CAPABILITIES) can: take the others out",
+				path, t->msr[i].index);
+	/* "!N" lifts a check that the template's own VMM makes; there is none of those here */
+	for (i = 0; i < t->n_caps; i++)
+		if (!t->cap[i].remove &&
+		    ioctl(kvm->fd, KVM_CHECK_EXTENSION, (unsigned long)t->cap[i].cap) <= 0)
+			return err_set(e, -ENOTSUP,
+				       "--cpu %s: kvm_capabilities: this host's KVM lacks "
+				       "capability %u; use a host that has it, or another template",
+				       path, t->cap[i].cap);
+	return 0;
+}
+
+static int load(struct cpu_option *c, const char *text, const struct kvm *kvm, struct err *e)
+{
+	AUTO_FREE char *json = NULL;
+	size_t len;
+	int ret;
+
+	c->is_template = cpu_option_is_path(text);
+	if (!c->is_template)
+		return guest_cpu_parse(text, &c->cpu, e);
+	ret = file_read("CPU template", text, CPU_TEMPLATE_SIZE_MAX, &json, &len, e);
+	if (!ret)
+		ret = cpu_template_parse(text, json, len, &c->template, e);
+	return ret < 0 ? ret : check_template(&c->template, text, kvm, e);
+}
+
+int cpu_option_load(const char *text, const struct kvm *kvm, struct cpu_option **out, struct err *e)
+{
+	struct cpu_option *c = calloc(1, sizeof(*c));
+	int ret;
+
+	if (!c)
+		return err_set(e, -ENOMEM, "out of memory");
+	ret = load(c, text, kvm, e);
+	if (ret < 0)
+		cpu_option_free(c);
+	else
+		*out = c;
+	return ret;
+}
+
+void cpu_option_free(struct cpu_option *c)
+{
+	free(c);
+}
+
+int cpu_option_apply(const struct cpu_option *c, struct cpuid_set *set, struct err *e)
+{
+	if (c->is_template)
+		return template_apply_cpuid(c->template.cpuid, c->template.n_cpuid, set, e);
+	return guest_cpu_apply(&c->cpu, set, e);
+}
+
+uint64_t cpu_option_arch_cap(const struct cpu_option *c, uint64_t arch_cap)
+{
+	return template_apply_msr(c->template.msr, c->template.n_msr, MSR_IA32_ARCH_CAPABILITIES,
+				  arch_cap);
+}
