@@ -1,0 +1,69 @@
+"""What `testudo policy explain` says is what `testudo run` holds: each back end, several policies, reports and parts."""
+
+import json
+import pathlib
+import subprocess
+
+import pytest
+
+import harness
+from harness import OFF
+from test_mitigation import HOLDING, HW, ICE_LAKE, POLICY, SAPPHIRE_RAPIDS, guest  # noqa: F401  (a fixture)
+
+POLICIES = {
+    "default": "", "strict": "strict: on\n", "bhi on": "bhi: on\n", "bhi off": "bhi: off\n", "rrsba on": "rrsba: on\n",
+    "no virtual MSRs": "virtual-msrs: off\n", "raw": "spec-ctrl: {SSBD: on, STIBP: off}\n",
+    "reports ignored": "honour-report: ignore\n",
+}
+# what the guest does on its first CPU, and the word by which explain is told of it
+REPORTS = {
+    "unaware": ([], "unaware"),
+    "short": (["0.r.50000001", "0.w.50000002.1"], "short"),
+    "none": (["0.r.50000001", "0.w.50000002.0"], "none"),
+}
+MODES = [*HOLDING, "drops"]
+CAN_FORCE = ["IBRS", "STIBP", "SSBD", "RRSBA_DIS_S", "BHI_DIS_S"]
+
+
+def explain(work, policy, reported):
+    done = subprocess.run([harness.TESTUDO, "policy", "explain", "--json", "--host", f"{work}/explain.json",
+                           "--policy", f"{work}/policy.yaml", "--guest", f"reported={reported}"],
+                          capture_output=True, text=True, check=False)
+    assert done.returncode in (0, POLICY), f"{policy}: {done.stderr}"
+    return json.loads(done.stdout)["decision"]
+
+
+def rows(steps):
+    return [(step["table"], step["row"], step["verdict"]) for step in steps]
+
+
+@pytest.mark.parametrize("host", [SAPPHIRE_RAPIDS, ICE_LAKE], ids=["sapphire-rapids", "ice-lake"])
+@pytest.mark.parametrize("reported", REPORTS)
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("mode", MODES)
+def test_run_holds_what_explain_says(guest, work, mode, policy, reported, host):  # noqa: F811
+    steps, word = REPORTS[reported]
+    if policy == "no virtual MSRs" or mode == "drops":
+        steps, word = [], "unaware"  # there is nothing to report by
+    g = guest(mode, [*steps, f"0.r.{HW}"], host=host, policy=POLICIES[policy])
+    backend = {"name": HOLDING.get(mode, "none"), "can-force": CAN_FORCE if mode in HOLDING else []}
+    if g.report:  # none where the guest never started
+        found = g.report["backend"]
+        assert {"name": found["name"], "can-force": found["can_force_names"]} == backend
+    facts = json.loads(pathlib.Path(work, "host.json").read_text())
+    facts["backend"] = backend
+    pathlib.Path(work, "explain.json").write_text(json.dumps(facts))
+    said = explain(work, policy, word)
+
+    if said["verdict"] == "refuse":
+        assert g.result.code == POLICY, str(g.result)
+        return
+    assert g.result.code == OFF, str(g.result)
+    vcpu = g.vcpu(0)
+    assert (vcpu["wanted"]["mask"], vcpu["wanted"]["value"]) == (said["mask"], said["value"]), said
+    assert vcpu["verdict"] == said["verdict"]
+    assert rows(vcpu["steps"]) == rows(said["steps"])
+    # and the register has it: what the shim keeps as the hardware's value, read by the guest last of all
+    held, value = int(vcpu["held"]["mask"], 16), int(vcpu["held"]["value"], 16)
+    assert g.outcomes()[-1] & held == value
+    assert value & int(said["value"], 16) == int(said["value"], 16)
