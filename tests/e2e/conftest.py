@@ -24,12 +24,15 @@ def why_no_kvm():
 def pytest_collection_modifyitems(items):
     why = why_no_kvm()
     for item in items:
+        if "guest" in item.fixturenames:
+            item.add_marker("shim")
         if why and not item.get_closest_marker("nokvm"):
             item.add_marker(pytest.mark.skip(reason=why))
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "nokvm: needs no /dev/kvm")
+    config.addinivalue_line("markers", "shim: preloads a library, which a sanitizer does not allow")
     for path in (harness.TESTUDO, harness.GUEST, harness.FIRST):
         if not path.exists():
             pytest.exit(f"{path} is missing: set TESTUDO_BUILD to a build directory", 2)
