@@ -7,16 +7,24 @@ import pytest
 from host import EmulatedHost
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
+BUILD = pathlib.Path(os.environ.get("TESTUDO_BUILD", TOP / "build"))
 
 
 def emulated_host(kind):
-    build = pathlib.Path(os.environ.get("TESTUDO_BUILD", TOP / "build"))
     vmm = os.environ.get("T2_VMM", "testudo")
-    testudo = build / "vmm" / "testudo"
-    assert vmm != "testudo" or testudo.exists(), f"{testudo} is not built; run tools/test or 'ninja -C {build}'"
-    with EmulatedHost(kind, build / "t2", testudo=testudo if testudo.exists() else None,
+    testudo = BUILD / "vmm" / "testudo"
+    assert vmm != "testudo" or testudo.exists(), f"{testudo} is not built; run tools/test or 'ninja -C {BUILD}'"
+    with EmulatedHost(kind, BUILD / "t2", testudo=testudo if testudo.exists() else None,
                       with_qemu=vmm == "qemu") as host:
         yield host
+
+
+@pytest.fixture(scope="session")
+def guest_report():
+    """The program that reports in a guest whose kernel cannot; for the programs of EmulatedHost.boot()."""
+    path = BUILD / "tools" / "guest-report" / "testudo-guest-report"
+    assert path.exists(), f"{path} is not built; run tools/test or 'ninja -C {BUILD}'"
+    return str(path)
 
 
 @pytest.fixture(scope="session")

@@ -33,7 +33,7 @@ KINDS = {
     "amd-stock": Kind("EPYC-Rome,+svm,+npt", "kvm_amd"),
 }
 HOST_MODULES = ["virtio_pci", "virtio_blk", "virtio_console"]
-GUEST_MODULES = ["virtio_mmio", "virtio_blk", "virtio_rng", "pvpanic_mmio"]
+GUEST_MODULES = ["virtio_mmio", "virtio_blk", "virtio_rng", "pvpanic_mmio", "msr"]
 QEMU_FIRMWARE = ["bios-microvm.bin", "linuxboot_dma.bin", "pvh.bin"]
 
 
@@ -260,8 +260,9 @@ class EmulatedHost:
 
     def boot(self, script, *, typing=(), programs=(), timeout=60, **guest):
         """Boots a nested guest that runs @script (as /run.sh) and powers off; waits for the VMM's end.
-        @typing: (text to wait for on the console, line to type then) pairs; @programs: names of this machine's
-        programs to take along in /opt (busybox's shell knows only its own by name). The rest as in command()."""
+        @typing: (text to wait for on the console, line to type then) pairs; @programs: names or paths of this
+        machine's programs to take along in /opt (busybox's shell knows only its own by name). The rest as in
+        command()."""
         self._boots += 1
         name = f"/tmp/boot{self._boots}"
         tree = {"run.sh": script.encode()}
