@@ -5,6 +5,7 @@
 #ifndef BASE_LOOP_H
 #define BASE_LOOP_H
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -17,6 +18,18 @@ struct loop_watch {
 	int fd; /* -1: not watched */
 	/** called with the EPOLL* bits that are ready */
 	void (*ready)(struct loop_watch *w, uint32_t events);
+};
+
+/* A way for other threads to have work done on the loop's thread. */
+struct loop_call {
+	struct loop *loop; /* NULL: not initialized */
+	struct loop_watch watch;
+	pthread_mutex_t lock;
+	pthread_cond_t done_cond;
+	int (*fn)(void *arg);
+	void *arg;
+	int result;
+	bool done, closed;
 };
 
 /** loop_init - make an empty loop. Return: 0 or -errno. */
@@ -39,6 +52,23 @@ void loop_del(struct loop *l, struct loop_watch *w);
 
 /** loop_run - dispatch until loop_stop(). Return: 0, or -errno of epoll_wait(2). */
 int loop_run(struct loop *l);
+/**
+ * loop_call_init, loop_call_fini - let other threads have functions run on the loop's thread
+ * Return: 0 or -errno; @c may be given to loop_call_fini() in any case once it is zeroed
+ */
+int loop_call_init(struct loop_call *c, struct loop *l);
+void loop_call_fini(struct loop_call *c);
+
+/**
+ * loop_call - run @fn(@arg) on the loop's thread and wait until it has returned
+ * From any other thread, one call at a time. The loop must be running until then.
+ * Return: what @fn returned; -ECANCELED when the loop ended before it began (loop_call_close())
+ */
+int loop_call(struct loop_call *c, int (*fn)(void *arg), void *arg);
+
+/** loop_call_close - on the loop's thread: no call begins any more, a waiting one is refused */
+void loop_call_close(struct loop_call *c);
+
 /** loop_stop - make loop_run() return after the current callback; loop's thread only */
 void loop_stop(struct loop *l);
 

@@ -16,6 +16,8 @@
 #include <stdint.h>
 
 struct err;
+struct rbuf;
+struct wbuf;
 
 enum state_kind {
 	STATE_KIND_END,
@@ -94,5 +96,18 @@ struct state_desc {
  * Return: 0, or -EINVAL with the row and the offset of the gap or overlap in @e
  */
 int state_check_tiling(const struct state_field *fields, uint32_t size, struct err *e);
+
+/** state_encode - append @regs, row by row, integers little-endian, padding left out */
+void state_encode(const struct state_desc *desc, const void *regs, struct wbuf *w);
+
+/**
+ * state_decode - read what state_encode() wrote into @regs, then let the device judge it
+ * @regs: desc->size bytes; holds garbage after an error: decode into a copy, not into a device
+ * @name: of the device, for messages
+ * Return: 0; -EINVAL when bytes are missing or desc->check() refuses the values, with device and
+ * field in @e
+ */
+int state_decode(const struct state_desc *desc, const char *name, struct rbuf *r, void *regs,
+		 struct err *e);
 
 #endif

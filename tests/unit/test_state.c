@@ -2,10 +2,12 @@
 #include <stddef.h>
 #include <setjmp.h>
 #include <stdint.h>
+#include <errno.h>
 #include <string.h>
 #include <cmocka.h>
 
 #include "base/err.h"
+#include "migration/buf.h"
 #include "migration/state.h"
 
 struct inner {
@@ -100,9 +102,55 @@ static void test_tiling(void **state)
 	}
 }
 
+static int refuse_flag_2(const void *regs, struct err *e)
+{
+	const struct sample *s = regs;
+
+	return s->flag == 2 ? err_set(e, -EINVAL, "flag is 2; 0 or 1 are legal") : 0;
+}
+
+static void test_codec(void **state)
+{
+	const struct state_desc desc = {
+		.size = sizeof(struct sample), .fields = good, .check = refuse_flag_2};
+	struct sample out, in = {
+				   .flag = 1,
+				   .pad = {9, 9, 9},
+				   .words = {1, 2, 3, 0xdeadbeef},
+				   .blob = {1, 2, 3, 4, 5, 6, 7, 8},
+				   .inner = {{0x1234, 5}, {6, 7}},
+			   };
+	struct wbuf w = {0};
+	struct err e = {0};
+	struct rbuf r;
+	size_t i;
+
+	(void)state;
+	state_encode(&desc, &in, &w);
+	assert_int_equal(w.len, 1 + 16 + 8 + 8);
+	r = rbuf_of(w.data, w.len);
+	assert_int_equal(state_decode(&desc, "sample", &r, &out, &e), 0);
+	assert_int_equal(rbuf_left(&r), 0);
+	memset(in.pad, 0, sizeof(in.pad));
+	assert_memory_equal(&in, &out, sizeof(in));
+	for (i = 0; i < w.len; i++) {
+		e.code = 0;
+		r = rbuf_of(w.data, i);
+		assert_int_equal(state_decode(&desc, "sample", &r, &out, &e), -EINVAL);
+		assert_non_null(strstr(e.text, "sample"));
+	}
+	w.data[0] = 2;
+	e.code = 0;
+	r = rbuf_of(w.data, w.len);
+	assert_int_equal(state_decode(&desc, "sample", &r, &out, &e), -EINVAL);
+	assert_non_null(strstr(e.text, "flag is 2"));
+	wbuf_fini(&w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_codec),
 		cmocka_unit_test(test_tiling),
 	};
 
