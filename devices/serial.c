@@ -88,7 +88,7 @@ static void serial_rx_push(struct serial_regs *r, uint8_t byte)
 static void serial_tx_drain(struct serial *s)
 {
 	struct serial_regs *r = &s->regs;
-	size_t n = r->tx_len ? s->out->ops->write(s->out, r->tx, r->tx_len) : 0;
+	size_t n = r->tx_len && !s->paused ? s->out->ops->write(s->out, r->tx, r->tx_len) : 0;
 
 	if (!n)
 		return;
@@ -270,7 +270,10 @@ static size_t serial_room(struct chardev_user *u)
 	pthread_mutex_lock(&s->dev.lock);
 	/* in loopback the receiver is cut off from the outside */
 	room = serial_rx_size(&s->regs);
-	room = s->regs.mcr & MCR_LOOP || s->regs.rx_len > room ? 0 : room - s->regs.rx_len;
+	if (s->paused || s->regs.mcr & MCR_LOOP || s->regs.rx_len > room)
+		room = 0;
+	else
+		room -= s->regs.rx_len;
 	pthread_mutex_unlock(&s->dev.lock);
 	return room;
 }
@@ -302,9 +305,11 @@ static void serial_brk(struct chardev_user *u)
 	struct serial *s = container_of(u, struct serial, user);
 
 	pthread_mutex_lock(&s->dev.lock);
-	serial_rx_push(&s->regs, 0); /* a break is a zero character with BI set */
-	s->regs.lsr_err |= LSR_BI;
-	serial_update_irq(s);
+	if (!s->paused) {		     /* a guest that stands still has no use for it */
+		serial_rx_push(&s->regs, 0); /* a break is a zero character with BI set */
+		s->regs.lsr_err |= LSR_BI;
+		serial_update_irq(s);
+	}
 	pthread_mutex_unlock(&s->dev.lock);
 }
 
@@ -365,6 +370,23 @@ void serial_init(struct serial *s, struct irq_line irq, struct chardev *out)
 	};
 	out->user = &s->user;
 	out->ops->kick(out);
+}
+
+void serial_pause(struct serial *s)
+{
+	pthread_mutex_lock(&s->dev.lock);
+	s->paused = true;
+	pthread_mutex_unlock(&s->dev.lock);
+}
+
+void serial_resume(struct serial *s)
+{
+	pthread_mutex_lock(&s->dev.lock);
+	s->paused = false;
+	serial_tx_drain(s);
+	serial_update_irq(s);
+	s->out->ops->kick(s->out);
+	pthread_mutex_unlock(&s->dev.lock);
 }
 
 void serial_fini(struct serial *s)

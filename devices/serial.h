@@ -5,6 +5,8 @@
 #ifndef DEVICES_SERIAL_H
 #define DEVICES_SERIAL_H
 
+#include <stdbool.h>
+
 #include "devices/chardev.h"
 #include "devices/device.h"
 #include "devices/irq.h"
@@ -28,6 +30,7 @@ struct serial {
 	struct irq_line irq;
 	struct chardev *out;
 	struct chardev_user user;
+	bool paused; /* the back end waits in both directions */
 };
 
 /**
@@ -36,6 +39,13 @@ struct serial {
  * @out: where its bytes go and come from; borrowed, must outlive the device until serial_fini()
  */
 void serial_init(struct serial *s, struct irq_line irq, struct chardev *out);
+/**
+ * serial_pause - leave the registers as they are: nothing is taken from the back end or given to it
+ * What the other side sends waits there. When no vCPU runs.
+ */
+void serial_pause(struct serial *s);
+/** serial_resume - go on; what waited moves now. Also after the registers were loaded. */
+void serial_resume(struct serial *s);
 /** serial_fini - detach from the back end; accepts a zeroed object */
 void serial_fini(struct serial *s);
 

@@ -224,6 +224,38 @@ int machine_start(struct machine *m, struct err *e)
 	return ret;
 }
 
+void machine_pause(struct machine *m)
+{
+	const uint32_t n_vcpus = m->host->config->n_vcpus;
+	uint32_t i;
+
+	if (m->paused)
+		return;
+	m->paused = true;
+	/* all are kicked before any is waited for: one round trip for any number of them */
+	for (i = 0; i < n_vcpus; i++)
+		vcpu_request_pause(&m->vcpus[i]);
+	for (i = 0; i < n_vcpus; i++)
+		vcpu_wait_parked(&m->vcpus[i]);
+	for (i = 0; i < m->n_slots; i++)
+		virtio_mmio_pause(&m->slot[i].mmio);
+	serial_pause(&m->serial);
+}
+
+void machine_resume(struct machine *m)
+{
+	uint32_t i;
+
+	if (!m->paused)
+		return;
+	m->paused = false;
+	serial_resume(&m->serial);
+	for (i = 0; i < m->n_slots; i++)
+		virtio_mmio_resume(&m->slot[i].mmio);
+	for (i = 0; i < m->host->config->n_vcpus; i++)
+		vcpu_resume(&m->vcpus[i]);
+}
+
 void machine_stop(struct machine *m)
 {
 	uint32_t i;

@@ -61,6 +61,7 @@ struct machine {
 	struct vcpu_env env;
 	struct vcpu *vcpus; /* config->n_vcpus */
 	struct boot_entry entry;
+	bool paused;
 };
 
 /**
@@ -80,6 +81,17 @@ int machine_load(struct machine *m, struct err *e);
  * Return: 0 or -errno; on failure those that started are stopped again
  */
 int machine_start(struct machine *m, struct err *e);
+
+/**
+ * machine_pause - let the whole machine stand still, complete in itself
+ * On the loop's thread. Every vCPU is parked with its pending access finished, disks have answered
+ * what was in flight, the serial port's back end waits. Nothing touches guest memory until
+ * machine_resume(); the guest's clocks go on, as over any long interruption. Harmless on a machine
+ * that is paused. An event that the guest raised in its last moment may wait in the event sink.
+ */
+void machine_pause(struct machine *m);
+/** machine_resume - go on. On the loop's thread; harmless on a machine that is not paused. */
+void machine_resume(struct machine *m);
 
 /** machine_stop - stop all vCPUs and wait for them; harmless on a machine that does not run */
 void machine_stop(struct machine *m);

@@ -121,6 +121,8 @@ int vcpu_create(struct vcpu *v, uint32_t id, uint32_t n_vcpus, const struct kvm 
 	memset(v, 0, sizeof(*v));
 	v->id = id;
 	v->env = env;
+	pthread_mutex_init(&v->park_lock, NULL);
+	pthread_cond_init(&v->park_cond, NULL);
 	v->fd = ioctl(vm->fd, KVM_CREATE_VCPU, (unsigned long)id);
 	if (v->fd < 0)
 		return err_set(e, -errno, "KVM_CREATE_VCPU %u of %u: %s; %s", id, n_vcpus,
@@ -149,6 +151,10 @@ void vcpu_destroy(struct vcpu *v)
 		munmap(v->run, v->run_size);
 	if (v->fd >= 0)
 		close(v->fd);
+	if (v->env) {
+		pthread_cond_destroy(&v->park_cond);
+		pthread_mutex_destroy(&v->park_lock);
+	}
 	memset(v, 0, sizeof(*v));
 	v->fd = -1;
 }
@@ -247,28 +253,43 @@ static bool pin(struct vcpu *v)
 	return false;
 }
 
-static void *vcpu_thread(void *arg)
+/*
+ * Called only where no exit is half done: before the first KVM_RUN, and after one that returned
+ * EINTR. With immediate_exit set, KVM first completes the access that the last exit was about (and
+ * may exit again for the rest of it), then returns EINTR: api.rst 5, "immediate_exit".
+ */
+static void park_if_asked(struct vcpu *v)
 {
-	struct vcpu *v = arg;
-	char name[16];
+	if (!__atomic_load_n(&v->pause, __ATOMIC_ACQUIRE))
+		return;
+	pthread_mutex_lock(&v->park_lock);
+	while (v->pause && !__atomic_load_n(&v->stop, __ATOMIC_ACQUIRE)) {
+		v->parked = true;
+		pthread_cond_broadcast(&v->park_cond);
+		pthread_cond_wait(&v->park_cond, &v->park_lock);
+	}
+	v->parked = false;
+	pthread_mutex_unlock(&v->park_lock);
+}
 
-	snprintf(name, sizeof(name), "vcpu%u", v->id);
-	pthread_setname_np(pthread_self(), name);
-	if (!pin(v))
-		return NULL;
+static void run_loop(struct vcpu *v)
+{
+	park_if_asked(v);
 	while (!__atomic_load_n(&v->stop, __ATOMIC_ACQUIRE)) {
+		const int ret = ioctl(v->fd, KVM_RUN, 0) < 0 ? errno : 0;
 		enum vm_event event;
 
-		if (ioctl(v->fd, KVM_RUN, 0) == 0) {
+		if (!ret) {
 			event = vcpu_handle_exit(v);
-		} else if (errno == EINTR || errno == EAGAIN) {
+		} else if (ret == EINTR || ret == EAGAIN) {
 			/* kicked, or woken by INIT; exit_reason is that of an older exit */
 			if (__atomic_exchange_n(&v->check, false, __ATOMIC_ACQ_REL))
 				mitigation_check_vcpu(v->env->mitigation, v->id);
+			if (ret == EINTR)
+				park_if_asked(v);
 			continue;
 		} else {
-			log_err("vCPU %u: KVM_RUN: %s; see the kernel's log", v->id,
-				strerror(errno));
+			log_err("vCPU %u: KVM_RUN: %s; see the kernel's log", v->id, strerror(ret));
 			event = VM_EVENT_FAILED;
 		}
 		if (event != VM_EVENT_NONE) {
@@ -276,6 +297,21 @@ static void *vcpu_thread(void *arg)
 			break;
 		}
 	}
+}
+
+static void *vcpu_thread(void *arg)
+{
+	struct vcpu *v = arg;
+	char name[16];
+
+	snprintf(name, sizeof(name), "vcpu%u", v->id);
+	pthread_setname_np(pthread_self(), name);
+	if (pin(v))
+		run_loop(v);
+	pthread_mutex_lock(&v->park_lock);
+	v->ended = true;
+	pthread_cond_broadcast(&v->park_cond);
+	pthread_mutex_unlock(&v->park_lock);
 	return NULL;
 }
 
@@ -310,10 +346,53 @@ void vcpu_request_stop(struct vcpu *v)
 {
 	if (!v->started)
 		return;
+	pthread_mutex_lock(&v->park_lock);
 	__atomic_store_n(&v->stop, true, __ATOMIC_RELEASE);
 	/* closes the gap between the thread's look at stop and its entry into KVM_RUN */
 	__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_RELEASE);
+	pthread_cond_broadcast(&v->park_cond);
+	pthread_mutex_unlock(&v->park_lock);
 	pthread_kill(v->thread, KICK_SIGNAL);
+}
+
+void vcpu_request_pause(struct vcpu *v)
+{
+	if (v->fd < 0)
+		return;
+	pthread_mutex_lock(&v->park_lock);
+	__atomic_store_n(&v->pause, true, __ATOMIC_RELEASE);
+	__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_RELEASE); /* as for a stop */
+	pthread_mutex_unlock(&v->park_lock);
+	if (v->started)
+		pthread_kill(v->thread, KICK_SIGNAL);
+}
+
+void vcpu_wait_parked(struct vcpu *v)
+{
+	if (!v->started)
+		return;
+	pthread_mutex_lock(&v->park_lock);
+	while (!v->parked && !v->ended)
+		pthread_cond_wait(&v->park_cond, &v->park_lock);
+	pthread_mutex_unlock(&v->park_lock);
+}
+
+void vcpu_resume(struct vcpu *v)
+{
+	if (v->fd < 0)
+		return;
+	pthread_mutex_lock(&v->park_lock);
+	if (v->pause && !__atomic_load_n(&v->stop, __ATOMIC_ACQUIRE)) {
+		/*
+		 * A guest that has kvmclock is told that it stood still, so that its watchdogs do
+		 * not take the pause for a lockup (api.rst 4.68); others have nothing to be told.
+		 */
+		(void)!ioctl(v->fd, KVM_KVMCLOCK_CTRL, 0);
+		__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_RELEASE);
+		__atomic_store_n(&v->pause, false, __ATOMIC_RELEASE);
+		pthread_cond_broadcast(&v->park_cond);
+	}
+	pthread_mutex_unlock(&v->park_lock);
 }
 
 void vcpu_request_check(struct vcpu *v)

@@ -38,8 +38,14 @@ struct vcpu {
 	const struct vcpu_env *env;
 	pthread_t thread;
 	bool started;
-	bool stop;	/* atomic: leave the run loop */
-	bool check;	/* atomic: compare the mitigation's bits with KVM's */
+	bool stop; /* atomic: leave the run loop */
+	/* pausing: vcpu_request_pause() asks, the thread answers with parked and waits */
+	pthread_mutex_t park_lock;
+	pthread_cond_t park_cond;
+	bool pause;  /* written under park_lock, read by anyone (atomic) */
+	bool parked; /* under park_lock: it stands in vcpu_thread() with its registers in order */
+	bool ended;  /* under park_lock: the thread has left the run loop */
+	bool check;  /* atomic: compare the mitigation's bits with KVM's */
 	uint64_t exits; /* to user space, counted by its own thread */
 };
 
@@ -71,6 +77,21 @@ int vcpu_init_kick(struct err *e);
 int vcpu_start(struct vcpu *v, struct err *e);
 /** vcpu_request_stop - ask the thread to leave; returns at once */
 void vcpu_request_stop(struct vcpu *v);
+
+/**
+ * vcpu_request_pause - ask the thread to park; returns at once
+ * Legal before vcpu_start(): the vCPU then parks before its first instruction.
+ */
+void vcpu_request_pause(struct vcpu *v);
+/**
+ * vcpu_wait_parked - wait until it is parked, or has ended, or never started
+ * From then until vcpu_resume() its registers are complete: an access that had left KVM is
+ * finished, and any thread may get and set them.
+ */
+void vcpu_wait_parked(struct vcpu *v);
+/** vcpu_resume - let a parked vCPU go on; harmless on one that is not */
+void vcpu_resume(struct vcpu *v);
+
 /** vcpu_request_check - let the thread compare SPEC_CTRL with what is to be held; returns at once
  */
 void vcpu_request_check(struct vcpu *v);

@@ -455,14 +455,13 @@ static void blk_ready(struct loop_watch *w, uint32_t events)
 	pthread_mutex_unlock(b->vdev.transport->lock);
 }
 
-/* Waits until nothing is in flight; results are thrown away. */
+/* Waits until nothing is in flight. */
 static void blk_drain(struct virtio_blk *b)
 {
 	const struct timespec ms = {.tv_nsec = 1000000};
 	struct io_uring *ring = &b->file->ring.uring;
 	struct io_uring_cqe *cqe;
 
-	b->discarding = true;
 	while (b->n_in_flight) {
 		blk_submit(b);
 		if (b->n_in_flight > io_uring_sq_ready(ring))
@@ -471,14 +470,31 @@ static void blk_drain(struct virtio_blk *b)
 			nanosleep(&ms, NULL); /* none was accepted: the kernel is out of memory */
 		blk_harvest(b);
 	}
+}
+
+static void blk_discard(struct virtio_blk *b)
+{
+	b->discarding = true;
+	blk_drain(b);
 	b->discarding = false;
+}
+
+/* The transport brings no kicks until it is resumed, so nothing has to be held back here. */
+static void blk_quiesce(struct virtio_dev *vdev)
+{
+	struct virtio_blk *b = blk_of(vdev);
+
+	pthread_mutex_lock(vdev->transport->lock);
+	blk_drain(b);
+	virtq_notify(&vdev->queue[0]);
+	pthread_mutex_unlock(vdev->transport->lock);
 }
 
 static void blk_reset(struct virtio_dev *vdev)
 {
 	struct virtio_blk *b = blk_of(vdev);
 
-	blk_drain(b);
+	blk_discard(b);
 	b->error_logged = false;
 	b->n_free = b->n_fresh = 0;
 	/* a guest that reboots gives back what a burst of requests touched */
@@ -497,6 +513,7 @@ static const struct virtio_dev_ops blk_ops = {
 	.device_id = VIRTIO_ID_BLOCK,
 	.reset = blk_reset,
 	.queue_notify = blk_queue_notify,
+	.quiesce = blk_quiesce,
 	.state = {.offset = offsetof(struct virtio_blk, regs),
 		  .size = sizeof(struct virtio_blk_regs),
 		  .version = 1,
@@ -574,7 +591,7 @@ void virtio_blk_fini(struct virtio_blk *b)
 	if (!b->req)
 		return;
 	loop_del(b->loop, &b->watch);
-	blk_drain(b);
+	blk_discard(b);
 	munmap(b->req, VIRTIO_BLK_SLOTS * sizeof(*b->req));
 	b->req = NULL;
 }

@@ -119,7 +119,7 @@ static void mmio_kick_ready(struct loop_watch *w, uint32_t events)
 	if (read(k->fd, &count, sizeof(count)) < 0)
 		return;
 	pthread_mutex_lock(&m->dev.lock);
-	if (m->vdev->active && !m->vdev->broken)
+	if (m->vdev->active && !m->vdev->broken && !m->paused)
 		m->vdev->ops->queue_notify(m->vdev, k->queue);
 	pthread_mutex_unlock(&m->dev.lock);
 }
@@ -383,6 +383,28 @@ void virtio_mmio_fini(struct virtio_mmio *m)
 	device_fini(&m->dev);
 	m->vdev->transport = NULL;
 	m->vdev = NULL;
+}
+
+void virtio_mmio_pause(struct virtio_mmio *m)
+{
+	pthread_mutex_lock(&m->dev.lock);
+	m->paused = true;
+	pthread_mutex_unlock(&m->dev.lock);
+	if (m->vdev->active && m->vdev->ops->quiesce)
+		m->vdev->ops->quiesce(m->vdev);
+}
+
+void virtio_mmio_resume(struct virtio_mmio *m)
+{
+	unsigned int i;
+
+	pthread_mutex_lock(&m->dev.lock);
+	m->paused = false;
+	pthread_mutex_unlock(&m->dev.lock);
+	if (m->vdev->active && m->vdev->ops->unquiesce)
+		m->vdev->ops->unquiesce(m->vdev);
+	for (i = 0; i < m->vdev->n_queues; i++)
+		mmio_kick(&m->transport, i);
 }
 
 int virtio_mmio_kick_fd(const struct virtio_mmio *m, unsigned int queue)

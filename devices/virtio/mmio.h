@@ -5,6 +5,7 @@
 #ifndef DEVICES_VIRTIO_MMIO_H
 #define DEVICES_VIRTIO_MMIO_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/loop.h"
@@ -42,6 +43,7 @@ struct virtio_mmio {
 	struct loop *loop;
 	struct virtio_mmio_kick kick[VIRTIO_MAX_QUEUES];
 	struct virtio_mmio_regs regs;
+	bool paused; /* kicks wait for virtio_mmio_resume() */
 };
 
 /**
@@ -61,6 +63,14 @@ int virtio_mmio_init(struct virtio_mmio *m, struct virtio_dev *vdev, const struc
  * On the loop's thread or after the loop ended, and when no vCPU runs any more.
  */
 void virtio_mmio_fini(struct virtio_mmio *m);
+
+/**
+ * virtio_mmio_pause - finish the requests in flight and take no new ones
+ * On the loop's thread, when no vCPU runs. After it returned the device touches no guest memory.
+ */
+void virtio_mmio_pause(struct virtio_mmio *m);
+/** virtio_mmio_resume - go on; every queue is looked at again, so no kick is lost */
+void virtio_mmio_resume(struct virtio_mmio *m);
 
 /**
  * virtio_mmio_kick_fd - the eventfd behind QueueNotify for queue @queue (below vdev->n_queues)

@@ -35,6 +35,14 @@ struct virtio_dev_ops {
 	void (*reset)(struct virtio_dev *vdev);
 	/** queue_notify - the driver kicked queue @queue; loop's thread, only while active */
 	void (*queue_notify)(struct virtio_dev *vdev, unsigned int queue);
+	/**
+	 * quiesce - after it returns the device touches no guest memory, until unquiesce
+	 * Finishes what is in hand. Both on the loop's thread, the device's lock not held; both
+	 * NULL for a device that touches guest memory in queue_notify only.
+	 */
+	void (*quiesce)(struct virtio_dev *vdev);
+	/** unquiesce - go on, and look at every queue again; legal without a quiesce before */
+	void (*unquiesce)(struct virtio_dev *vdev);
 	/* what the guest can see of the device beside transport and queues */
 	struct state_desc state;
 };
