@@ -14,7 +14,8 @@
 #include "migration/frame.h"
 #include "migration/transport.h"
 
-#define CHANNEL_FDS_MAX 4 /* descriptors in one frame */
+#define CHANNEL_FDS_MAX	 4  /* descriptors in one frame */
+#define CHANNEL_SKIP_MAX 64 /* unknown frames in a row that are skipped */
 
 struct channel {
 	struct transport *transport; /* &plain, or one of the caller's */
@@ -28,6 +29,7 @@ struct channel {
 	unsigned int timeout_ms; /* that the other side may stand still; 0: for ever */
 	/* Of the frame or bytes sent last: did the system take any of it, or all of it? */
 	bool send_started;
+	bool send_broken; /* a part of a frame was sent: nothing sensible can follow it */
 	_Atomic uint64_t sent_bytes, received_bytes; /* may be read by other threads */
 };
 
@@ -99,13 +101,14 @@ int channel_expect(struct channel *ch, enum frame_type type, struct frame *f, st
 
 /**
  * channel_send_fail - tell the other side why; the result does not matter any more
- * Ignores the cancel descriptor and waits a second at most.
+ * Ignores the cancel descriptor and waits a second at most. Sends nothing after a broken frame.
  */
 void channel_send_fail(struct channel *ch, enum frame_code code, const char *text);
 
 /**
  * channel_recv_reason - after a failed send: did the other side say why before it closed?
- * Looks at what has arrived, and waits no longer than 200 ms for it.
+ * Looks at what has arrived, and waits no longer than 200 ms for it. No other thread may be
+ * receiving.
  * Return: false; or true with the other side's code and text in @fail
  */
 bool channel_recv_reason(struct channel *ch, struct frame_fail *fail);

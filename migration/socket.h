@@ -17,7 +17,7 @@ struct err;
  * socket_connect - open @n connections to @u
  * @u: tcp or unix. A name is looked up once; its addresses are tried in turn.
  * @timeout_ms: for each connection; 0: as long as the system tries
- * @fds: receives @n descriptors, close-on-exec, in order of connecting; untouched on error
+ * @fds: receives @n descriptors, close-on-exec, in order of connecting; unspecified on error
  * Return: 0 or -errno with the address and the cure in @e
  */
 int socket_connect(const struct uri *u, unsigned int n, unsigned int timeout_ms, int *fds,

@@ -13,7 +13,7 @@
 struct transport;
 
 struct transport_ops {
-	const char *name;
+	const char *ended; /* what the end of input means, for messages */
 	/**
 	 * read, writev - move some bytes now, or say what to wait for
 	 * @wait: receives POLLIN or POLLOUT on -EAGAIN; not always the obvious one, encryption may
