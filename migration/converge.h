@@ -66,17 +66,19 @@ struct converge_step {
 /* Remembers rounds; the members are the module's own. */
 struct converge {
 	struct converge_config config;
-	uint64_t rate;
-	uint64_t best_dirty, prev_dirty;
-	unsigned int rounds, stalled;
+	uint64_t rate;	      /* smoothed */
+	uint64_t best_dirty;  /* least that was left since the throttle changed */
+	unsigned int stalled; /* rounds in a row that left no less */
 	unsigned int throttle_percent;
-	bool timed_out;
 };
 
 void converge_init(struct converge *c, const struct converge_config *config);
 
-/** converge_round - one more round was sent: what now? Never says CONVERGE_NEXT_ROUND for nothing:
- * with no dirty page left it is CONVERGE_STOP. */
+/**
+ * converge_round - one more round was sent: what now?
+ * Never asks for another round when there is nothing to send. Ask for the first time after round 0,
+ * which sends all memory.
+ */
 struct converge_step converge_round(struct converge *c, const struct converge_round *round);
 
 /** converge_action_name - "next round" */

@@ -81,6 +81,15 @@ int policy_pool_facts(const struct policy *p, const struct pool_host *self,
  */
 char *policy_pool_path(const struct policy *p, unsigned int i, const char *policy_path);
 
+/**
+ * policy_format - the policy as canonical text: every key in the table's order, on one line
+ * Equal policies give equal text, so it tells "the same policy or not" between hosts; it is JSON,
+ * and a policy file that policy_parse() reads back. CPUs to pin to are left out: they are the
+ * host's, not the guest's.
+ * Return: a block that the caller frees; NULL when out of memory
+ */
+char *policy_format(const struct policy *p);
+
 /* ---- the table of keys, for tests and printing ---- */
 
 enum policy_key_type {
