@@ -12,7 +12,7 @@ TOP = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("TESTUDO_BUILD", TOP / "build")).resolve()
 
 # Right may include left, never back.
-ROOMS = ["base", "cpuid", "msr", "policy", "migration", "devices", "vmm"]
+ROOMS = ["base", "control", "cpuid", "msr", "policy", "migration", "devices", "vmm"]
 PURE = ["cpuid", "msr"]
 IMPURE = re.compile(r"#\s*include\s*<(?:sys/|fcntl|unistd|pthread|threads|signal|time|poll|linux/kvm)|"
                     r"\b(?:malloc|calloc|realloc|v?f?printf|f?puts|f?open|fread|fwrite|ioctl|log_msg|log_(?:err|warn|info|debug))\s*\(")
