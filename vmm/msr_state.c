@@ -1,0 +1,236 @@
+#include "vmm/msr_state.h"
+
+#include <errno.h>
+#include <linux/kvm.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "migration/section.h"
+#include "vmm/backend.h"
+#include "vmm/kvm.h"
+#include "vmm/vcpu.h"
+
+#define MSRS_MAX	      1024 /* KVM lists some 300 */
+#define VERSION		      1
+#define MSR_IA32_TSC_DEADLINE 0x6e0
+#define MSR_PERF_GLOBAL_CTRL  0x38f
+
+enum kind {
+	MUST, /* restores and reads back, or the guest does not run here */
+	MAY,  /* a refusal is noted in the debug log */
+	NOT,  /* never saved, refused in a stream */
+};
+
+/* The first row that has the index decides; without one it is MUST. SDM vol.4, APM vol.2, KVM. */
+static const struct rule {
+	uint32_t first, last;
+	enum kind kind;
+	const char *why;
+} rules[] = {
+	{0x10, 0x10, NOT, "TSC: vm_state.c carries time over"},
+	{0x48, 0x48, NOT, "SPEC_CTRL: the mitigation engine's"},
+	{0x10a, 0x10a, NOT, "ARCH_CAPABILITIES: the guest's contract"},
+	{0x50000000, 0x50000002, NOT, "virtual mitigation MSRs: the mitigation engine's"},
+	{0x480, 0x4ff, NOT, "VMX capabilities: of the host; nested guests are not carried"},
+	{0x800, 0x8ff, NOT, "x2APIC registers: in the local APIC's section"},
+	{0x40000000, 0x400001ff, NOT, "Hyper-V's: never offered"},
+	{0x4b564df0, 0x4b564dff, NOT, "kvm-pvm's own: between it and its host"},
+	{0x34, 0x34, MAY, "count of SMIs"},
+	{0x3a, 0x3a, MAY, "FEATURE_CONTROL: firmware's"},
+	{0x8b, 0x8b, MAY, "microcode revision: for information"},
+	{0xce, 0xce, MAY, "PLATFORM_INFO: for information"},
+	{0xc1, 0xc8, MAY, "performance counter"},
+	{0x186, 0x18d, MAY, "performance event selector"},
+	{0x1d9, 0x1de, MAY, "debug control and last branch records"},
+	{0x309, 0x30c, MAY, "performance counter"},
+	{0x345, 0x345, MAY, "PERF_CAPABILITIES: for information"},
+	{0x38d, 0x390, MAY, "performance counters' control"},
+	{0x3f1, 0x3f2, MAY, "PEBS"},
+	{0x400, 0x47f, MAY, "machine check banks"},
+	{0x4c1, 0x4c8, MAY, "performance counter"},
+	{0x600, 0x600, MAY, "DS area"},
+	{0xc0010000, 0xc0010007, MAY, "performance counter"},
+	{0xc0010200, 0xc001020b, MAY, "performance counter"},
+};
+
+/* What KVM has and does not list: api.rst 4.3 leaves the list to KVM. */
+static const struct {
+	uint32_t first, n;
+} unlisted[] = {
+	{0x200, 16},  {0x250, 1}, {0x258, 2}, {0x268, 8}, {0x2ff, 1}, /* MTRRs */
+	{0x400, 128},						      /* machine check banks */
+};
+
+static enum kind kind_of(uint32_t index)
+{
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(rules); i++)
+		if (index >= rules[i].first && index <= rules[i].last)
+			return rules[i].kind;
+	return MUST;
+}
+
+/* Later ones depend on earlier ones: counters run, and the timer is armed, when all else is set. */
+static int rank(uint32_t index)
+{
+	return index == MSR_IA32_TSC_DEADLINE ? 2 : index == MSR_PERF_GLOBAL_CTRL ? 1 : 0;
+}
+
+struct msr_table {
+	struct kvm_msrs head;
+	struct kvm_msr_entry entry[MSRS_MAX];
+};
+
+static void add(struct msr_table *t, uint32_t index)
+{
+	if (kind_of(index) != NOT && t->head.nmsrs < MSRS_MAX)
+		t->entry[t->head.nmsrs++].index = index;
+}
+
+/* All that may be saved, in the order of a restore. Return: heap, or NULL with @e */
+static struct msr_table *list_msrs(const struct kvm *kvm, struct err *e)
+{
+	AUTO_FREE struct kvm_msr_list *list =
+		calloc(1, sizeof(*list) + MSRS_MAX * sizeof(list->indices[0]));
+	struct msr_table *t = calloc(1, sizeof(*t));
+	uint32_t i, k;
+	int n;
+
+	if (!list || !t) {
+		err_set(e, -ENOMEM, "out of memory");
+		goto fail;
+	}
+	list->nmsrs = MSRS_MAX;
+	if (ioctl(kvm->fd, KVM_GET_MSR_INDEX_LIST, list) < 0) {
+		err_set(e, -errno, "KVM_GET_MSR_INDEX_LIST: %s; see the kernel's log",
+			strerror(errno));
+		goto fail;
+	}
+	for (i = 0; i < ARRAY_SIZE(unlisted); i++)
+		for (k = 0; k < unlisted[i].n; k++)
+			add(t, unlisted[i].first + k);
+	for (n = 0; n <= 2; n++)
+		for (i = 0; i < list->nmsrs; i++)
+			if (rank(list->indices[i]) == n)
+				add(t, list->indices[i]);
+	return t;
+fail:
+	free(t);
+	return NULL;
+}
+
+/* KVM stops at the first that it does not have: that one is left out, and on it goes. */
+static int read_all(const struct vcpu *v, struct msr_table *t, struct err *e)
+{
+	AUTO_FREE struct msr_table *part = calloc(1, sizeof(*part));
+	uint32_t from = 0, kept = 0, n;
+	int got;
+
+	if (!part)
+		return err_set(e, -ENOMEM, "out of memory");
+	while (from < t->head.nmsrs) {
+		n = t->head.nmsrs - from;
+		part->head.nmsrs = n;
+		memcpy(part->entry, t->entry + from, n * sizeof(part->entry[0]));
+		got = ioctl(v->fd, KVM_GET_MSRS, part);
+		if (got < 0)
+			return err_set(e, -errno, "vCPU %u: KVM_GET_MSRS: %s; see the kernel's log",
+				       v->id, strerror(errno));
+		memcpy(t->entry + kept, part->entry, (size_t)got * sizeof(part->entry[0]));
+		kept += (uint32_t)got;
+		from += (uint32_t)got + 1;
+	}
+	t->head.nmsrs = kept;
+	return 0;
+}
+
+int msrs_save(const struct vcpu *v, const struct kvm *kvm, struct wbuf *w, struct err *e)
+{
+	AUTO_FREE struct msr_table *t = list_msrs(kvm, e);
+	struct wbuf body = {0};
+	uint32_t i;
+	int ret;
+
+	if (!t)
+		return -ENOMEM;
+	ret = read_all(v, t, e);
+	if (ret < 0)
+		return ret;
+	for (i = 0; i < t->head.nmsrs; i++) {
+		wbuf_u32(&body, t->entry[i].index);
+		wbuf_u64(&body, t->entry[i].data);
+	}
+	section_put(w, "vcpu-msrs", (uint16_t)v->id, VERSION, &body);
+	wbuf_fini(&body);
+	return 0;
+}
+
+static int refused(const struct vcpu *v, uint32_t index, uint64_t value, const uint64_t *seen,
+		   struct err *e)
+{
+	if (!seen && !value) /* the feature is not there, and the guest does not use it */
+		return 0;
+	if (kind_of(index) == MAY) {
+		log_debug("vCPU %u: MSR %#x: was %#llx on the other host, is %#llx here", v->id,
+			  index, (unsigned long long)value, seen ? (unsigned long long)*seen : 0);
+		return 0;
+	}
+	if (!seen)
+		return err_set(e, -EIO,
+			       "vCPU %u: MSR %#x was %#llx, and this host's KVM does not have it; "
+			       "use a host whose CPU and kernel do",
+			       v->id, index, (unsigned long long)value);
+	return err_set(e, -EIO,
+		       "vCPU %u: MSR %#x was %#llx, and this host's KVM keeps %#llx; use a host "
+		       "whose CPU and kernel take that value",
+		       v->id, index, (unsigned long long)value, (unsigned long long)*seen);
+}
+
+/* What already has its value is left alone: some writes do more than set. */
+static int restore_one(const struct vcpu *v, uint32_t index, uint64_t value, struct err *e)
+{
+	uint64_t seen = 0;
+	bool there = backend_get_msr(v->fd, index, &seen) == 0;
+
+	if (there && seen == value)
+		return 0;
+	if (backend_set_msr(v->fd, index, value) == 0) {
+		/* a deadline that is over is gone at once, and has fired */
+		if (index == MSR_IA32_TSC_DEADLINE)
+			return 0;
+		there = backend_get_msr(v->fd, index, &seen) == 0;
+	}
+	if (there && seen == value)
+		return 0;
+	return refused(v, index, value, there ? &seen : NULL, e);
+}
+
+int msrs_restore(const struct vcpu *v, struct rbuf *r, struct err *e)
+{
+	struct section s;
+	uint32_t n;
+	int ret = section_expect(r, "vcpu-msrs", (uint16_t)v->id, VERSION, &s, e);
+
+	for (n = 0; !ret && rbuf_left(&s.body); n++) {
+		const uint32_t index = rbuf_u32(&s.body);
+		const uint64_t value = rbuf_u64(&s.body);
+
+		if (s.body.failed)
+			break;
+		if (n >= MSRS_MAX || kind_of(index) == NOT)
+			return err_set(e, -EINVAL,
+				       "state: section 'vcpu-msrs' %u: MSR %#x, number %u: %s; the "
+				       "stream is damaged",
+				       v->id, index, n,
+				       n >= MSRS_MAX ? "there are too many"
+						     : "it is not restored by itself");
+		ret = restore_one(v, index, value, e);
+	}
+	return ret ? ret : section_end(&s, e);
+}
