@@ -58,12 +58,18 @@ static const struct device_ops kbd_ops = {
 	.write = kbd_write,
 };
 
-void power_init(struct power *p, struct vm_event_sink *sink)
+void power_init(struct power *p, struct vm_event_sink *sink, struct irq_line button)
 {
 	memset(p, 0, sizeof(*p));
+	p->button = button;
 	p->sink = sink;
 	device_init(&p->acpi, &power_ops);
 	device_init(&p->kbd, &kbd_ops);
+}
+
+void power_press_button(const struct power *p)
+{
+	irq_pulse(&p->button);
 }
 
 void power_fini(struct power *p)

@@ -51,6 +51,7 @@
 #define LAYOUT_PORT_SLEEP    0x601 /* FADT SLEEP_CONTROL_REG */
 #define LAYOUT_PORT_SLEEP_ST 0x602 /* FADT SLEEP_STATUS_REG */
 
-#define LAYOUT_GSI_COM1 4
+#define LAYOUT_GSI_BUTTON 3 /* power button */
+#define LAYOUT_GSI_COM1	  4
 
 #endif

@@ -32,10 +32,12 @@ static int add_fixed_devices(struct machine *m, struct err *e)
 	int ret = new_irq(m, LAYOUT_GSI_COM1, e);
 	size_t i;
 
+	if (!ret)
+		ret = new_irq(m, LAYOUT_GSI_BUTTON, e);
 	if (ret < 0)
 		return ret;
 	serial_init(&m->serial, m->irq[LAYOUT_GSI_COM1], m->host->serial);
-	power_init(&m->power, m->host->sink);
+	power_init(&m->power, m->host->sink, m->irq[LAYOUT_GSI_BUTTON]);
 	pvpanic_init(&m->pvpanic, m->host->sink);
 
 	const struct {

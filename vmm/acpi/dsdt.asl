@@ -33,6 +33,26 @@ DefinitionBlock ("", "DSDT", 2, "TSTUDO", "TESTUDO", 1)
 			})
 		}
 
+		/* the power button: its interrupt is an event, and the event a press */
+		Device (PWRB)
+		{
+			Name (_HID, EisaId ("PNP0C0C"))
+			Name (_UID, 0)
+		}
+		Device (GED)
+		{
+			Name (_HID, "ACPI0013")
+			Name (_UID, 0)
+			Name (_CRS, ResourceTemplate ()
+			{
+				Interrupt (ResourceConsumer, Edge, ActiveHigh, Exclusive) { LAYOUT_GSI_BUTTON }
+			})
+			Method (_EVT, 1, Serialized)
+			{
+				If (Arg0 == LAYOUT_GSI_BUTTON) { Notify (PWRB, 0x80) }
+			}
+		}
+
 		/* pvpanic: Linux takes the port from here and asks it for its events */
 		Device (PEVT)
 		{
