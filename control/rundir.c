@@ -170,7 +170,7 @@ static int read_names(int base_fd, struct rundir_list *list)
 			break;
 		}
 		list->name = more;
-		snprintf(list->name[list->n++], sizeof(*list->name), "%s", entry->d_name);
+		memcpy(list->name[list->n++], entry->d_name, strlen(entry->d_name) + 1);
 	}
 	closedir(dir);
 	if (list->n)

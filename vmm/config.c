@@ -10,6 +10,7 @@
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/num.h"
+#include "control/rundir.h"
 #include "vmm/backend.h"
 #include "vmm/layout.h"
 
@@ -18,6 +19,7 @@
 /* values above any letter, for options without one */
 enum {
 	OPT_SERIAL = 256,
+	OPT_NAME,
 	OPT_NO_REBOOT,
 	OPT_HUGEPAGES,
 	OPT_PREALLOC,
@@ -52,6 +54,8 @@ static const struct option_row {
 	 "COM1 on stdio (default), file:PATH, unix:PATH, pty or none; on a terminal Ctrl-a x ends "
 	 "the "
 	 "guest, Ctrl-a h tells more"},
+	{"name", OPT_NAME, "NAME",
+	 "what testudo list and its like know the guest by (default guest-PID)"},
 	{"no-reboot", OPT_NO_REBOOT, NULL,
 	 "end with exit code 32 when the guest resets, do not restart it"},
 	{"hugepages", OPT_HUGEPAGES, NULL, "guest memory from the host's pool of 2 MiB pages"},
@@ -76,15 +80,16 @@ static const struct option_row {
 	{"help", 'h', NULL, "this text"},
 };
 
-static const char exit_codes[] = "Exit codes:\n"
-				 "  0   the guest powered off, or was ended with the escape key\n"
-				 "  1   testudo or the host failed\n"
-				 "  2   wrong usage\n"
-				 "  3   bad input: kernel, initrd, disk, command line\n"
-				 "  4   refused: this host cannot do what the policy demands\n"
-				 "  32  the guest reset, with --no-reboot\n"
-				 "  33  triple fault, or KVM could not go on\n"
-				 "  34  the guest panicked (pvpanic)\n";
+static const char exit_codes[] =
+	"Exit codes:\n"
+	"  0   the guest powered off, or was ended with the escape key\n"
+	"  1   testudo or the host failed\n"
+	"  2   wrong usage\n"
+	"  3   bad input: kernel, initrd, disk, command line, a name in use\n"
+	"  4   refused: this host cannot do what the policy demands\n"
+	"  32  the guest reset, with --no-reboot\n"
+	"  33  triple fault, or KVM could not go on\n"
+	"  34  the guest panicked (pvpanic)\n";
 
 void config_print_help(void)
 {
@@ -203,6 +208,9 @@ static int apply(struct run_config *c, int value, char *arg, struct err *e)
 	case OPT_SERIAL:
 		c->serial = arg;
 		return 0;
+	case OPT_NAME:
+		c->name = arg;
+		return rundir_check_name("--name", arg, e);
 	case OPT_NO_REBOOT:
 		c->no_reboot = true;
 		return 0;

@@ -21,6 +21,7 @@ struct run_config {
 	struct blk_options disk[CONFIG_MAX_DISKS];
 	bool rng;
 	const char *serial;
+	const char *name; /* NULL: guest-PID */
 	bool no_reboot;
 	bool sandbox;
 	const char *cpu;	       /* NULL: what KVM supports */

@@ -18,6 +18,7 @@
 #include "devices/char/terminal.h"
 #include "vmm/cmd.h"
 #include "vmm/config.h"
+#include "vmm/control.h"
 #include "vmm/cpu_option.h"
 #include "vmm/isolation.h"
 #include "vmm/machine.h"
@@ -36,6 +37,7 @@ struct run {
 	struct isolation isolation;
 	struct mitigation mitigation;
 	struct mitigation_watch watch;
+	struct control control;
 	struct kernel_config kernel;
 	struct blk_file disk[CONFIG_MAX_DISKS];
 	unsigned int n_disks; /* opened so far */
@@ -167,6 +169,7 @@ static void run_close(struct run *r)
 	unsigned int i;
 
 	char_close(&r->serial);
+	control_close(&r->control);
 	mitigation_watch_close(&r->watch);
 	mitigation_fini(&r->mitigation);
 	for (i = 0; i < r->n_disks; i++)
@@ -206,7 +209,7 @@ static enum vm_event run_machine(struct run *r, int *code, struct err *e)
 		if (ret < 0)
 			*code = EXIT_BAD_INPUT;
 	}
-	if (!ret)
+	if (!ret && control_begin(&r->control, &m))
 		ret = machine_start(&m, e);
 	if (!ret) {
 		r->watch.machine = &m;
@@ -215,6 +218,7 @@ static enum vm_event run_machine(struct run *r, int *code, struct err *e)
 		if (ret < 0)
 			err_set(e, ret, "event loop: %s", strerror(-ret));
 	}
+	control_end(&r->control);
 	machine_fini(&m);
 	event = __atomic_exchange_n(&r->event, VM_EVENT_NONE, __ATOMIC_ACQ_REL);
 	return ret < 0 ? VM_EVENT_FAILED : (enum vm_event)event;
@@ -222,15 +226,20 @@ static enum vm_event run_machine(struct run *r, int *code, struct err *e)
 
 static int run_guest(struct run *r, struct err *e)
 {
+	enum vm_event event;
 	int code;
 
 	for (;;) {
-		switch (run_machine(r, &code, e)) {
-		case VM_EVENT_RESET:
-			if (r->config.no_reboot)
-				return EXIT_GUEST_RESET;
+		event = run_machine(r, &code, e);
+		if (event == VM_EVENT_RESET && !r->config.no_reboot) {
 			log_debug("guest reset, starting it again");
+			control_tell_reset(&r->control);
 			continue;
+		}
+		control_tell_shutdown(&r->control, event, r->fatal_signal != 0);
+		switch (event) {
+		case VM_EVENT_RESET:
+			return EXIT_GUEST_RESET;
 		case VM_EVENT_POWEROFF:
 		case VM_EVENT_QUIT:
 			return EXIT_POWEROFF;
@@ -332,11 +341,14 @@ static int open_mitigation(struct run *r, struct err *e)
 
 static int run_all(struct run *r, struct err *e)
 {
+	struct sandbox_needs needs;
 	unsigned int phys_bits;
 	int ret, code;
 
 	if (open_loop(r, e) < 0)
 		return EXIT_VMM_ERROR;
+	if (control_open(&r->control, &r->config, &r->loop, &r->sink, e) < 0)
+		return EXIT_BAD_INPUT;
 	if (open_input(r, e) < 0)
 		return EXIT_BAD_INPUT;
 	code = open_policy(r, e);
@@ -356,10 +368,18 @@ static int run_all(struct run *r, struct err *e)
 	code = open_mitigation(r, e);
 	if (code)
 		return code;
+	if (control_set_mitigation(&r->control, &r->mitigation, &r->isolation, e) < 0)
+		return EXIT_VMM_ERROR;
 	/* last: from here on the terminal is raw */
 	if (char_open(&r->serial, r->config.serial, &r->loop, &r->sink, e) < 0)
 		return e->code == -EINVAL ? EXIT_USAGE : EXIT_BAD_INPUT;
-	if (r->config.sandbox && sandbox_enter(r->serial.path, r->watch.file.dir_fd, e) < 0)
+	needs = (struct sandbox_needs) {
+		.socket_path = r->serial.path,
+		.report_fd = r->watch.file.dir_fd,
+		.runbase_fd = r->control.dir.base_fd,
+		.rundir_fd = r->control.dir.dir_fd,
+	};
+	if (r->config.sandbox && sandbox_enter(&needs, e) < 0)
 		return EXIT_VMM_ERROR;
 	code = run_guest(r, e);
 	mitigation_watch_write(&r->watch, "ended");
@@ -378,6 +398,7 @@ int cmd_run(int argc, char **argv)
 	}
 	r->loop.epfd = r->wake_fd = r->signal_fd = r->kvm.fd = -1;
 	mitigation_watch_init(&r->watch);
+	control_init(&r->control);
 	r->kernel.kernel_fd = r->kernel.initrd_fd = -1;
 	if (config_parse(&r->config, argc, argv, &e) < 0) {
 		code = EXIT_USAGE;

@@ -42,38 +42,46 @@ static int drop_capabilities(struct err *e)
 	return 0;
 }
 
-/* The one thing still to be done in the file system: unlinking the socket of --serial unix. */
+static int allow_beneath(int ruleset, int dir_fd, uint64_t access)
+{
+	struct landlock_path_beneath_attr rule = {.allowed_access = access, .parent_fd = dir_fd};
+
+	return syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) < 0
+		       ? -errno
+		       : 0;
+}
+
 static int allow_unlink(int ruleset, const char *socket_path)
 {
 	AUTO_FREE char *copy = strdup(socket_path);
 	AUTO_CLOSE int dir = copy ? open(dirname(copy), O_PATH | O_CLOEXEC) : -1;
-	struct landlock_path_beneath_attr rule = {
-		.allowed_access = LANDLOCK_ACCESS_FS_REMOVE_FILE,
-		.parent_fd = dir,
-	};
 
-	if (dir < 0)
-		return -errno;
-	return syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) < 0
-		       ? -errno
-		       : 0;
+	return dir < 0 ? -errno : allow_beneath(ruleset, dir, LANDLOCK_ACCESS_FS_REMOVE_FILE);
 }
 
-/* A new file for each state of the report, renamed over the old one. */
-static int allow_report(int ruleset, int report_fd)
+static int allow_needs(int ruleset, const struct sandbox_needs *needs)
 {
-	struct landlock_path_beneath_attr rule = {
-		.allowed_access = LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_WRITE_FILE |
-				  LANDLOCK_ACCESS_FS_REMOVE_FILE,
-		.parent_fd = report_fd,
+	/* a new file for each state of the report, renamed over the old one */
+	const struct {
+		int dir_fd;
+		uint64_t access;
+	} rows[] = {
+		{needs->report_fd, LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_WRITE_FILE |
+					   LANDLOCK_ACCESS_FS_REMOVE_FILE},
+		{needs->rundir_fd, LANDLOCK_ACCESS_FS_REMOVE_FILE},
+		/* other guests' directories hold a lock file: they are not empty and stay */
+		{needs->runbase_fd, LANDLOCK_ACCESS_FS_REMOVE_DIR},
 	};
+	int ret = needs->socket_path ? allow_unlink(ruleset, needs->socket_path) : 0;
+	size_t i;
 
-	return syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) < 0
-		       ? -errno
-		       : 0;
+	for (i = 0; !ret && i < ARRAY_SIZE(rows); i++)
+		if (rows[i].dir_fd >= 0)
+			ret = allow_beneath(ruleset, rows[i].dir_fd, rows[i].access);
+	return ret;
 }
 
-static int close_file_system(const char *socket_path, int report_fd, struct err *e)
+static int close_file_system(const struct sandbox_needs *needs, struct err *e)
 {
 	const struct landlock_ruleset_attr attr = {.handled_access_fs = FS_ALL};
 	AUTO_CLOSE int ruleset = (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof(attr), 0);
@@ -85,10 +93,8 @@ static int close_file_system(const char *socket_path, int report_fd, struct err 
 	}
 	if (ruleset < 0)
 		ret = -errno;
-	if (!ret && socket_path)
-		ret = allow_unlink(ruleset, socket_path);
-	if (!ret && report_fd >= 0)
-		ret = allow_report(ruleset, report_fd);
+	if (!ret)
+		ret = allow_needs(ruleset, needs);
 	if (!ret && syscall(SYS_landlock_restrict_self, ruleset, 0) < 0)
 		ret = -errno;
 	return ret ? err_set(e, ret, "sandbox: Landlock: %s; see --no-sandbox", strerror(-ret)) : 0;
@@ -107,7 +113,7 @@ static int limit_system_calls(bool report, struct err *e)
 	return 0;
 }
 
-int sandbox_enter(const char *socket_path, int report_fd, struct err *e)
+int sandbox_enter(const struct sandbox_needs *needs, struct err *e)
 {
 	int ret;
 
@@ -116,8 +122,8 @@ int sandbox_enter(const char *socket_path, int report_fd, struct err *e)
 			       strerror(errno));
 	ret = drop_capabilities(e);
 	if (!ret)
-		ret = close_file_system(socket_path, report_fd, e);
+		ret = close_file_system(needs, e);
 	if (!ret)
-		ret = limit_system_calls(report_fd >= 0, e);
+		ret = limit_system_calls(needs->report_fd >= 0, e);
 	return ret;
 }

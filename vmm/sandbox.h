@@ -17,14 +17,25 @@ struct err;
 #define SANDBOX_REPORT_FD    511
 #define SANDBOX_REPORT_FLAGS (O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC)
 
+/* The guest's run directory (control/rundir.h) and the one above it; what is in them is removed. */
+#define SANDBOX_RUNBASE_FD 510
+#define SANDBOX_RUNDIR_FD  509
+
+/* What is still to be done in the file system. */
+struct sandbox_needs {
+	const char *socket_path; /* a socket that is to be unlinked at the end, or NULL */
+	/* SANDBOX_REPORT_FD when files are to be made and replaced in that directory, or -1 */
+	int report_fd;
+	/* SANDBOX_RUNBASE_FD and SANDBOX_RUNDIR_FD when a run directory is to be removed, or -1 */
+	int runbase_fd, rundir_fd;
+};
+
 /**
  * sandbox_enter - lock this process and every thread that it will make in, for good
- * @socket_path: a socket that is still to be unlinked at the end, or NULL
- * @report_fd: SANDBOX_REPORT_FD when files are still to be made and replaced in that directory, or
- * -1 Landlock is used where the host's kernel has it; its absence is a debug message, since the
+ * Landlock is used where the host's kernel has it; its absence is a debug message, since the
  * list of system calls alone opens no file either. Everything else is an error when it fails. A
  * build without the sandbox option says so once, as a debug message. Return: 0 or -errno
  */
-int sandbox_enter(const char *socket_path, int report_fd, struct err *e);
+int sandbox_enter(const struct sandbox_needs *needs, struct err *e);
 
 #endif

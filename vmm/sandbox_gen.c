@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "vmm/sandbox.h"
@@ -57,8 +58,13 @@ static const struct allowance allowed[] = {
 	ALLOW(epoll_ctl, "event loop"),
 	ALLOW(epoll_wait, "event loop"),
 	ALLOW(epoll_pwait, "event loop"),
-	ALLOW(accept4, "client of --serial unix"),
+	ALLOW(accept4, "client of --serial unix, of the control socket"),
+	ALLOW(recvmsg, "commands on the control socket, descriptors with them"),
+	ALLOW_IF(getsockopt, 2, ALL_BITS, SO_PEERCRED, "who is the control socket's client?"),
+	ALLOW(timerfd_settime, "telling clients of changed mitigations, not too often"),
 	ALLOW(unlink, "the socket of --serial unix, at the end"),
+	ALLOW_IF(unlinkat, 0, ALL_BITS, SANDBOX_RUNDIR_FD, "lock and control socket, at the end"),
+	ALLOW_IF(unlinkat, 0, ALL_BITS, SANDBOX_RUNBASE_FD, "the run directory, at the end"),
 	ALLOW(io_uring_enter, "disk requests"),
 	ALLOW(getrandom, "virtio-rng"),
 	ALLOW(clone3, "vCPU threads"),
@@ -105,12 +111,14 @@ static const struct allowance report[] = {
 	{SCMP_SYS(unlinkat), 1, {{0, SCMP_CMP_MASKED_EQ, ALL_BITS, SANDBOX_REPORT_FD}}},
 };
 
-/* The C library tries these and copes with a no. */
+/* The C library tries these and copes with a no; a migration by URI says what to do instead. */
 static const struct allowance refused[] = {
 	{SCMP_SYS(openat), 1, {{0, SCMP_CMP_MASKED_EQ, ALL_BITS, (uint32_t)AT_FDCWD}}},
 	{.nr = SCMP_SYS(open)},
 	{.nr = SCMP_SYS(readlink)},
 	{.nr = SCMP_SYS(access)},
+	{.nr = SCMP_SYS(socket)},
+	{.nr = SCMP_SYS(connect)},
 };
 
 static int print_filter(scmp_filter_ctx ctx)

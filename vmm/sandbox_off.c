@@ -2,10 +2,9 @@
 #include "base/log.h"
 #include "vmm/sandbox.h"
 
-int sandbox_enter(const char *socket_path, int report_fd, struct err *e)
+int sandbox_enter(const struct sandbox_needs *needs, struct err *e)
 {
-	(void)socket_path;
-	(void)report_fd;
+	(void)needs;
 	(void)e;
 	log_debug("built without the sandbox option: the process is not locked in");
 	return 0;

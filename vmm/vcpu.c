@@ -212,21 +212,30 @@ static enum vm_event exit_system_event(const struct vcpu *v)
 	}
 }
 
+static void count(uint64_t *counter)
+{
+	__atomic_store_n(counter, *counter + 1, __ATOMIC_RELAXED);
+}
+
 /* Deal with one exit; what it means for the whole machine, if anything. */
 static enum vm_event vcpu_handle_exit(struct vcpu *v)
 {
-	v->exits++;
+	count(&v->exits);
 	switch (v->run->exit_reason) {
 	case KVM_EXIT_IO:
+		count(&v->exits_io);
 		exit_io(v);
 		return VM_EVENT_NONE;
 	case KVM_EXIT_MMIO:
+		count(&v->exits_mmio);
 		exit_mmio(v);
 		return VM_EVENT_NONE;
 	case KVM_EXIT_X86_RDMSR:
+		count(&v->exits_msr);
 		mitigation_exit_rdmsr(v->env->mitigation, v->id, v->run);
 		return VM_EVENT_NONE;
 	case KVM_EXIT_X86_WRMSR:
+		count(&v->exits_msr);
 		mitigation_exit_wrmsr(v->env->mitigation, v->id, v->run);
 		return VM_EVENT_NONE;
 	case KVM_EXIT_SYSTEM_EVENT:
@@ -306,6 +315,7 @@ static void *vcpu_thread(void *arg)
 
 	snprintf(name, sizeof(name), "vcpu%u", v->id);
 	pthread_setname_np(pthread_self(), name);
+	__atomic_store_n(&v->tid, gettid(), __ATOMIC_RELAXED);
 	if (pin(v))
 		run_loop(v);
 	pthread_mutex_lock(&v->park_lock);

@@ -46,7 +46,9 @@ struct vcpu {
 	bool parked; /* under park_lock: it stands in vcpu_thread() with its registers in order */
 	bool ended;  /* under park_lock: the thread has left the run loop */
 	bool check;  /* atomic: compare the mitigation's bits with KVM's */
-	uint64_t exits; /* to user space, counted by its own thread */
+	int tid;     /* of its thread, atomic; 0: none yet */
+	/* exits to user space, counted by its own thread, read by any (atomic) */
+	uint64_t exits, exits_io, exits_mmio, exits_msr;
 };
 
 /**
