@@ -14,7 +14,8 @@
 /* @a * @b / @c without overflow; the largest value when it does not fit, or @c is 0 */
 static uint64_t mul_div(uint64_t a, uint64_t b, uint64_t c)
 {
-	unsigned __int128 v = (unsigned __int128)a * b;
+	__extension__ typedef unsigned __int128 wide;
+	wide v = (wide)a * b;
 
 	if (!a || !b)
 		return 0;
