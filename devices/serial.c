@@ -23,6 +23,7 @@ enum { REG_DATA, REG_IER, REG_IIR_FCR, REG_LCR, REG_MCR, REG_LSR, REG_MSR, REG_S
 #define FCR_ENABLE   0x01
 #define FCR_CLEAR_RX 0x02
 #define FCR_CLEAR_TX 0x04
+#define FCR_KEPT     (FCR_ENABLE | 0xc0)
 
 #define LCR_DLAB 0x80
 
@@ -33,11 +34,12 @@ enum { REG_DATA, REG_IER, REG_IIR_FCR, REG_LCR, REG_MCR, REG_LSR, REG_MSR, REG_S
 #define MCR_LOOP 0x10
 #define MCR_MASK 0x1f
 
-#define LSR_DR	 0x01
-#define LSR_OE	 0x02
-#define LSR_BI	 0x10
-#define LSR_THRE 0x20
-#define LSR_TEMT 0x40
+#define LSR_DR	   0x01
+#define LSR_OE	   0x02
+#define LSR_BI	   0x10
+#define LSR_ERRORS 0x1e /* OE, PE, FE, BI */
+#define LSR_THRE   0x20
+#define LSR_TEMT   0x40
 
 #define MSR_CTS 0x10
 #define MSR_DSR 0x20
@@ -220,7 +222,7 @@ static void serial_write_fcr(struct serial *s, uint8_t value)
 		r->tx_len = 0;
 		r->thre_pending = 1;
 	}
-	r->fcr = value & (FCR_ENABLE | 0xc0);
+	r->fcr = value & FCR_KEPT;
 	serial_update_irq(s);
 	s->out->ops->kick(s->out);
 }
@@ -320,6 +322,12 @@ static int serial_check(const void *regs, struct err *e)
 	if (r->rx_len > SERIAL_FIFO_SIZE || r->tx_len > SERIAL_FIFO_SIZE)
 		return err_set(e, -EINVAL, "serial: rx_len=%u tx_len=%u; a FIFO holds %d bytes",
 			       r->rx_len, r->tx_len, SERIAL_FIFO_SIZE);
+	if ((r->ier & ~IER_MASK) || (r->fcr & ~FCR_KEPT) || (r->mcr & ~MCR_MASK) ||
+	    (r->lsr_err & ~LSR_ERRORS) || r->thre_pending > 1 || r->irq_level > 1)
+		return err_set(e, -EINVAL,
+			       "serial: ier=%#x fcr=%#x mcr=%#x lsr_err=%#x thre_pending=%u "
+			       "irq_level=%u; no guest can bring these about",
+			       r->ier, r->fcr, r->mcr, r->lsr_err, r->thre_pending, r->irq_level);
 	return 0;
 }
 
@@ -389,11 +397,22 @@ void serial_resume(struct serial *s)
 	pthread_mutex_unlock(&s->dev.lock);
 }
 
+void serial_load(struct serial *s, const struct serial_regs *regs)
+{
+	pthread_mutex_lock(&s->dev.lock);
+	s->regs = *regs;
+	/* an edge may have been on its way on the other host: one too many is harmless */
+	if (s->regs.irq_level)
+		irq_pulse(&s->irq);
+	pthread_mutex_unlock(&s->dev.lock);
+}
+
 void serial_fini(struct serial *s)
 {
 	if (!s->out)
 		return;
-	s->out->user = NULL;
+	if (s->out->user == &s->user) /* a machine built after this one may have it by now */
+		s->out->user = NULL;
 	s->out = NULL;
 	device_fini(&s->dev);
 }

@@ -46,6 +46,8 @@ void serial_init(struct serial *s, struct irq_line irq, struct chardev *out);
 void serial_pause(struct serial *s);
 /** serial_resume - go on; what waited moves now. Also after the registers were loaded. */
 void serial_resume(struct serial *s);
+/** serial_load - take over registers that the state table's check has passed; while paused */
+void serial_load(struct serial *s, const struct serial_regs *regs);
 /** serial_fini - detach from the back end; accepts a zeroed object */
 void serial_fini(struct serial *s);
 

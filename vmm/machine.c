@@ -138,7 +138,10 @@ static int build(struct machine *m, struct err *e)
 {
 	int ret;
 
-	ret = memory_init(&m->memory, &m->host->config->memory, e);
+	if (m->host->memory_fd)
+		ret = memory_adopt(&m->memory, *m->host->memory_fd, &m->host->config->memory, e);
+	else
+		ret = memory_init(&m->memory, &m->host->config->memory, e);
 	if (!ret)
 		ret = vm_create(&m->vm, m->host->kvm, e);
 	if (!ret)
@@ -214,15 +217,31 @@ static int enter_kernel(struct machine *m, struct err *e)
 	return vcpu_set_entry(&m->vcpus[0], &regs, &sregs, e);
 }
 
-int machine_start(struct machine *m, struct err *e)
+static int start_vcpus(struct machine *m, struct err *e)
 {
 	uint32_t i;
-	int ret = enter_kernel(m, e);
+	int ret = 0;
 
 	for (i = 0; !ret && i < m->host->config->n_vcpus; i++)
 		ret = vcpu_start(&m->vcpus[i], e);
 	if (ret)
 		machine_stop(m);
+	return ret;
+}
+
+int machine_start(struct machine *m, struct err *e)
+{
+	int ret = enter_kernel(m, e);
+
+	return ret ? ret : start_vcpus(m, e);
+}
+
+int machine_start_restored(struct machine *m, bool paused, struct err *e)
+{
+	int ret = start_vcpus(m, e);
+
+	if (!ret && !paused)
+		machine_resume(m);
 	return ret;
 }
 

@@ -32,6 +32,7 @@ struct machine_host {
 	struct mitigation *mitigation;
 	const struct isolation *isolation;
 	struct blk_file *disks; /* config->n_disks of them */
+	const int *memory_fd;	/* NULL: new memory; else a memfd that machine_init() takes over */
 	struct chardev *serial;
 	struct loop *loop;
 	struct vm_event_sink *sink;
@@ -92,6 +93,13 @@ int machine_start(struct machine *m, struct err *e);
 void machine_pause(struct machine *m);
 /** machine_resume - go on. On the loop's thread; harmless on a machine that is not paused. */
 void machine_resume(struct machine *m);
+
+/**
+ * machine_start_restored - after machine_restore(): vCPUs go on where they were
+ * @paused: they get their threads and stay parked until machine_resume()
+ * Return: 0 or -errno; on failure those that started are stopped again
+ */
+int machine_start_restored(struct machine *m, bool paused, struct err *e);
 
 /** machine_stop - stop all vCPUs and wait for them; harmless on a machine that does not run */
 void machine_stop(struct machine *m);

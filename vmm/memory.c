@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/bytes.h"
@@ -87,24 +88,16 @@ static int split(struct memory *m)
 	return ret;
 }
 
-int memory_init(struct memory *m, const struct memory_options *opt, struct err *e)
+/* Everything from a descriptor of the right size on. */
+static int map_memory(struct memory *m, const struct memory_options *opt, const char *cure,
+		      struct err *e)
 {
-	const unsigned int huge = opt->hugepages ? MFD_HUGETLB | MFD_HUGE_2MB : 0;
-	const char *cure = opt->hugepages ? "reserve enough 2 MiB pages (sysctl vm.nr_hugepages)"
-					  : "give a smaller -m, or raise the limit (ulimit -v)";
-	void *map;
-	int ret;
-
-	memset(m, 0, sizeof(*m));
-	m->fd = memfd_create("guest-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING | huge);
-	if (m->fd < 0 || ftruncate(m->fd, (off_t)opt->size_bytes) < 0 ||
-	    fcntl(m->fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) < 0)
-		return err_set(e, -errno, "-m: no memory file of %" PRIu64 " MiB: %s; %s",
-			       opt->size_bytes / MiB, strerror(errno), cure);
 	/* huge pages are reserved by mmap itself, so a short pool is an error now and no SIGBUS
 	 * later */
-	map = mmap(NULL, opt->size_bytes, PROT_READ | PROT_WRITE,
-		   MAP_SHARED | (opt->hugepages ? 0 : MAP_NORESERVE), m->fd, 0);
+	void *map = mmap(NULL, opt->size_bytes, PROT_READ | PROT_WRITE,
+			 MAP_SHARED | (opt->hugepages ? 0 : MAP_NORESERVE), m->fd, 0);
+	int ret;
+
 	if (map == MAP_FAILED)
 		return err_set(e, -ENOMEM, "-m: cannot map %" PRIu64 " MiB: %s; %s",
 			       opt->size_bytes / MiB, strerror(errno), cure);
@@ -122,6 +115,41 @@ int memory_init(struct memory *m, const struct memory_options *opt, struct err *
 	}
 	ret = split(m);
 	return ret ? err_set(e, ret, "-m: cannot lay out %" PRIu64 " MiB", m->size_bytes / MiB) : 0;
+}
+
+int memory_init(struct memory *m, const struct memory_options *opt, struct err *e)
+{
+	const unsigned int huge = opt->hugepages ? MFD_HUGETLB | MFD_HUGE_2MB : 0;
+	const char *cure = opt->hugepages ? "reserve enough 2 MiB pages (sysctl vm.nr_hugepages)"
+					  : "give a smaller -m, or raise the limit (ulimit -v)";
+
+	memset(m, 0, sizeof(*m));
+	m->fd = memfd_create("guest-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING | huge);
+	if (m->fd < 0 || ftruncate(m->fd, (off_t)opt->size_bytes) < 0 ||
+	    fcntl(m->fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) < 0)
+		return err_set(e, -errno, "-m: no memory file of %" PRIu64 " MiB: %s; %s",
+			       opt->size_bytes / MiB, strerror(errno), cure);
+	return map_memory(m, opt, cure, e);
+}
+
+int memory_adopt(struct memory *m, int fd, const struct memory_options *opt, struct err *e)
+{
+	const int seals = fcntl(fd, F_GET_SEALS);
+	struct stat st;
+
+	memset(m, 0, sizeof(*m));
+	m->fd = fd;
+	/* without the seal, whoever has it too could shrink it and kill this process by SIGBUS */
+	if (fstat(fd, &st) < 0 || seals < 0 || !(seals & F_SEAL_SHRINK))
+		return err_set(e, -EINVAL,
+			       "memory: the descriptor that was handed over is no memory file "
+			       "sealed against shrinking; both sides must be testudo");
+	if ((uint64_t)st.st_size != opt->size_bytes)
+		return err_set(e, -EINVAL,
+			       "memory: %" PRIu64 " bytes were handed over, the guest has %" PRIu64
+			       "; give the same -m on both sides",
+			       (uint64_t)st.st_size, opt->size_bytes);
+	return map_memory(m, opt, "raise the limit (ulimit -v)", e);
 }
 
 void memory_fini(struct memory *m)

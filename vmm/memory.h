@@ -38,6 +38,13 @@ int memory_check(const struct memory_options *opt, unsigned int phys_bits, struc
  * Return: 0; -ENOMEM with what to change in @e. @m may be given to memory_fini() in any case.
  */
 int memory_init(struct memory *m, const struct memory_options *opt, struct err *e);
+/**
+ * memory_adopt - map memory that exists already: of another process, or of a machine before
+ * @fd: a memfd of opt->size_bytes, sealed against shrinking; taken over, also on failure
+ * Return: 0; -EINVAL when size or seals are wrong; -ENOMEM. @m may be given to memory_fini() in any
+ * case.
+ */
+int memory_adopt(struct memory *m, int fd, const struct memory_options *opt, struct err *e);
 void memory_fini(struct memory *m);
 
 #endif

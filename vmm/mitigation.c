@@ -88,6 +88,7 @@ struct backend_facts mitigation_backend_facts(const struct mitigation *m)
 }
 
 static void decide(const struct mitigation *m, const struct vcpu_report *report,
+		   const struct mitigation_promise *promise, uint64_t shadow,
 		   struct mitigation_decision *d)
 {
 	const struct mitigation_input in = {
@@ -96,10 +97,17 @@ static void decide(const struct mitigation *m, const struct vcpu_report *report,
 		.guest = m->contract,
 		.report = *report,
 		.policy = m->options.policy,
+		.promise = *promise,
 		.pool = m->options.pool,
+		.shadow = shadow,
 	};
 
 	mitigation_decide(&in, d);
+}
+
+void mitigation_redecide(const struct mitigation *m, struct mitigation_vcpu *v)
+{
+	decide(m, &v->msrs.report, &v->promise, v->msrs.spec_ctrl, &v->decision);
 }
 
 /* ---- the first boot ---- */
@@ -146,7 +154,7 @@ static void warn_at_start(const struct mitigation *m)
 			 "can drop the forced bits; use a newer host kernel, or hide VMX from it");
 }
 
-static void read_guest_cpuid(struct mitigation *m, struct cpuid_set *cpuid)
+void mitigation_read_cpuid(struct mitigation *m, struct cpuid_set *cpuid)
 {
 	const struct cpuid_leaf *l;
 
@@ -185,27 +193,38 @@ static int check_nested(const struct mitigation *m, struct err *e)
 	return 0;
 }
 
+/* For a guest that boots: it said nothing yet, and nobody promised it anything. */
+static int decide_start(struct mitigation *m, struct err *e)
+{
+	const struct mitigation_promise no_promise = {0};
+	const struct vcpu_report nothing = {0};
+	char text[512];
+
+	decide(m, &nothing, &no_promise, 0, &m->start);
+	if (m->start.verdict != VERDICT_REFUSE)
+		return 0;
+	return err_set(e, -EPERM, "refused by policy: %s (back end %s)",
+		       reasons(&m->start, text, sizeof(text)), backend_name(m->backend.ops->kind));
+}
+
 int mitigation_make_contract(struct mitigation *m, struct cpuid_set *cpuid, struct err *e)
 {
 	const struct backend_facts facts = mitigation_backend_facts(m);
-	const struct vcpu_report nothing = {0};
 	struct mitigation_policy policy = m->options.policy;
-	char text[512];
+	int ret;
 
 	if (m->contract_made)
 		return 0;
-	read_guest_cpuid(m, cpuid);
+	mitigation_read_cpuid(m, cpuid);
 	if (m->contract.leaf7_0_edx & CPUID_7_0_EDX_ARCH_CAP)
 		m->contract.arch_cap = (m->host.kvm_arch_cap & ~m->options.arch_cap_clear) |
 				       m->options.arch_cap_set;
 	policy.virtual_msrs &= m->backend.msr_exits; /* nobody else answers them */
 	mitigation_advertise(&m->host, &facts, &policy, &m->options.pool, &m->contract);
 	m->contract_made = true;
-	decide(m, &nothing, &m->start);
-	if (m->start.verdict == VERDICT_REFUSE)
-		return err_set(e, -EPERM, "refused by policy: %s (back end %s)",
-			       reasons(&m->start, text, sizeof(text)),
-			       backend_name(m->backend.ops->kind));
+	ret = decide_start(m, e);
+	if (ret < 0)
+		return ret;
 	warn_at_start(m);
 	return check_nested(m, e);
 }
@@ -221,9 +240,18 @@ static bool needs_spec_ctrl_exits(const struct mitigation *m)
 int mitigation_setup_vm(struct mitigation *m, struct vm *vm, struct err *e)
 {
 	const struct backend_ops *ops = m->backend.ops;
-	const bool deny = needs_spec_ctrl_exits(m);
+	bool deny;
 	int ret = 0;
 
+	if (m->origin == MITIGATION_CAME) { /* a guest that came here resets itself: a boot */
+		m->origin = MITIGATION_BOOTED;
+		ret = decide_start(m, e);
+		if (ret < 0)
+			return ret;
+	} else if (m->origin == MITIGATION_COMING) {
+		m->origin = MITIGATION_CAME;
+	}
+	deny = needs_spec_ctrl_exits(m);
 	m->active = ops->denies_spec_ctrl && !deny ? &backend_none : ops;
 	m->vm_fd = vm->fd;
 	m->efer_exits = 0;
@@ -278,6 +306,24 @@ static void forget_life(struct mitigation_vcpu *v)
 	memset(&v->held, 0, sizeof(v->held));
 }
 
+int mitigation_give_value(const struct mitigation *m, struct mitigation_vcpu *v, struct err *e)
+{
+	uint64_t seen = 0;
+	int ret;
+
+	if (m->active != &backend_none || !v->msrs.spec_ctrl)
+		return 0;
+	ret = backend_set_msr(v->fd, MSR_IA32_SPEC_CTRL, v->msrs.spec_ctrl);
+	if (!ret)
+		ret = backend_get_msr(v->fd, MSR_IA32_SPEC_CTRL, &seen);
+	if (!ret && seen == v->msrs.spec_ctrl)
+		return 0;
+	return err_set(e, -EIO,
+		       "vCPU %u: the guest has SPEC_CTRL = %#llx, this host's KVM keeps %#llx; use "
+		       "a host whose CPU has these bits",
+		       v->id, HEX(v->msrs.spec_ctrl), HEX(seen));
+}
+
 int mitigation_setup_vcpu(struct mitigation *m, uint32_t id, int vcpu_fd, struct err *e)
 {
 	struct mitigation_vcpu *v = &m->vcpu[id];
@@ -287,14 +333,19 @@ int mitigation_setup_vcpu(struct mitigation *m, uint32_t id, int vcpu_fd, struct
 		return ret;
 	pthread_mutex_lock(&v->lock);
 	forget_life(v);
-	vcpu_msrs_reset(&v->msrs);
-	v->msrs.spec_ctrl = 0;
+	if (!v->came) {
+		vcpu_msrs_reset(&v->msrs);
+		v->promise = (struct mitigation_promise) {0};
+	}
+	v->came = false;
 	v->fd = vcpu_fd;
-	decide(m, &v->msrs.report, &v->decision);
+	mitigation_redecide(m, v);
 	v->held.mask = m->fixed_mask;
 	v->held.value = m->fixed_value;
-	ret = m->active->vcpu_apply(&m->backend, vcpu_fd, v->decision.mask, v->decision.value,
-				    v->msrs.spec_ctrl, &v->held, e);
+	ret = mitigation_give_value(m, v, e);
+	if (!ret)
+		ret = m->active->vcpu_apply(&m->backend, vcpu_fd, v->decision.mask,
+					    v->decision.value, v->msrs.spec_ctrl, &v->held, e);
 	pthread_mutex_unlock(&v->lock);
 	if (ret < 0)
 		return ret;
@@ -383,7 +434,7 @@ bool mitigation_apply(struct mitigation *m, struct mitigation_vcpu *v, const cha
 	const struct backend_held before = v->held;
 	const struct mitigation_decision decided = v->decision;
 
-	decide(m, &v->msrs.report, &v->decision);
+	mitigation_redecide(m, v);
 	if (v->decision.mask != decided.mask || v->decision.value != decided.value)
 		v->changes++;
 	log_verdict(v, decided.verdict);

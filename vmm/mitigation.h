@@ -50,6 +50,8 @@ struct mitigation_vcpu {
 	uint32_t id;
 	int fd; /* -1: no vCPU now */
 	struct vcpu_msrs msrs;
+	struct mitigation_promise promise; /* of the host that it came from */
+	bool came; /* report, value and promise came from another host: the next VM keeps them */
 	struct mitigation_decision decision;
 	struct backend_held held;
 	bool failed; /* the last apply did; the log knows */
@@ -82,6 +84,9 @@ struct mitigation {
 	bool nx, long_mode;		  /* the guest is shown them: what it may set in EFER */
 	uint64_t fixed_mask, fixed_value; /* by the back end's vm_setup, for the VM's life */
 	struct mitigation_decision start; /* what was decided before the first vCPU */
+	/* how the guest got here: its first VM is set up for what it brought, later ones are boots
+	 */
+	enum mitigation_origin { MITIGATION_BOOTED, MITIGATION_COMING, MITIGATION_CAME } origin;
 
 	pthread_mutex_t filter_lock;
 	struct msr_filter filter; /* the VM's now */
@@ -146,7 +151,17 @@ bool mitigation_wants_checks(const struct mitigation *m);
 /** mitigation_forget_vm - after the vCPUs' last check, before their descriptors are closed */
 void mitigation_forget_vm(struct mitigation *m);
 
-/* ---- shared by mitigation.c and mitigation_exit.c ---- */
+/* ---- shared by mitigation.c, mitigation_exit.c and mitigation_state.c ---- */
+
+/** mitigation_redecide - @v->decision from @v's report, value and promise; @v->lock is held */
+void mitigation_redecide(const struct mitigation *m, struct mitigation_vcpu *v);
+/**
+ * mitigation_give_value - where nothing is held, SPEC_CTRL is the guest's own and KVM has to be
+ * told what it was on another host; @v->lock is held. Return: 0; -EIO when KVM does not keep it
+ */
+int mitigation_give_value(const struct mitigation *m, struct mitigation_vcpu *v, struct err *e);
+/** mitigation_read_cpuid - the part of the guest's CPUID that the engine looks at */
+void mitigation_read_cpuid(struct mitigation *m, struct cpuid_set *cpuid);
 
 /** mitigation_apply - decide for @v again and hold the result; @v->lock is held
  * @why: what the log says about the cause. Return: does the caller owe listeners @*what? */

@@ -24,6 +24,7 @@
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/text.h"
 
 #define BLK_MAX_ZERO_SECTORS (1u << 21) /* 1 GiB in one discard or write-zeroes */
 #define BLK_DISCARD_ALIGN    4096	/* smaller holes make the file system write zeroes */
@@ -508,6 +509,34 @@ static const struct state_field blk_fields[] = {
 	STATE_END,
 };
 
+/* The same disk, or none: the guest keeps what it knows of it in its caches. */
+static int blk_load(struct virtio_dev *vdev, const void *loaded, struct err *e)
+{
+	const struct virtio_blk_regs *here = &blk_of(vdev)->regs, *r = loaded;
+
+	if (r->capacity_sectors != here->capacity_sectors)
+		return err_set(e, -EINVAL,
+			       "virtio-blk: the guest's disk has %llu bytes, '%s' has %llu; give "
+			       "the same image in the same order of -d",
+			       (unsigned long long)r->capacity_sectors * BLK_SECTOR,
+			       blk_of(vdev)->file->path,
+			       (unsigned long long)here->capacity_sectors * BLK_SECTOR);
+	if (r->block_size != here->block_size)
+		return err_set(e, -EINVAL,
+			       "virtio-blk: the guest's disk has blocks of %u bytes, '%s' of %u; "
+			       "use the same kind of disk and the same cache mode",
+			       r->block_size, blk_of(vdev)->file->path, here->block_size);
+	if (memcmp(r->serial, here->serial, sizeof(r->serial)) != 0)
+		return err_set(
+			e, -EINVAL,
+			"virtio-blk: the guest's disk has serial number %s, '%s' has %s; "
+			"give the same serial= to -d",
+			text_quote(r->serial, strnlen(r->serial, sizeof(r->serial))).s,
+			blk_of(vdev)->file->path,
+			text_quote(here->serial, strnlen(here->serial, sizeof(here->serial))).s);
+	return 0;
+}
+
 static const struct virtio_dev_ops blk_ops = {
 	.name = "virtio-blk",
 	.device_id = VIRTIO_ID_BLOCK,
@@ -518,6 +547,7 @@ static const struct virtio_dev_ops blk_ops = {
 		  .size = sizeof(struct virtio_blk_regs),
 		  .version = 1,
 		  .fields = blk_fields},
+	.load = blk_load,
 };
 
 static uint64_t blk_fill_config(struct virtio_blk *b)

@@ -15,11 +15,13 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
+#include "migration/section.h"
 
-#define MMIO_MAGIC	0x74726976 /* "virt" */
-#define MMIO_VERSION	2
-#define MMIO_VENDOR	0x4f445554 /* "TUDO" */
-#define MMIO_INTERRUPTS (VIRTIO_MMIO_INT_VRING | VIRTIO_MMIO_INT_CONFIG)
+#define MMIO_MAGIC	     0x74726976 /* "virt" */
+#define MMIO_VERSION	     2
+#define MMIO_VENDOR	     0x4f445554 /* "TUDO" */
+#define MMIO_DEVICE_REGS_MAX 256	/* bytes of a device's own state */
+#define MMIO_INTERRUPTS	     (VIRTIO_MMIO_INT_VRING | VIRTIO_MMIO_INT_CONFIG)
 #define MMIO_DRIVER_STATUS                                                                    \
 	(VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK | \
 	 VIRTIO_CONFIG_S_DRIVER_OK | VIRTIO_CONFIG_S_FAILED)
@@ -405,6 +407,144 @@ void virtio_mmio_resume(struct virtio_mmio *m)
 		m->vdev->ops->unquiesce(m->vdev);
 	for (i = 0; i < m->vdev->n_queues; i++)
 		mmio_kick(&m->transport, i);
+}
+
+/* ---- state ---- */
+
+static void put_state(const struct state_desc *desc, const char *name, uint16_t instance,
+		      const void *object, struct wbuf *w)
+{
+	struct wbuf body = {0};
+
+	state_encode(desc, (const uint8_t *)object + desc->offset, &body);
+	section_put(w, name, instance, (uint16_t)desc->version, &body);
+	wbuf_fini(&body);
+}
+
+static int get_state(const struct state_desc *desc, const char *name, uint16_t instance,
+		     struct rbuf *r, void *regs, struct err *e)
+{
+	struct section s;
+	int ret = section_expect(r, name, instance, (uint16_t)desc->version, &s, e);
+
+	if (!ret)
+		ret = state_decode(desc, name, &s.body, regs, e);
+	return ret ? ret : section_end(&s, e);
+}
+
+void virtio_mmio_save(struct virtio_mmio *m, uint16_t instance, struct wbuf *w)
+{
+	pthread_mutex_lock(&m->dev.lock);
+	put_state(&mmio_ops.state, mmio_ops.name, instance, m, w);
+	put_state(&m->vdev->ops->state, m->vdev->ops->name, instance, m->vdev, w);
+	pthread_mutex_unlock(&m->dev.lock);
+}
+
+static int load_queue(const struct virtio_mmio *m, unsigned int i, const struct virtio_mmio_regs *r,
+		      struct err *e)
+{
+	const struct virtq_regs *q = &r->queue[i];
+	const bool in_use = q->ready && r->status & VIRTIO_CONFIG_S_DRIVER_OK;
+	const bool broken = r->status & VIRTIO_CONFIG_S_NEEDS_RESET;
+
+	if (q->ready && i >= m->vdev->n_queues)
+		return err_set(e, -EINVAL, "%s: queue %u is ready, this device has %u queues",
+			       m->vdev->ops->name, i, m->vdev->n_queues);
+	/* a device that stands still has handed back all that it took */
+	if ((!in_use && (q->last_avail || q->used_idx)) ||
+	    (in_use && !broken && q->last_avail != q->used_idx))
+		return err_set(e, -EINVAL,
+			       "%s: queue %u: last_avail=%u used_idx=%u ready=%u status=%#x: a "
+			       "device that stands still has none in flight",
+			       m->vdev->ops->name, i, q->last_avail, q->used_idx, q->ready,
+			       r->status);
+	return 0;
+}
+
+static int load_check(const struct virtio_mmio *m, const struct virtio_mmio_regs *r, struct err *e)
+{
+	const char *name = m->vdev->ops->name;
+	unsigned int i;
+	int ret = 0;
+
+	if (r->device_features & ~m->vdev->offered)
+		return err_set(e, -EINVAL,
+			       "%s: the guest was offered features %#llx, this host's device has "
+			       "%#llx (missing %#llx); give it a back end that can do as much",
+			       name, (unsigned long long)r->device_features,
+			       (unsigned long long)m->vdev->offered,
+			       (unsigned long long)(r->device_features & ~m->vdev->offered));
+	if ((r->status & VIRTIO_CONFIG_S_DRIVER_OK && !(r->status & VIRTIO_CONFIG_S_FEATURES_OK)) ||
+	    (r->status & VIRTIO_CONFIG_S_FEATURES_OK &&
+	     !virtio_dev_features_ok(m->vdev, r->driver_features)))
+		return err_set(e, -EINVAL,
+			       "%s: status %#x with driver_features %#llx: no driver can get there",
+			       name, r->status, (unsigned long long)r->driver_features);
+	for (i = 0; !ret && i < VIRTIO_MAX_QUEUES; i++)
+		ret = load_queue(m, i, r, e);
+	return ret;
+}
+
+/* The device's own registers, before it is activated with them. */
+static int load_device(struct virtio_mmio *m, uint16_t instance, struct rbuf *r, struct err *e)
+{
+	const struct virtio_dev_ops *ops = m->vdev->ops;
+	uint64_t regs[MMIO_DEVICE_REGS_MAX / sizeof(uint64_t)];
+	int ret;
+
+	if (ops->state.size > sizeof(regs))
+		return err_set(e, -E2BIG, "%s: its state does not fit here", ops->name);
+	ret = get_state(&ops->state, ops->name, instance, r, regs, e);
+	if (ret < 0)
+		return ret;
+	if (ops->load)
+		return ops->load(m->vdev, regs, e);
+	memcpy((uint8_t *)m->vdev + ops->state.offset, regs, ops->state.size);
+	return 0;
+}
+
+static int load_status(struct virtio_mmio *m, struct err *e)
+{
+	struct virtio_dev *vdev = m->vdev;
+
+	if (m->regs.status & VIRTIO_CONFIG_S_NEEDS_RESET) {
+		vdev->features = m->regs.driver_features;
+		vdev->broken = true; /* until the driver resets it, as on the other host */
+		return 0;
+	}
+	if (!(m->regs.status & VIRTIO_CONFIG_S_DRIVER_OK))
+		return 0;
+	virtio_dev_activate(vdev, m->regs.driver_features);
+	if (vdev->active)
+		return 0;
+	return err_set(e, -EINVAL,
+		       "%s: its queues cannot be taken up again (see the log): addresses and sizes "
+		       "must be a driver's",
+		       vdev->ops->name);
+}
+
+int virtio_mmio_load(struct virtio_mmio *m, uint16_t instance, struct rbuf *r, struct err *e)
+{
+	struct virtio_mmio_regs regs;
+	int ret = get_state(&mmio_ops.state, mmio_ops.name, instance, r, &regs, e);
+
+	if (!ret)
+		ret = load_check(m, &regs, e);
+	if (ret < 0)
+		return ret;
+	pthread_mutex_lock(&m->dev.lock);
+	ret = load_device(m, instance, r, e);
+	if (!ret) {
+		m->regs = regs;
+		ret = load_status(m, e);
+	}
+	/* an edge may have been on its way on the other host: one too many is harmless */
+	if (!ret && m->regs.interrupt_status)
+		irq_pulse(&m->irq);
+	pthread_mutex_unlock(&m->dev.lock);
+	if (!ret && m->vdev->active && m->vdev->ops->quiesce)
+		m->vdev->ops->quiesce(m->vdev); /* activated, and still paused */
+	return ret;
 }
 
 int virtio_mmio_kick_fd(const struct virtio_mmio *m, unsigned int queue)

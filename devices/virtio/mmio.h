@@ -14,6 +14,8 @@
 #include "devices/virtio/virtio.h"
 
 struct err;
+struct rbuf;
+struct wbuf;
 
 /* All that the guest can read back or that its later accesses depend on. */
 struct virtio_mmio_regs {
@@ -71,6 +73,19 @@ void virtio_mmio_fini(struct virtio_mmio *m);
 void virtio_mmio_pause(struct virtio_mmio *m);
 /** virtio_mmio_resume - go on; every queue is looked at again, so no kick is lost */
 void virtio_mmio_resume(struct virtio_mmio *m);
+
+/**
+ * virtio_mmio_save - append two sections: the transport's registers, then the device's
+ * @instance: their number. While paused.
+ */
+void virtio_mmio_save(struct virtio_mmio *m, uint16_t instance, struct wbuf *w);
+/**
+ * virtio_mmio_load - read what virtio_mmio_save() wrote into a device that is paused and untouched
+ * Everything is checked as a driver's own writes would be, and against what this device offers; a
+ * device that was in use is activated with its rings where they were.
+ * Return: 0; -EINVAL with register and values in @e
+ */
+int virtio_mmio_load(struct virtio_mmio *m, uint16_t instance, struct rbuf *r, struct err *e);
 
 /**
  * virtio_mmio_kick_fd - the eventfd behind QueueNotify for queue @queue (below vdev->n_queues)

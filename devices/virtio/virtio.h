@@ -16,6 +16,7 @@
 
 #define VIRTIO_MAX_QUEUES 4
 
+struct err;
 struct virtio_dev;
 
 struct virtio_dev_ops {
@@ -45,6 +46,12 @@ struct virtio_dev_ops {
 	void (*unquiesce)(struct virtio_dev *vdev);
 	/* what the guest can see of the device beside transport and queues */
 	struct state_desc state;
+	/**
+	 * load - take over @regs of another host, which state.check has passed; NULL: they are
+	 * copied as they are. Before the device is activated, its lock held.
+	 * Return: 0, or -EINVAL with what this device cannot be, both values named
+	 */
+	int (*load)(struct virtio_dev *vdev, const void *regs, struct err *e);
 };
 
 /* What a device asks of its transport. */
@@ -60,7 +67,7 @@ struct virtio_transport {
 	pthread_mutex_t *lock; /* the lock that guards the whole device */
 };
 
-/* Embedded in each device's struct. */
+/* Embedded in each device's struct, as its first member: offsets of state tables count from it. */
 struct virtio_dev {
 	const struct virtio_dev_ops *ops;
 	uint64_t offered; /* feature bits, with those of the queues */
