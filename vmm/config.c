@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <getopt.h>
+#include <limits.h>
 #include <linux/virtio_blk.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,6 +51,10 @@ static const struct option_row {
 	{"disk", 'd', "FILE[,ro][,direct][,serial=ID]",
 	 "raw image or block device as a virtio disk; may be repeated; a comma in FILE is written "
 	 ",,"},
+	{"network", 'n', "tap=IF|fd=N[,mac=MAC]",
+	 "virtio network device on a tap interface that exists, or on the descriptor of an open "
+	 "one; "
+	 "may be repeated"},
 	{"serial", OPT_SERIAL, "WHERE",
 	 "COM1 on stdio (default), file:PATH, unix:PATH, pty or none; on a terminal Ctrl-a x ends "
 	 "the "
@@ -162,6 +167,43 @@ static int parse_disk(struct run_config *c, char *arg, struct err *e)
 	return 0;
 }
 
+static int parse_net(struct run_config *c, char *arg, struct err *e)
+{
+	struct tap_options *n = &c->net[c->n_nets];
+	char *rest = arg, *word;
+	uint64_t fd = 0;
+	int ret = 0;
+
+	if (c->n_nets == CONFIG_MAX_NETS)
+		return err_set(e, -EINVAL, "-n: more than %d network devices; leave some out",
+			       CONFIG_MAX_NETS);
+	memset(n, 0, sizeof(*n));
+	while (!ret && (word = next_word(&rest))) {
+		if (strncmp(word, "tap=", 4) == 0 && word[4] && strlen(word + 4) < IFNAMSIZ)
+			n->name = word + 4;
+		else if (strncmp(word, "fd=", 3) == 0)
+			ret = num_parse_u64("-n fd", word + 3, 3, INT_MAX, &fd, e);
+		else if (strncmp(word, "mac=", 4) == 0)
+			ret = tap_parse_mac("-n mac", word + 4, n->mac, e);
+		else
+			ret = err_set(e, -EINVAL,
+				      "-n: '%s' is not tap=IF with a name of 1 to %d characters, "
+				      "fd=N or mac=MAC; give -n tap=IF[,mac=MAC] or -n "
+				      "fd=N[,mac=MAC]",
+				      word, IFNAMSIZ - 1);
+		if (!ret && strncmp(word, "mac=", 4) == 0)
+			n->has_mac = true;
+	}
+	if (ret)
+		return ret;
+	if (!n->name == !fd)
+		return err_set(e, -EINVAL,
+			       "-n: give one interface by tap=IF, or one descriptor by fd=N");
+	n->fd = (int)fd;
+	c->n_nets++;
+	return 0;
+}
+
 static int append_params(struct run_config *c, const char *more, struct err *e)
 {
 	char *joined = NULL;
@@ -205,6 +247,8 @@ static int apply(struct run_config *c, int value, char *arg, struct err *e)
 		return num_parse_size("-m", arg, &c->memory.size_bytes, e);
 	case 'd':
 		return parse_disk(c, arg, e);
+	case 'n':
+		return parse_net(c, arg, e);
 	case OPT_SERIAL:
 		c->serial = arg;
 		return 0;
@@ -329,10 +373,11 @@ int config_parse(struct run_config *c, int argc, char **argv, struct err *e)
 		return ret;
 	if (!c->kernel)
 		return err_set(e, -EINVAL, "no kernel; give one: testudo run [OPTION]... KERNEL");
-	if (c->n_disks + c->rng > LAYOUT_VIRTIO_SLOTS)
+	if (c->n_disks + c->n_nets + c->rng > LAYOUT_VIRTIO_SLOTS)
 		return err_set(e, -EINVAL,
-			       "%u disks do not fit into %d virtio slots; leave some out",
-			       c->n_disks, LAYOUT_VIRTIO_SLOTS);
+			       "%u disks (-d), %u network devices (-n) and %d entropy source do "
+			       "not fit into %d virtio slots; leave some out",
+			       c->n_disks, c->n_nets, c->rng, LAYOUT_VIRTIO_SLOTS);
 	return add_console(c, e);
 }
 

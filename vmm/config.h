@@ -5,12 +5,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "devices/tap.h"
 #include "devices/virtio/blk_file.h"
 #include "vmm/memory.h"
 
 struct err;
 
 #define CONFIG_MAX_DISKS 18 /* virtio slots less one for the entropy source */
+#define CONFIG_MAX_NETS	 8
 
 struct run_config {
 	const char *kernel, *initrd; /* paths; initrd may be NULL */
@@ -19,6 +21,8 @@ struct run_config {
 	struct memory_options memory;
 	unsigned int n_disks;
 	struct blk_options disk[CONFIG_MAX_DISKS];
+	unsigned int n_nets;
+	struct tap_options net[CONFIG_MAX_NETS];
 	bool rng;
 	const char *serial;
 	const char *name; /* NULL: guest-PID */
@@ -35,10 +39,10 @@ struct run_config {
 
 /**
  * config_parse - read the words after `testudo run`
- * @argc, @argv: as main() has them, argv[0] being "run"; strings are borrowed and -d's are cut up
- * Nothing is opened. On success the configuration is complete: defaults are in, the console is on
- * the kernel's command line.
- * Return: 0; -EINVAL with the option and the value in @e. @c may be given to config_fini() always.
+ * @argc, @argv: as main() has them, argv[0] being "run"; strings are borrowed, those of -d and -n
+ * are cut up Nothing is opened. On success the configuration is complete: defaults are in, the
+ * console is on the kernel's command line. Return: 0; -EINVAL with the option and the value in @e.
+ * @c may be given to config_fini() always.
  */
 int config_parse(struct run_config *c, int argc, char **argv, struct err *e);
 void config_fini(struct run_config *c);

@@ -59,6 +59,11 @@ static void fini_blk(struct machine_slot *slot)
 	virtio_blk_fini(&slot->blk);
 }
 
+static void fini_net(struct machine_slot *slot)
+{
+	virtio_net_fini(&slot->net);
+}
+
 /* Put the device in the next slot behind its transport and onto the bus. */
 static int plug(struct machine *m, struct virtio_dev *vdev, struct err *e)
 {
@@ -92,6 +97,14 @@ static int add_virtio_devices(struct machine *m, struct err *e)
 				      m->host->loop, e);
 		if (!ret)
 			ret = plug(m, &slot->blk.vdev, e);
+	}
+	for (i = 0; !ret && i < c->n_nets; i++) {
+		struct machine_slot *slot = &m->slot[m->n_slots];
+
+		slot->fini = fini_net;
+		ret = virtio_net_init(&slot->net, &m->host->taps[i], m->host->loop, e);
+		if (!ret)
+			ret = plug(m, &slot->net.vdev, e);
 	}
 	if (!ret && c->rng) {
 		struct machine_slot *slot = &m->slot[m->n_slots];

@@ -13,6 +13,7 @@
 #include "devices/serial.h"
 #include "devices/virtio/blk.h"
 #include "devices/virtio/mmio.h"
+#include "devices/virtio/net.h"
 #include "devices/virtio/rng.h"
 #include "devices/vm_event.h"
 #include "vmm/boot/kernel.h"
@@ -33,6 +34,7 @@ struct machine_host {
 	const struct isolation *isolation;
 	struct blk_file *disks; /* config->n_disks of them */
 	const int *memory_fd;	/* NULL: new memory; else a memfd that machine_init() takes over */
+	struct tap *taps;	/* config->n_nets of them */
 	struct chardev *serial;
 	struct loop *loop;
 	struct vm_event_sink *sink;
@@ -42,6 +44,7 @@ struct machine_slot {
 	struct virtio_mmio mmio;
 	union {
 		struct virtio_blk blk;
+		struct virtio_net net;
 		struct virtio_rng rng;
 	};
 	void (*fini)(

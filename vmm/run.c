@@ -41,6 +41,8 @@ struct run {
 	struct kernel_config kernel;
 	struct blk_file disk[CONFIG_MAX_DISKS];
 	unsigned int n_disks; /* opened so far */
+	struct tap tap[CONFIG_MAX_NETS];
+	unsigned int n_taps; /* opened so far */
 	struct char_backend serial;
 
 	/* the first event of a machine's life decides, or the user; it reaches the loop by wake_fd
@@ -146,7 +148,8 @@ static int open_loop(struct run *r, struct err *e)
 	return open_signals(r, e);
 }
 
-/* The user's files. An error in here is bad input, one anywhere else is ours or the host's. */
+/* The user's files and interfaces. An error in here is bad input, one anywhere else is ours or the
+ * host's. */
 static int open_input(struct run *r, struct err *e)
 {
 	const struct run_config *c = &r->config;
@@ -161,6 +164,10 @@ static int open_input(struct run *r, struct err *e)
 		ret = blk_file_open(&r->disk[i], &c->disk[i], e);
 		r->n_disks = i + 1;
 	}
+	for (i = 0; !ret && i < c->n_nets; i++) {
+		ret = tap_open(&r->tap[i], &c->net[i], e);
+		r->n_taps = i + 1;
+	}
 	return ret;
 }
 
@@ -174,6 +181,8 @@ static void run_close(struct run *r)
 	mitigation_fini(&r->mitigation);
 	for (i = 0; i < r->n_disks; i++)
 		blk_file_close(&r->disk[i]);
+	for (i = 0; i < r->n_taps; i++)
+		tap_close(&r->tap[i]);
 	kernel_close(&r->kernel);
 	kvm_close(&r->kvm);
 	if (r->signal_fd >= 0)
@@ -195,6 +204,7 @@ static enum vm_event run_machine(struct run *r, int *code, struct err *e)
 		.mitigation = &r->mitigation,
 		.isolation = &r->isolation,
 		.disks = r->disk,
+		.taps = r->tap,
 		.serial = &r->serial.dev,
 		.loop = &r->loop,
 		.sink = &r->sink,

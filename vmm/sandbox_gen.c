@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
+#include <linux/if_tun.h>
 #include <linux/kvm.h>
 #include <seccomp.h>
 #include <stdio.h>
@@ -67,6 +68,8 @@ static const struct allowance allowed[] = {
 	ALLOW_IF(unlinkat, 0, ALL_BITS, SANDBOX_RUNBASE_FD, "the run directory, at the end"),
 	ALLOW(io_uring_enter, "disk requests"),
 	ALLOW(getrandom, "virtio-rng"),
+	ALLOW(writev, "network frames of the guest"),
+	ALLOW(timerfd_settime, "announcing the guest to the network"),
 	ALLOW(clone3, "vCPU threads"),
 	ALLOW(clone, "vCPU threads, where clone3 is missing"),
 	ALLOW(set_robust_list, "new thread"),
@@ -92,6 +95,7 @@ static const struct allowance allowed[] = {
 	ALLOW_IF(ioctl, 1, 0xff00, KVMIO << 8, "KVM"),
 	ALLOW_IF(ioctl, 1, ALL_BITS, TCGETS, "terminal"),
 	ALLOW_IF(ioctl, 1, ALL_BITS, TCSETS, "restoring the terminal"),
+	ALLOW_IF(ioctl, 1, ALL_BITS, TUNSETOFFLOAD, "what a network driver leaves to the host"),
 	ALLOW_IF(prctl, 0, ALL_BITS, PR_SET_NAME, "names of threads"),
 };
 

@@ -25,6 +25,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "devices/virtio/iov.h"
 
 #define BLK_MAX_ZERO_SECTORS (1u << 21) /* 1 GiB in one discard or write-zeroes */
 #define BLK_DISCARD_ALIGN    4096	/* smaller holes make the file system write zeroes */
@@ -54,40 +55,6 @@ struct blk_req {
 static struct virtio_blk *blk_of(struct virtio_dev *vdev)
 {
 	return container_of(vdev, struct virtio_blk, vdev);
-}
-
-/* Copies up to @len bytes between @buf and the start of the iovecs. Return: bytes copied. */
-static size_t iov_copy(const struct iovec *iov, unsigned int n, void *buf, size_t len, bool to_iov)
-{
-	size_t done = 0;
-	unsigned int i;
-
-	for (i = 0; i < n && done < len; i++) {
-		const size_t part = iov[i].iov_len < len - done ? iov[i].iov_len : len - done;
-
-		if (to_iov)
-			memcpy(iov[i].iov_base, (char *)buf + done, part);
-		else
-			memcpy((char *)buf + done, iov[i].iov_base, part);
-		done += part;
-	}
-	/* nothing of the copy may be read from guest memory again */
-	__asm__ volatile("" : : "r"(buf) : "memory");
-	return done;
-}
-
-/* Drops the first @len bytes of the request's data. */
-static void blk_advance(struct blk_req *r, size_t len)
-{
-	while (r->n_data && len >= r->data->iov_len) {
-		len -= r->data->iov_len;
-		r->data++;
-		r->n_data--;
-	}
-	if (r->n_data) {
-		r->data->iov_base = (char *)r->data->iov_base + len;
-		r->data->iov_len -= len;
-	}
 }
 
 static struct blk_req *blk_req_get(struct virtio_blk *b)
@@ -336,8 +303,8 @@ static void blk_start(struct virtio_blk *b, struct blk_req *r, struct virtq_chai
 		blk_finish(b, r, VIRTIO_BLK_S_IOERR);
 		return;
 	}
-	blk_advance(r, sizeof(hdr));
-	/* blk_advance() may have moved past header-only descriptors, all within c->iov */
+	iov_drop(&r->data, &r->n_data, sizeof(hdr));
+	/* iov_drop() may have moved past header-only descriptors, all within c->iov */
 	blk_start_type(b, r, &hdr, c);
 }
 
@@ -384,7 +351,7 @@ static void blk_complete(struct virtio_blk *b, struct blk_req *r, int res)
 					iov_copy(r->data, r->n_data, r->bounce, (size_t)res, true);
 				r->done += (uint32_t)res;
 			}
-			blk_advance(r, (size_t)res);
+			iov_drop(&r->data, &r->n_data, (size_t)res);
 			r->offset += (uint64_t)res;
 			r->left -= (uint32_t)res;
 			if (r->left) { /* a short transfer, or a longer one than the bounce buffer

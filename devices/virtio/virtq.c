@@ -219,7 +219,19 @@ bool virtq_pop(struct virtq *vq, struct virtq_chain *c)
 	return true;
 }
 
-void virtq_push(struct virtq *vq, uint16_t head, uint32_t len_bytes)
+void virtq_unpop(struct virtq *vq, uint16_t head)
+{
+	uint64_t *word, mask;
+
+	if (!virtq_usable(vq))
+		return;
+	word = virtq_in_flight(vq, head, &mask);
+	assert(*word & mask);
+	*word &= ~mask;
+	vq->regs->last_avail--;
+}
+
+void virtq_fill(struct virtq *vq, uint16_t head, uint32_t len_bytes)
 {
 	struct virtq_regs *r = vq->regs;
 	struct vring_used_elem *elem;
@@ -234,8 +246,19 @@ void virtq_push(struct virtq *vq, uint16_t head, uint32_t len_bytes)
 	elem->id = head;
 	elem->len = len_bytes;
 	r->used_idx++;
-	/* release: whoever sees the index sees the element and the data before it */
-	__atomic_store_n(&vq->used->idx, r->used_idx, __ATOMIC_RELEASE);
+}
+
+void virtq_publish(struct virtq *vq)
+{
+	/* release: whoever sees the index sees the elements and the data before it */
+	if (virtq_usable(vq))
+		__atomic_store_n(&vq->used->idx, vq->regs->used_idx, __ATOMIC_RELEASE);
+}
+
+void virtq_push(struct virtq *vq, uint16_t head, uint32_t len_bytes)
+{
+	virtq_fill(vq, head, len_bytes);
+	virtq_publish(vq);
 }
 
 static bool virtq_should_notify(struct virtq *vq)

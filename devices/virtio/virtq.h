@@ -79,12 +79,27 @@ void virtq_reset(struct virtq *vq);
 bool virtq_pop(struct virtq *vq, struct virtq_chain *c);
 
 /**
+ * virtq_unpop - put the chain popped last back, as if it had never been taken
+ * @head: of that chain; of several, the last one first, and before any of them is pushed
+ */
+void virtq_unpop(struct virtq *vq, uint16_t head);
+
+/**
  * virtq_push - hand a chain back
  * @head: virtq_chain.head
  * @len_bytes: bytes written without a gap from the first device-writable byte on
  * Without effect on a broken device.
  */
 void virtq_push(struct virtq *vq, uint16_t head, uint32_t len_bytes);
+
+/**
+ * virtq_fill - virtq_push(), except that the driver does not see it before virtq_publish()
+ * For answers that make sense only together.
+ */
+void virtq_fill(struct virtq *vq, uint16_t head, uint32_t len_bytes);
+
+/** virtq_publish - show the driver all chains filled so far, at once */
+void virtq_publish(struct virtq *vq);
 
 /** virtq_notify - interrupt the driver if it asked for it; call once after a batch of pushes */
 void virtq_notify(struct virtq *vq);
