@@ -241,6 +241,7 @@ static bool net_place(struct virtio_net *n, struct net_taken *t)
 	/* larger than all that the driver could offer, or than its one buffer: it never fits */
 	if (t->n == vq->num || (!merge && t->n))
 		n->frame_len = 0;
+	n->n_short = (uint16_t)t->n;
 	while (t->n)
 		virtq_unpop(vq, t->head[--t->n]);
 	return false;
@@ -274,7 +275,7 @@ static void net_rx(struct virtio_net *n)
 	virtq_notify(vq);
 	net_watch_input(n, room);
 	if (!room)
-		virtq_kicks_on(vq);
+		virtq_kicks_on_beyond(vq, n->n_short);
 }
 
 static void net_tap_ready(struct loop_watch *w, uint32_t events)

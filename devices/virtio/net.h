@@ -29,6 +29,7 @@ struct virtio_net {
 	bool quiesced;
 	uint8_t *frame;	    /* header and frame as they came from the tap */
 	uint32_t frame_len; /* 0: none waits for the guest */
+	uint16_t n_short;   /* so many of its buffers were there and not enough */
 };
 
 /**

@@ -295,18 +295,23 @@ void virtq_kicks_off(struct virtq *vq)
 
 void virtq_kicks_on(struct virtq *vq)
 {
-	struct virtq_regs *r = vq->regs;
+	virtq_kicks_on_beyond(vq, 0);
+}
+
+void virtq_kicks_on_beyond(struct virtq *vq, uint16_t n)
+{
+	const uint16_t next = (uint16_t)(vq->regs->last_avail + n);
 	uint16_t *avail_event;
 
 	if (!virtq_usable(vq))
 		return;
 	avail_event = (uint16_t *)(void *)&vq->used->ring[vq->num];
 	if (vq->event_idx)
-		__atomic_store_n(avail_event, r->last_avail, __ATOMIC_RELAXED);
+		__atomic_store_n(avail_event, next, __ATOMIC_RELAXED);
 	else
 		__atomic_store_n(&vq->used->flags, 0, __ATOMIC_RELAXED);
 	/* the wish must be out before the index is read again, or a kick could be lost between */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	if (__atomic_load_n(&vq->avail->idx, __ATOMIC_RELAXED) != r->last_avail)
+	if (__atomic_load_n(&vq->avail->idx, __ATOMIC_RELAXED) != next)
 		vq->vdev->transport->kick(vq->vdev->transport, virtq_index(vq));
 }

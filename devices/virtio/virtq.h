@@ -114,4 +114,7 @@ void virtq_kicks_off(struct virtq *vq);
  */
 void virtq_kicks_on(struct virtq *vq);
 
+/** virtq_kicks_on_beyond - the same, when the @n chains that wait are known and not enough */
+void virtq_kicks_on_beyond(struct virtq *vq, uint16_t n);
+
 #endif

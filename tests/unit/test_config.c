@@ -10,7 +10,7 @@
 #include "base/err.h"
 #include "vmm/config.h"
 
-#define MAX_WORDS 48
+#define MAX_WORDS 64
 
 /* Words separated by one blank; a copy, since the parser cuts -d's argument up. */
 static int parse(const char *line, struct run_config *c, struct err *e)
@@ -59,6 +59,20 @@ static const struct {
 	 "i "
 	 "-d j k",
 	 "more than 18 disks"},
+	{"-n x k", "'x' is not tap=IF"},
+	{"-n tap= k", "'tap=' is not"},
+	{"-n tap=sixteen-letters- k", "1 to 15 characters"},
+	{"-n mac=52:54:00:12:34:56 k", "one interface"},
+	{"-n tap=a,fd=5 k", "one interface"},
+	{"-n fd=2 k", "-n fd: '2'"},
+	{"-n fd=x k", "'x'"},
+	{"-n tap=a,mac=01:54:00:12:34:56 k", "'01:54:00:12:34:56'"},
+	{"-n tap=a,bogus k", "'bogus'"},
+	{"-n tap=1 -n tap=2 -n tap=3 -n tap=4 -n tap=5 -n tap=6 -n tap=7 -n tap=8 -n tap=9 k",
+	 "more than 8 network devices"},
+	{"-d 1 -d 2 -d 3 -d 4 -d 5 -d 6 -d 7 -d 8 -d 9 -d a -d b -d c -d d -d e -d f -d g -d h "
+	 "-n tap=1 -n tap=2 k",
+	 "17 disks (-d), 2 network devices (-n) and 1 entropy source"},
 };
 
 static void test_refused(void **state)
@@ -106,7 +120,7 @@ static void test_everything(void **state)
 	assert_int_equal(
 		parse("-k vmlinuz -i initrd -p quiet -p rw -c 4 -m 2G -d a,,b,ro,serial=X1 "
 		      "--disk c,direct --serial file:log --no-reboot --hugepages --prealloc "
-		      "--no-rng -v",
+		      "--no-rng -v -n tap=t0 --network mac=52:54:00:aB:cd:0f,fd=7",
 		      &c, &e),
 		0);
 	assert_string_equal(c.initrd, "initrd");
@@ -121,6 +135,13 @@ static void test_everything(void **state)
 	assert_string_equal(c.disk[1].path, "c");
 	assert_true(c.disk[1].direct);
 	assert_null(c.disk[1].serial);
+	assert_int_equal(c.n_nets, 2);
+	assert_string_equal(c.net[0].name, "t0");
+	assert_false(c.net[0].has_mac);
+	assert_null(c.net[1].name);
+	assert_int_equal(c.net[1].fd, 7);
+	assert_true(c.net[1].has_mac);
+	assert_int_equal(c.net[1].mac[3], 0xab);
 	assert_string_equal(c.serial, "file:log");
 	assert_true(c.no_reboot && c.verbose && c.memory.hugepages && c.memory.prealloc);
 	assert_false(c.rng);
