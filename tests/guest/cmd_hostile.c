@@ -1,8 +1,9 @@
 /*
  * hostile: what a broken or malicious guest may do to the devices. The VMM has to survive, and
  * every device has to work again after a reset. n=N (300)  random rounds a device
- * seed=N (1) ports=0	leave out the sweep over all I/O ports Runs in ring 3. It only spares what
- * ends the guest or garbles its output.
+ * seed=N (1) ports=0	leave out the sweep over all I/O ports
+ * netq=1|2 (1)	the queue of a network device: to the network or control
+ * Runs in ring 3. It only spares what ends the guest or garbles its output.
  */
 #include "tests/guest/guest.h"
 #include "tests/guest/uart.h"
@@ -199,11 +200,11 @@ struct attack {
 
 static const uint32_t bad_lens[] = {0, 1, 15, 17, 511, 0x10000, 0x7fffffff, 0xffffffff};
 
-/* A device fresh from reset, queue 0 placed but not ready, a good request in the descriptors. */
+/* A device fresh from reset, its queue placed but not ready, a good request in the descriptors. */
 static void attack_prepare(struct attack *a, uint64_t features)
 {
 	struct vring_desc *d = a->vq.desc;
-	bool blk = a->dev.id == VIRTIO_ID_BLOCK;
+	bool header = a->dev.id == VIRTIO_ID_BLOCK || a->dev.id == VIRTIO_ID_NET;
 
 	hostile_wrong = virtio_start(&a->dev, features);
 	memset(a->vq.desc, 0, PAGE_SIZE);
@@ -215,7 +216,7 @@ static void attack_prepare(struct attack *a, uint64_t features)
 		d[i].addr = (uint64_t)a->scratch + i * 1024;
 		d[i].len = i == 0 ? 16 : i == 1 ? 512 : 1;
 		d[i].flags = (uint16_t)((i + 1 < CHAIN ? VRING_DESC_F_NEXT : 0) |
-					(blk && i == 0 ? 0 : VRING_DESC_F_WRITE));
+					(header && i == 0 ? 0 : VRING_DESC_F_WRITE));
 		d[i].next = (uint16_t)(i + 1);
 	}
 }
@@ -230,7 +231,7 @@ static void attack_run(struct attack *a, uint16_t head, uint16_t idx)
 		a->vq.avail->ring[i] = head;
 	barrier();
 	a->vq.avail->idx = idx;
-	virtio_write(a->dev.base, VMMIO_QUEUE_NOTIFY, 0);
+	virtio_write(a->dev.base, VMMIO_QUEUE_NOTIFY, a->vq.index);
 	a->tried++;
 	do {
 		if (virtio_read(a->dev.base, VMMIO_STATUS) & VIRTIO_STATUS_NEEDS_RESET) {
@@ -390,21 +391,21 @@ static void attack_order(struct attack *a)
 	}
 	/* notified before and after its time, moved while in use, reset while busy */
 	attack_prepare(a, 0);
-	virtio_write(base, VMMIO_QUEUE_NOTIFY, 0);
+	virtio_write(base, VMMIO_QUEUE_NOTIFY, a->vq.index);
 	attack_run(a, 0, 1);
 	virtio_write(base, VMMIO_QUEUE_NUM, 2);
 	virtio_write(base, VMMIO_QUEUE_DESC + 4, 0xffffffff);
-	virtio_write(base, VMMIO_QUEUE_NOTIFY, 0);
+	virtio_write(base, VMMIO_QUEUE_NOTIFY, a->vq.index);
 	virtio_write(base, VMMIO_QUEUE_READY, 0);
-	virtio_write(base, VMMIO_QUEUE_NOTIFY, 0);
+	virtio_write(base, VMMIO_QUEUE_NOTIFY, a->vq.index);
 	for (uint32_t i = 0; i < 100; i++) {
 		attack_prepare(a, 0);
 		virtio_write(base, VMMIO_QUEUE_READY, 1);
 		virtio_driver_ok(&a->dev);
 		a->vq.avail->idx = VQ_MAX_SIZE;
-		virtio_write(base, VMMIO_QUEUE_NOTIFY, 0);
+		virtio_write(base, VMMIO_QUEUE_NOTIFY, a->vq.index);
 		virtio_write(base, VMMIO_STATUS, 0);
-		virtio_write(base, VMMIO_QUEUE_NOTIFY, 0);
+		virtio_write(base, VMMIO_QUEUE_NOTIFY, a->vq.index);
 	}
 	/* features that nobody offered */
 	virtio_reset(&a->dev);
@@ -481,7 +482,9 @@ static bool attack_open(struct attack *a, uint32_t slot)
 	a->bad_addr[7] = 0xfffffffffffff000;
 	hostile_wrong = virtio_start(&a->dev, 0);
 	if (!hostile_wrong)
-		hostile_wrong = virtqueue_init(&a->vq, &a->dev, 0);
+		hostile_wrong = virtqueue_init(
+			&a->vq, &a->dev,
+			a->dev.id == VIRTIO_ID_NET ? (uint16_t)opt_u64("netq", 1) : 0);
 	return true;
 }
 
@@ -494,7 +497,7 @@ static const char *attack_alive(struct attack *a)
 	virtio_write(a->dev.base, VMMIO_QUEUE_READY, 1);
 	virtio_driver_ok(&a->dev);
 	a->vq.avail->idx = 1;
-	virtio_write(a->dev.base, VMMIO_QUEUE_NOTIFY, 0);
+	virtio_write(a->dev.base, VMMIO_QUEUE_NOTIFY, a->vq.index);
 	while (!READ_ONCE(a->vq.used->idx) && rdtsc() < end)
 		cpu_pause();
 	if (!a->vq.used->idx)

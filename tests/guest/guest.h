@@ -186,6 +186,7 @@ const char *cmd_timer(void);
 const char *cmd_kvmclock(void);
 const char *cmd_virtio(void);
 const char *cmd_blk(void);
+const char *cmd_net(void);
 const char *cmd_reboot(void);
 const char *cmd_rng(void);
 const char *cmd_hostile(void);

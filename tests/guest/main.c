@@ -25,6 +25,7 @@ static const struct {
 	/* devices */
 	{"virtio", cmd_virtio},
 	{"blk", cmd_blk},
+	{"net", cmd_net},
 	{"reboot", cmd_reboot},
 	{"rng", cmd_rng},
 	{"hostile", cmd_hostile},

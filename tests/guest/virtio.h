@@ -13,6 +13,7 @@
 
 #define VIRTIO_MAGIC	   0x74726976
 #define VIRTIO_VERSION	   2
+#define VIRTIO_ID_NET	   1
 #define VIRTIO_ID_BLOCK	   2
 #define VIRTIO_ID_RNG	   4
 #define VIRTIO_F_VERSION_1 (1ull << 32)
