@@ -32,8 +32,8 @@ Kind = collections.namedtuple("Kind", "cpu module")
 KINDS = {
     "amd-stock": Kind("EPYC-Rome,+svm,+npt", "kvm_amd"),
 }
-HOST_MODULES = ["virtio_pci", "virtio_blk", "virtio_console"]
-GUEST_MODULES = ["virtio_mmio", "virtio_blk", "virtio_rng", "pvpanic_mmio", "msr"]
+HOST_MODULES = ["virtio_pci", "virtio_blk", "virtio_console", "tun"]
+GUEST_MODULES = ["virtio_mmio", "virtio_blk", "virtio_net", "virtio_rng", "pvpanic_mmio", "msr"]
 QEMU_FIRMWARE = ["bios-microvm.bin", "linuxboot_dma.bin", "pvh.bin"]
 
 
