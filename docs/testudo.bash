@@ -42,6 +42,16 @@ _testudo()
     esac
     case $prev in
     -p | --params | -c | --cpus | -m | --mem | --kvm-cap-force-spec-ctrl) return ;;
+    -n | --network)
+        compopt -o nospace
+        mapfile -t COMPREPLY < <(
+            shopt -s nullglob
+            names=(/sys/class/net/*/tun_flags)
+            names=("${names[@]%/tun_flags}")
+            compgen -W "tap= fd= ${names[*]/#*\//tap=}" -- "$cur"
+        )
+        return
+        ;;
     --serial)
         compopt -o nospace
         mapfile -t COMPREPLY < <(compgen -W 'stdio file: unix: pty none' -- "$cur")
@@ -49,7 +59,7 @@ _testudo()
         ;;
     esac
     if [[ $cur == -* ]]; then
-        mapfile -t COMPREPLY < <(compgen -W '--kernel --initrd --params --cpus --mem --disk --serial
+        mapfile -t COMPREPLY < <(compgen -W '--kernel --initrd --params --cpus --mem --disk --network --serial
             --no-reboot --hugepages --prealloc --no-rng --no-sandbox --cpu --policy --host-facts --mitigation-report
             --kvm-cap-force-spec-ctrl --verbose --help' -- "$cur")
     else

@@ -90,7 +90,7 @@ static const char exit_codes[] =
 	"  0   the guest powered off, or was ended with the escape key\n"
 	"  1   testudo or the host failed\n"
 	"  2   wrong usage\n"
-	"  3   bad input: kernel, initrd, disk, command line, a name in use\n"
+	"  3   bad input: kernel, initrd, disk, network interface, command line, a name in use\n"
 	"  4   refused: this host cannot do what the policy demands\n"
 	"  32  the guest reset, with --no-reboot\n"
 	"  33  triple fault, or KVM could not go on\n"

@@ -51,6 +51,12 @@ BAD_OPTIONS = [
     (["-d", "disk,direct=1", GUEST], "direct=1"),
     (["-d", "disk"] * 19 + [GUEST], "disks"),
     (["-d", "disk"] * 30 + [GUEST], "disks"),
+    (["-n", "", GUEST], "-n"),
+    (["-n", "tap=", GUEST], "tap="),
+    (["-n", "tap=a,fd=3", GUEST], "-n"),
+    (["-n", "fd=1", GUEST], "fd: '1'"),
+    (["-n", "tap=a,mac=ff:ff:ff:ff:ff:ff", GUEST], "ff:ff:ff:ff:ff:ff"),
+    (["-n", "tap=a"] * 9 + [GUEST], "network devices"),
     (["--serial", "tcp:1", GUEST], "tcp:1"),
 ]
 
@@ -90,7 +96,7 @@ def test_help(work, words):
 @pytest.mark.nokvm
 def test_help_names_every_option_and_exit_code(work):
     text = harness.run_raw(["run", "--help"], work).out
-    for word in ("-k", "-i", "-p", "-c", "-m", "-d", "--serial", "--no-reboot", "--hugepages",
+    for word in ("-k", "-i", "-p", "-c", "-m", "-d", "-n", "--serial", "--no-reboot", "--hugepages",
                  "--prealloc", "--no-rng", "-v", "--help"):
         assert word in text
     for code in range(4):
