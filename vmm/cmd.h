@@ -23,4 +23,13 @@ int cmd_host(int argc, char **argv);
 /** cmd_policy - look for mistakes in a policy, or tell what it means on a host */
 int cmd_policy(int argc, char **argv);
 
+/** cmd_list, cmd_stat - the guests that run; one of them */
+int cmd_list(int argc, char **argv);
+int cmd_stat(int argc, char **argv);
+
+/** cmd_pause, cmd_resume, cmd_stop - what can be done with a running guest */
+int cmd_pause(int argc, char **argv);
+int cmd_resume(int argc, char **argv);
+int cmd_stop(int argc, char **argv);
+
 #endif

@@ -254,7 +254,7 @@ void control_close(struct control *c)
 		loop_del(c->loop, &c->change);
 	if (c->change_fd >= 0)
 		close(c->change_fd);
+	rundir_close(&c->dir); /* a client that sees the end may use the name again at once */
 	qmp_server_close(&c->server);
-	rundir_close(&c->dir);
 	control_init(c);
 }

@@ -22,6 +22,11 @@ static const struct command {
 	int (*run)(int argc, char **argv);
 } commands[] = {
 	{"run", "boot a guest and wait until it ends", cmd_run},
+	{"list", "list the guests that run", cmd_list},
+	{"stat", "print a guest's state, exits and mitigations", cmd_stat},
+	{"pause", "let a guest stand still", cmd_pause},
+	{"resume", "let a paused guest go on", cmd_resume},
+	{"stop", "press a guest's power button and wait for its end", cmd_stop},
 	{"host", "print what this host is, and what can be held on it", cmd_host},
 	{"policy", "check a policy, or explain what it decides on a host", cmd_policy},
 	{"version", "print the version", cmd_version},

@@ -176,7 +176,6 @@ static void run_close(struct run *r)
 	unsigned int i;
 
 	char_close(&r->serial);
-	control_close(&r->control);
 	mitigation_watch_close(&r->watch);
 	mitigation_fini(&r->mitigation);
 	for (i = 0; i < r->n_disks; i++)
@@ -189,6 +188,8 @@ static void run_close(struct run *r)
 		close(r->signal_fd);
 	if (r->wake_fd >= 0)
 		close(r->wake_fd);
+	/* late: clients take the end of their connection for the end of everything above */
+	control_close(&r->control);
 	loop_fini(&r->loop);
 	config_fini(&r->config);
 }

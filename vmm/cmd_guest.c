@@ -1,0 +1,183 @@
+/*
+ * testudo pause, resume and stop: what a person does with a running guest. Each is a client of its
+ * control socket and can do nothing that another client could not.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/err.h"
+#include "base/log.h"
+#include "control/qmp_client.h"
+#include "vmm/cmd.h"
+#include "vmm/guest_words.h"
+
+#define FORCE_MS 3000 /* for quit to work, then it is SIGKILL */
+
+static const char pause_help[] =
+	"Usage: testudo pause NAME\n\n"
+	"Let a guest stand still until testudo resume.\n\n"
+	"Options:\n"
+	"  -h, --help\n"
+	"        this text\n\n"
+	"Exit codes: 0 paused, 1 it does not answer or cannot be paused now, 2 wrong usage,\n"
+	"3 no such guest\n";
+
+static const char resume_help[] =
+	"Usage: testudo resume NAME\n\n"
+	"Let a paused guest go on.\n\n"
+	"Options:\n"
+	"  -h, --help\n"
+	"        this text\n\n"
+	"Exit codes: 0 it runs, 1 it does not answer or cannot be resumed now, 2 wrong usage,\n"
+	"3 no such guest\n";
+
+static const char stop_help[] =
+	"Usage: testudo stop NAME [--timeout SECONDS] [--force]\n\n"
+	"Press a guest's power button and wait until it has ended.\n\n"
+	"Options:\n"
+	"    --timeout SECONDS\n"
+	"        how long to wait (default 60)\n"
+	"    --force\n"
+	"        end it at once, whatever it does; its process is killed if it does not answer\n"
+	"  -h, --help\n"
+	"        this text\n\n"
+	"Exit codes: 0 it has ended, 1 it runs on, 2 wrong usage, 3 no such guest\n";
+
+static int one_command(int argc, char **argv, const char *help, const char *command)
+{
+	struct qmp_client c;
+	struct err e = {0};
+	struct guest_words w;
+	int code = guest_words_parse(&w, argc, argv, help, GUEST_WANTS_NAME), ret;
+
+	if (code >= 0)
+		return code;
+	ret = qmp_client_open(&c, w.name, GUEST_ANSWER_MS, &e);
+	if (!ret)
+		ret = qmp_client_execute(&c, command, NULL, NULL, 0, NULL, &e);
+	qmp_client_close(&c);
+	return guest_words_finish(ret, &e);
+}
+
+int cmd_pause(int argc, char **argv)
+{
+	return one_command(argc, argv, pause_help, "stop");
+}
+
+int cmd_resume(int argc, char **argv)
+{
+	return one_command(argc, argv, resume_help, "cont");
+}
+
+static uint64_t now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+/* Wait until the process has closed its side, its last act. Return: 0; -ETIMEDOUT; -errno */
+static int wait_end(struct qmp_client *c, uint64_t timeout_ms, struct err *e)
+{
+	const uint64_t deadline = now_ms() + timeout_ms;
+	int ret;
+
+	do {
+		const uint64_t now = now_ms();
+		json_t *event = NULL;
+
+		ret = qmp_client_event(c, deadline > now ? (unsigned int)(deadline - now) : 0,
+				       &event, e);
+		if (ret > 0)
+			json_decref(event);
+	} while (ret > 0);
+	return ret == -ECONNRESET ? 0 : !ret ? -ETIMEDOUT : ret;
+}
+
+static int press_button(struct qmp_client *c, const struct guest_words *w, struct err *e)
+{
+	json_t *status;
+	int ret = qmp_client_execute(c, "query-status", NULL, NULL, 0, &status, e);
+	bool running;
+
+	if (ret < 0)
+		return ret;
+	running = json_is_true(json_object_get(status, "running"));
+	if (!running)
+		err_set(e, -EBUSY,
+			"guest '%s' is in state %s and cannot shut down; testudo resume %s first, "
+			"or testudo stop --force %s",
+			w->name, json_string_value(json_object_get(status, "status")), w->name,
+			w->name);
+	json_decref(status);
+	if (!running)
+		return -EBUSY;
+	ret = qmp_client_execute(c, "system_powerdown", NULL, NULL, 0, NULL, e);
+	if (ret == -ECONNRESET)
+		return 0;
+	if (!ret)
+		ret = wait_end(c, w->timeout_sec * 1000, e);
+	if (ret == -ETIMEDOUT)
+		return err_set(e, ret,
+			       "guest '%s' has not shut down after %" PRIu64
+			       " s, it may take no notice of its power button; testudo stop "
+			       "--force %s ends it",
+			       w->name, w->timeout_sec, w->name);
+	return ret;
+}
+
+/* The process holds its side of the connection: its pid cannot be another's by now. */
+static int kill_process(struct qmp_client *c, struct err *e)
+{
+	int ret;
+
+	if (kill(c->pid, SIGKILL) < 0 && errno != ESRCH)
+		return err_set(e, -errno, "guest '%s': cannot kill process %d: %s", c->name,
+			       (int)c->pid, strerror(errno));
+	log_warn("guest '%s': process %d did not answer and was killed", c->name, (int)c->pid);
+	ret = wait_end(c, FORCE_MS, e);
+	if (ret < 0)
+		return err_set(e, ret, "guest '%s': process %d is killed and does not end", c->name,
+			       (int)c->pid);
+	return rundir_clean(e);
+}
+
+static int force(struct qmp_client *c, struct err *e)
+{
+	struct err why = {0};
+	int ret;
+
+	c->timeout_ms = FORCE_MS;
+	ret = qmp_client_negotiate(c, &why);
+	if (!ret)
+		ret = qmp_client_execute(c, "quit", NULL, NULL, 0, NULL, &why);
+	if (!ret)
+		ret = wait_end(c, FORCE_MS, &why);
+	return !ret || ret == -ECONNRESET ? 0 : kill_process(c, e);
+}
+
+int cmd_stop(int argc, char **argv)
+{
+	struct qmp_client c;
+	struct err e = {0};
+	struct guest_words w;
+	int code = guest_words_parse(&w, argc, argv, stop_help,
+				     GUEST_WANTS_NAME | GUEST_TAKES_STOP),
+	    ret;
+
+	if (code >= 0)
+		return code;
+	ret = qmp_client_connect(&c, w.name, GUEST_ANSWER_MS, &e);
+	if (!ret && w.force)
+		ret = force(&c, &e);
+	else if (!ret)
+		ret = qmp_client_negotiate(&c, &e);
+	if (!ret && !w.force)
+		ret = press_button(&c, &w, &e);
+	qmp_client_close(&c);
+	return guest_words_finish(ret, &e);
+}

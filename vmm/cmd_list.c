@@ -1,0 +1,231 @@
+/* testudo list and stat: what runs here, by asking each guest's control socket. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "control/qmp_client.h"
+#include "vmm/cmd.h"
+#include "vmm/guest_words.h"
+
+#define LIST_MS 1000 /* a guest that stands still must not keep the others from view */
+
+static const char list_help[] =
+	"Usage: testudo list [--json]\n\n"
+	"List the guests that run: name, process, state, virtual CPUs, memory.\n\n"
+	"Options:\n"
+	"    --json\n"
+	"        for machines\n"
+	"  -h, --help\n"
+	"        this text\n\n"
+	"Exit codes: 0 listed, also if there are none; 1 the run directory cannot be read, 2 wrong "
+	"usage\n";
+
+static const char stat_help[] =
+	"Usage: testudo stat NAME [--json]\n\n"
+	"Print the state of a guest: for each virtual CPU its exits, what is held for it in\n"
+	"IA32_SPEC_CTRL and the verdict.\n\n"
+	"Options:\n"
+	"    --json\n"
+	"        for machines\n"
+	"  -h, --help\n"
+	"        this text\n\n"
+	"Exit codes: 0 printed, 1 it does not answer, 2 wrong usage, 3 no such guest\n";
+
+/* Ask @command and put the answer, or member @pick of it, into @o as @key. */
+static int ask(struct qmp_client *c, const char *command, const char *pick, json_t *o,
+	       const char *key, struct err *e)
+{
+	json_t *ret;
+	int err = qmp_client_execute(c, command, NULL, NULL, 0, &ret, e);
+
+	if (err < 0)
+		return err;
+	if (pick)
+		json_object_set(o, key, json_object_get(ret, pick));
+	else
+		json_object_set(o, key, ret);
+	json_decref(ret);
+	return 0;
+}
+
+/* Name, process, state and size: what list has of a guest. */
+static int ask_summary(struct qmp_client *c, json_t *o, struct err *e)
+{
+	int err;
+
+	json_object_set_new(o, "name", json_string(c->name));
+	json_object_set_new(o, "pid", json_integer(c->pid));
+	err = ask(c, "query-status", "status", o, "status", e);
+	if (!err)
+		err = ask(c, "query-memory-size-summary", "base-memory", o, "memory", e);
+	if (!err)
+		err = ask(c, "query-cpus-fast", NULL, o, "cpus", e);
+	if (err == -EREMOTEIO) { /* there is no machine yet: the rest is true all the same */
+		memset(e, 0, sizeof(*e));
+		err = json_object_set_new(o, "cpus", json_array());
+	}
+	return err;
+}
+
+static const char *text_of(const json_t *o, const char *key)
+{
+	const char *s = json_string_value(json_object_get(o, key));
+
+	return s ? s : "-";
+}
+
+static long long number_of(const json_t *o, const char *key)
+{
+	return json_integer_value(json_object_get(o, key));
+}
+
+static int print_json(const json_t *o)
+{
+	char *text = json_dumps(o, JSON_INDENT(2));
+
+	if (!text) {
+		log_err("out of memory");
+		return EXIT_VMM_ERROR;
+	}
+	puts(text);
+	free(text);
+	return 0;
+}
+
+static void print_list(const json_t *list)
+{
+	const json_t *o;
+	size_t i;
+
+	if (!json_array_size(list))
+		return;
+	printf("%-24s %8s  %-14s %5s %10s\n", "NAME", "PID", "STATE", "VCPUS", "MEMORY");
+	json_array_foreach(list, i, o)
+		printf("%-24s %8lld  %-14s %5zu %6lld MiB\n", text_of(o, "name"),
+		       number_of(o, "pid"), text_of(o, "status"),
+		       json_array_size(json_object_get(o, "cpus")),
+		       number_of(o, "memory") / (long long)MiB);
+}
+
+/* NULL for a guest that is not there any more. One that does not answer is in the list. */
+static json_t *list_one(const char *name)
+{
+	struct qmp_client c;
+	struct err e = {0};
+	json_t *o = json_object();
+	int ret = qmp_client_connect(&c, name, LIST_MS, &e);
+
+	if (!ret)
+		ret = qmp_client_negotiate(&c, &e);
+	if (!ret)
+		ret = ask_summary(&c, o, &e);
+	if (ret == -ETIMEDOUT || ret == -EAGAIN) {
+		json_object_set_new(o, "name", json_string(name));
+		json_object_set_new(o, "pid", json_integer(c.pid));
+		json_object_set_new(o, "status", json_string("no answer"));
+		ret = 0;
+	}
+	qmp_client_close(&c);
+	if (!ret)
+		return o;
+	json_decref(o);
+	return NULL;
+}
+
+int cmd_list(int argc, char **argv)
+{
+	struct rundir_list names;
+	struct err e = {0};
+	struct guest_words w;
+	int code = guest_words_parse(&w, argc, argv, list_help, GUEST_TAKES_JSON), ret;
+	json_t *list;
+	size_t i;
+
+	if (code >= 0)
+		return code;
+	ret = rundir_list(&names, &e);
+	if (ret < 0)
+		return guest_words_finish(ret, &e);
+	list = json_array();
+	for (i = 0; i < names.n; i++) {
+		json_t *o = list_one(names.name[i]);
+
+		if (o)
+			json_array_append_new(list, o);
+	}
+	rundir_list_free(&names);
+	if (w.json)
+		code = print_json(list);
+	else
+		print_list(list);
+	json_decref(list);
+	return code < 0 ? 0 : code;
+}
+
+static void print_vcpus(const json_t *exits, const json_t *vcpus)
+{
+	const json_t *x;
+	size_t i;
+
+	printf("\n%5s %12s %12s %12s %12s  %-18s %s\n", "VCPU", "EXITS", "IO", "MMIO", "MSR",
+	       "SPEC_CTRL", "VERDICT");
+	json_array_foreach(exits, i, x)
+	{
+		const json_t *v = json_array_get(vcpus, i);
+		const json_t *effective = json_object_get(v, "effective");
+
+		printf("%5lld %12lld %12lld %12lld %12lld  %-18s %s\n", number_of(x, "cpu-index"),
+		       number_of(x, "total"), number_of(x, "io"), number_of(x, "mmio"),
+		       number_of(x, "msr"), text_of(effective, "value"), text_of(v, "verdict"));
+	}
+}
+
+static void print_stat(const json_t *o)
+{
+	const json_t *m = json_object_get(o, "mitigation");
+
+	printf("name        %s\nprocess     %lld\nstate       %s\nmemory      %lld MiB\n",
+	       text_of(o, "name"), number_of(o, "pid"), text_of(o, "status"),
+	       number_of(o, "memory") / (long long)MiB);
+	if (!m)
+		return;
+	printf("mitigation  %s, back end %s, host %s\n", text_of(m, "verdict"),
+	       text_of(json_object_get(m, "backend"), "name"),
+	       text_of(json_object_get(m, "host"), "name"));
+	print_vcpus(json_object_get(o, "exits"), json_object_get(m, "vcpus"));
+}
+
+int cmd_stat(int argc, char **argv)
+{
+	struct qmp_client c;
+	struct err e = {0};
+	struct guest_words w;
+	json_t *o;
+	int code = guest_words_parse(&w, argc, argv, stat_help,
+				     GUEST_WANTS_NAME | GUEST_TAKES_JSON),
+	    ret;
+
+	if (code >= 0)
+		return code;
+	o = json_object();
+	ret = qmp_client_open(&c, w.name, GUEST_ANSWER_MS, &e);
+	if (!ret)
+		ret = ask_summary(&c, o, &e);
+	if (!ret && json_array_size(json_object_get(o, "cpus"))) {
+		ret = ask(&c, "x-testudo-query-exits", NULL, o, "exits", &e);
+		if (!ret)
+			ret = ask(&c, "x-testudo-query-mitigation", NULL, o, "mitigation", &e);
+	}
+	qmp_client_close(&c);
+	code = guest_words_finish(ret, &e);
+	if (!ret && w.json)
+		code = print_json(o);
+	else if (!ret)
+		print_stat(o);
+	json_decref(o);
+	return code;
+}
