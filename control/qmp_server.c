@@ -331,7 +331,7 @@ static void listener_ready(struct loop_watch *w, uint32_t events)
 
 static void rearm(struct qmp_server *s)
 {
-	if (!s->accepting && s->listen_fd >= 0)
+	if (!s->accepting && s->listen_fd >= 0 && s->n_conns < QMP_CLIENTS_MAX)
 		s->accepting =
 			loop_add(s->loop, &s->listener, s->listen_fd, EPOLLIN, listener_ready) == 0;
 }

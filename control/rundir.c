@@ -29,7 +29,7 @@
 #define LOCK_TRIES   200
 #define LOCK_WAIT_MS 5
 #define MAKE_TRIES   8
-#define BACKLOG	     16
+#define BACKLOG	     128
 
 int rundir_check_name(const char *what, const char *name, struct err *e)
 {

@@ -15,6 +15,7 @@ static const struct {
 	{"mem", cmd_mem},
 	{"smp", cmd_smp},
 	{"timer", cmd_timer},
+	{"button", cmd_button},
 	{"kvmclock", cmd_kvmclock},
 	/* the processor */
 	{"cpuid", cmd_cpuid},
