@@ -13,6 +13,15 @@ _testudo_policy()
         mapfile -t COMPREPLY < <(compgen -f -- "$1")
     fi
 }
+# the guests that run, and the options in $2
+_testudo_guest()
+{
+    if [[ $1 == -* ]]; then
+        mapfile -t COMPREPLY < <(compgen -W "$2" -- "$1")
+    else
+        mapfile -t COMPREPLY < <(compgen -W "$(testudo list 2>/dev/null | awk 'NR > 1 { print $1 }')" -- "$1")
+    fi
+}
 _testudo()
 {
     local cur prev words cword
@@ -21,16 +30,29 @@ _testudo()
         words=("${COMP_WORDS[@]}")
     }
     if [ "$cword" -eq 1 ]; then
-        mapfile -t COMPREPLY < <(compgen -W 'run host policy version help --help --version' -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W 'run list stat pause resume stop host policy version help --help
+            --version' -- "$cur")
         return
     fi
     case ${words[1]} in
     help)
-        mapfile -t COMPREPLY < <(compgen -W 'run host policy version help' -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W 'run list stat pause resume stop host policy version help' -- "$cur")
         return
         ;;
-    host)
+    host | list)
         mapfile -t COMPREPLY < <(compgen -W '--json --help' -- "$cur")
+        return
+        ;;
+    stat)
+        _testudo_guest "$cur" '--json --help'
+        return
+        ;;
+    pause | resume)
+        _testudo_guest "$cur" --help
+        return
+        ;;
+    stop)
+        [ "$prev" = --timeout ] || _testudo_guest "$cur" '--timeout --force --help'
         return
         ;;
     policy)
@@ -41,7 +63,7 @@ _testudo()
     *) return ;;
     esac
     case $prev in
-    -p | --params | -c | --cpus | -m | --mem | --kvm-cap-force-spec-ctrl) return ;;
+    -p | --params | -c | --cpus | -m | --mem | --name | --kvm-cap-force-spec-ctrl) return ;;
     -n | --network)
         compopt -o nospace
         mapfile -t COMPREPLY < <(
@@ -60,7 +82,7 @@ _testudo()
     esac
     if [[ $cur == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W '--kernel --initrd --params --cpus --mem --disk --network --serial
-            --no-reboot --hugepages --prealloc --no-rng --no-sandbox --cpu --policy --host-facts --mitigation-report
+            --name --no-reboot --hugepages --prealloc --no-rng --no-sandbox --cpu --policy --host-facts --mitigation-report
             --kvm-cap-force-spec-ctrl --verbose --help' -- "$cur")
     else
         compopt -o filenames

@@ -137,6 +137,8 @@ static void mitigation_changed(struct mitigation_listener *l, uint32_t vcpu,
 	struct control *c = container_of(l, struct control, listener);
 
 	(void)vcpu;
+	if (what == MITIGATION_STARTED)
+		return; /* a new machine: clients hear of that by itself */
 	if (__atomic_fetch_or(&c->changes, 1u << what, __ATOMIC_ACQ_REL))
 		return; /* the timer runs */
 	if (timerfd_settime(c->change_fd, 0, &after, NULL) < 0)
@@ -146,9 +148,9 @@ static void mitigation_changed(struct mitigation_listener *l, uint32_t vcpu,
 static void change_ready(struct loop_watch *w, uint32_t events)
 {
 	static const char *const names[] = {
-		[MITIGATION_STARTED] = "started",     [MITIGATION_REPORTED] = "reported",
-		[MITIGATION_GUEST] = "guest",	      [MITIGATION_LOST] = "lost",
-		[MITIGATION_IBPB_SEEN] = "ibpb-seen", [MITIGATION_FAILED] = "failed",
+		[MITIGATION_REPORTED] = "reported", [MITIGATION_GUEST] = "guest",
+		[MITIGATION_LOST] = "lost",	    [MITIGATION_IBPB_SEEN] = "ibpb-seen",
+		[MITIGATION_FAILED] = "failed",
 	};
 	struct control *c = container_of(w, struct control, change);
 	json_t *list = json_array();
@@ -160,7 +162,7 @@ static void change_ready(struct loop_watch *w, uint32_t events)
 		n = 0;
 	changes = __atomic_exchange_n(&c->changes, 0, __ATOMIC_ACQ_REL);
 	for (i = 0; i < ARRAY_SIZE(names); i++)
-		if (changes & 1u << i)
+		if (changes & 1u << i && names[i])
 			json_array_append_new(list, json_string(names[i]));
 	control_event(c, "X_TESTUDO_MITIGATION_CHANGED", json_pack("{s:o}", "changes", list));
 }
@@ -172,8 +174,11 @@ int control_set_mitigation(struct control *c, struct mitigation *m, const struct
 
 	c->mitigation = m;
 	c->isolation = iso;
-	if (!c->server.loop)
-		return 0; /* nobody will ask */
+	if (!c->server.loop) {
+		/* said only now, when nothing worse has come up */
+		log_warn("%s; going on without a control socket", c->why_not.text);
+		return 0;
+	}
 	c->change_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	ret = c->change_fd < 0 ? -errno
 			       : loop_add(c->loop, &c->change, c->change_fd, EPOLLIN, change_ready);
@@ -240,7 +245,7 @@ int control_open(struct control *c, const struct run_config *config, struct loop
 		rundir_close(&c->dir);
 		if (config->name)
 			return err_set(e, ret, "%s", why.text);
-		log_warn("%s; going on without a control socket", why.text);
+		c->why_not = why;
 		return 0;
 	}
 	c->table = (struct qmp_table) {control_commands, control_n_commands, c, NULL};

@@ -9,6 +9,7 @@
 #include <jansson.h>
 #include <stdbool.h>
 
+#include "base/err.h"
 #include "control/qmp_server.h"
 #include "control/rundir.h"
 #include "devices/vm_event.h"
@@ -33,6 +34,7 @@ struct control {
 	struct rundir dir;
 	struct qmp_server server;
 	struct qmp_table table;
+	struct err why_not; /* there is no control socket */
 	struct loop *loop;
 	const struct run_config *config;
 	struct vm_event_sink *sink;

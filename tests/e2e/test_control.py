@@ -353,7 +353,7 @@ def test_changed_mitigation_is_told(live, work, monkeypatch):
             g.live.seen = b""
             c.execute("cont")
             g.ready(b"done msrs")
-            assert "reported" in c.expect_event("X_TESTUDO_MITIGATION_CHANGED")["data"]["changes"]
+            assert c.expect_event("X_TESTUDO_MITIGATION_CHANGED")["data"] == {"changes": ["reported"]}
             exits = c.execute("x-testudo-query-exits")[0]
             assert exits["virtual-msr"] >= 1 and exits["msr"] >= 1
             c.execute("quit")
@@ -363,7 +363,7 @@ def test_changed_mitigation_is_told(live, work, monkeypatch):
 # ---- descriptors ----
 
 def test_descriptors_are_kept_and_closed(guest):
-    with guest() as g, g.client() as c:
+    with guest() as g, g.ready().client() as c:
         before = descriptors(g.live.p.pid)
         ends = [os.pipe() for _ in range(3)]
         for n, (_, writer) in enumerate(ends):
@@ -387,7 +387,7 @@ def test_descriptors_are_kept_and_closed(guest):
 
 
 def test_descriptors_are_bounded(guest):
-    with guest() as g, g.client() as c:
+    with guest() as g, g.ready().client() as c:
         before = descriptors(g.live.p.pid)
         null = os.open("/dev/null", os.O_RDONLY)
         for _ in range(20):
@@ -429,6 +429,7 @@ def test_other_users_are_refused(guest, work):
 
 def test_many_clients(guest):
     with guest() as g:
+        g.ready()
         before = descriptors(g.live.p.pid)
         clients = [g.client() for _ in range(32)]
         assert [c.execute("query-name")["name"] for c in clients] == ["g"] * 32

@@ -45,9 +45,11 @@ def test_no_sandbox_leaves_the_process_as_it_was(live):
                 assert status[field] == mine[field], status
 
 
-def test_descriptors_are_few_and_known(live):
+def test_descriptors_are_few_and_known(live, monkeypatch):
     """Nothing inherited by accident: every descriptor is standard I/O, KVM, memory or an event."""
-    allowed = ("pipe:", "/dev/null", "/dev/kvm", "anon_inode:", "/memfd:guest-ram", "socket:")
+    allowed = ("pipe:", "/dev/null", "/dev/kvm", "anon_inode:", "/memfd:guest-ram", "socket:",
+               "/run/testudo")
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     with live("echo") as t:
         t.read_until(b"echo ready")
         for path in pathlib.Path(f"/proc/{t.p.pid}/fd").iterdir():
