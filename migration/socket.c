@@ -187,23 +187,24 @@ void socket_listener_zero(struct socket_listener *l)
 	*l = (struct socket_listener) {.fd = -1};
 }
 
-/* The path is there. Say whose it is. */
+/*
+ * The path is there. Say whose it is, without a connection that its owner would take for a guest's:
+ * a datagram socket may not connect to a stream socket, but only if there is one (EPROTOTYPE).
+ */
 static int path_taken(const struct uri *u, const struct sockaddr_un *a, struct err *e)
 {
+	AUTO_CLOSE int probe = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	struct stat st;
-	int fd;
 
 	if (lstat(u->path, &st) == 0 && !S_ISSOCK(st.st_mode))
 		return err_set(e, -EADDRINUSE, "%s: the path exists and is no socket; give another",
 			       address_of(u).s);
-	fd = connect_to((const struct sockaddr *)a, sizeof(*a), 1000);
-	if (fd == -ECONNREFUSED)
+	if (probe >= 0 && connect(probe, (const struct sockaddr *)a, sizeof(*a)) < 0 &&
+	    errno == ECONNREFUSED)
 		return err_set(
 			e, -EADDRINUSE,
 			"%s: a socket was left behind there, nobody listens on it; remove it",
 			address_of(u).s);
-	if (fd >= 0)
-		close(fd);
 	return err_set(e, -EADDRINUSE, "%s: another process listens there; give another path",
 		       address_of(u).s);
 }
