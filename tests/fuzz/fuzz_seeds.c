@@ -1,0 +1,187 @@
+/* Writes first inputs for the fuzz targets of what migrates: DIR/TARGET/NAME, from real objects. */
+#include <stdarg.h>
+#include <linux/virtio_config.h>
+#include <linux/virtio_mmio.h>
+#include <stdint.h>
+#include <sys/stat.h>
+
+#include "migration/buf.h"
+#include "migration/frame.h"
+#include "tests/fuzz/device_rig.h"
+#include "tests/unit/description_sample.h"
+
+static void put_file(const char *dir, const char *target, const char *name, const struct wbuf *w)
+{
+	char path[4096];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/%s", dir, target);
+	mkdir(path, 0777);
+	snprintf(path, sizeof(path), "%s/%s/%s", dir, target, name);
+	f = fopen(path, "we");
+	rig_must(f && !w->failed && fwrite(w->data, 1, w->len, f) == w->len && fclose(f) == 0,
+		 path);
+}
+
+/* ---- devices ---- */
+
+static void poke(struct rig_device *d, unsigned int reg, uint32_t value)
+{
+	uint8_t raw[4];
+
+	put_le32(raw, value);
+	d->mmio.dev.ops->write(&d->mmio.dev, reg, raw, sizeof(raw));
+}
+
+/* As a driver does it (virtio 1.2, 3.1.1). */
+static void start_driver(struct rig_device *d)
+{
+	const struct virtio_dev *v = rig_virtio(d);
+	uint32_t status = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER, i;
+	uint32_t at = RIG_RAM_GPA;
+
+	poke(d, VIRTIO_MMIO_STATUS, status);
+	for (i = 0; i < 2; i++) {
+		poke(d, VIRTIO_MMIO_DRIVER_FEATURES_SEL, i);
+		poke(d, VIRTIO_MMIO_DRIVER_FEATURES, (uint32_t)(v->offered >> 32 * i));
+	}
+	status |= VIRTIO_CONFIG_S_FEATURES_OK;
+	poke(d, VIRTIO_MMIO_STATUS, status);
+	for (i = 0; i < v->n_queues; i++, at += 0x3000) {
+		poke(d, VIRTIO_MMIO_QUEUE_SEL, i);
+		poke(d, VIRTIO_MMIO_QUEUE_NUM, 8);
+		poke(d, VIRTIO_MMIO_QUEUE_DESC_LOW, at);
+		poke(d, VIRTIO_MMIO_QUEUE_AVAIL_LOW, at + 0x1000);
+		poke(d, VIRTIO_MMIO_QUEUE_USED_LOW, at + 0x2000);
+		poke(d, VIRTIO_MMIO_QUEUE_READY, 1);
+	}
+	poke(d, VIRTIO_MMIO_STATUS, status | VIRTIO_CONFIG_S_DRIVER_OK);
+}
+
+static void put_devices(const char *dir)
+{
+	static const char *const names[] = {"serial", "rng", "blk", "net"};
+	struct rig rig;
+	unsigned int kind, started;
+
+	rig_init(&rig);
+	for (kind = 0; kind < RIG_KINDS; kind++)
+		for (started = 0; started < 2; started++) {
+			struct rig_device *d = malloc(sizeof(*d));
+			struct wbuf w = {0};
+			char name[32];
+
+			rig_must(d, "memory");
+			rig_make(&rig, d, (enum rig_kind)kind);
+			if (started && kind == RIG_SERIAL)
+				d->serial.dev.ops->write(&d->serial.dev, 1, (const uint8_t *)"\3",
+							 1);
+			else if (started)
+				start_driver(d);
+			wbuf_u8(&w, (uint8_t)kind);
+			rig_save(d, &w);
+			snprintf(name, sizeof(name), "%s-%s", names[kind],
+				 started ? "in-use" : "fresh");
+			put_file(dir, "device", name, &w);
+			wbuf_fini(&w);
+			rig_unmake(d);
+			free(d);
+		}
+}
+
+/* ---- the description ---- */
+
+static void put_descriptions(const char *dir)
+{
+	static const unsigned int vcpus[] = {1, 4, 64};
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(vcpus); i++) {
+		struct machine_description *d = description_sample(vcpus[i]);
+		struct wbuf w = {0};
+		char name[32];
+		void *blob;
+		size_t len;
+
+		rig_must(description_to_fdt(d, &blob, &len, NULL) == 0, "description");
+		wbuf_bytes(&w, blob, len);
+		snprintf(name, sizeof(name), "vcpus-%u", vcpus[i]);
+		put_file(dir, "description", name, &w);
+		wbuf_fini(&w);
+		description_free(d);
+		free(blob);
+	}
+}
+
+/* ---- frames ---- */
+
+static void add_frame(struct wbuf *w, enum frame_type type, struct wbuf *payload)
+{
+	uint8_t head[FRAME_HEAD_SIZE];
+
+	frame_head_encode(type, payload->data, (uint32_t)payload->len, head);
+	wbuf_bytes(w, head, sizeof(head));
+	wbuf_bytes(w, payload->data, payload->len);
+	wbuf_fini(payload);
+}
+
+static void begin_stream(struct wbuf *w, uint8_t how)
+{
+	wbuf_u8(w, how);
+	stream_head_encode(0, wbuf_reserve(w, STREAM_HEAD_SIZE));
+}
+
+#define ADD(w, TYPE, name, ...)                              \
+	do {                                                 \
+		const struct frame_##name v = {__VA_ARGS__}; \
+		struct wbuf payload = {0};                   \
+		frame_##name##_encode(&v, &payload);         \
+		add_frame(w, TYPE, &payload);                \
+	} while (0)
+
+static void put_frames(const char *dir)
+{
+	struct wbuf w = {0}, raw = {0};
+	uint8_t how;
+
+	for (how = 0xf0; how < 0xf4; how++) { /* both sides, checksums left alone or made right */
+		begin_stream(&w, how);
+		if (how & 1) {
+			ADD(&w, FRAME_HELLO, hello, .version_min = 1, .version_max = 1,
+			    .session = 42, .n_data = 2, .program = "testudo");
+			wbuf_reserve(&raw, 64);
+			add_frame(&w, FRAME_DESCRIPTION, &raw);
+			ADD(&w, FRAME_MEMORY, memory, .how = FRAME_MEMORY_IN_FILE, .size = 4096);
+			ADD(&w, FRAME_ROUND_END, round_end, .round = 1, .data_pages = 2);
+			wbuf_reserve(&raw, 64);
+			add_frame(&w, FRAME_STATE, &raw);
+			ADD(&w, FRAME_FINISH, finish, .data_pages = 2, .running = true);
+			ADD(&w, FRAME_COMMIT, commit, .session = 42);
+			add_frame(&w, FRAME_CANCEL, &raw);
+		} else {
+			ADD(&w, FRAME_VERDICT, verdict, .code = FRAME_CODE_POLICY, .text = "no",
+			    .json = "{}", .json_len = 2);
+			ADD(&w, FRAME_READY, ready, .load_ns = 1);
+			ADD(&w, FRAME_ACK, ack, .resume_ns = 1);
+		}
+		ADD(&w, FRAME_FAIL, fail, .code = FRAME_CODE_FAILED, .text = "why");
+		put_file(dir, "frames",
+			 how & 1   ? how & 2 ? "source-fixed" : "source"
+			 : how & 2 ? "destination-fixed"
+				   : "destination",
+			 &w);
+		wbuf_fini(&w);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	if (argc != 2) {
+		fprintf(stderr, "usage: %s DIR\n", argv[0]);
+		return 2;
+	}
+	put_frames(argv[1]);
+	put_descriptions(argv[1]);
+	put_devices(argv[1]);
+	return 0;
+}
