@@ -25,6 +25,20 @@ static void put_file(const char *dir, const char *target, const char *name, cons
 
 /* ---- devices ---- */
 
+/* An input that is refused at its first byte would be worth little. */
+static void check_loads(struct rig *rig, unsigned int kind, const struct wbuf *w)
+{
+	struct rbuf r = rbuf_of(w->data + 1, w->len - 1);
+	struct rig_device *d = malloc(sizeof(*d));
+	struct err e = {0};
+
+	rig_must(d, "memory");
+	rig_make(rig, d, (enum rig_kind)kind);
+	rig_must(rig_load(d, &r, &e) == 0 && !rbuf_left(&r), e.text);
+	rig_unmake(d);
+	free(d);
+}
+
 static void poke(struct rig_device *d, unsigned int reg, uint32_t value)
 {
 	uint8_t raw[4];
@@ -76,16 +90,19 @@ static void put_devices(const char *dir)
 			if (started && kind == RIG_SERIAL)
 				d->serial.dev.ops->write(&d->serial.dev, 1, (const uint8_t *)"\3",
 							 1);
-			else if (started)
+			else if (started) {
 				start_driver(d);
+				rig_must(rig_virtio(d)->active, names[kind]);
+			}
 			wbuf_u8(&w, (uint8_t)kind);
 			rig_save(d, &w);
 			snprintf(name, sizeof(name), "%s-%s", names[kind],
 				 started ? "in-use" : "fresh");
 			put_file(dir, "device", name, &w);
-			wbuf_fini(&w);
 			rig_unmake(d);
 			free(d);
+			check_loads(&rig, kind, &w);
+			wbuf_fini(&w);
 		}
 }
 

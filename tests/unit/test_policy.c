@@ -568,6 +568,61 @@ static void test_pool_paths(void **state)
 
 /* ---- damage ---- */
 
+/* Formatted, read back and formatted again: the same policy and the same text. */
+static void test_format(void **state)
+{
+	static const char *const texts[] = {
+		V,
+		V "bhi: on\nstrict: on\nhonour-report: ignore\nnested: shown\n",
+		V "spec-ctrl: {SSBD: on, STIBP: off, IBRS: guest}\n",
+		V "pool: [a \"b\".json, /c/d.json]\nmixed-pool: refuse\n",
+		V "pool: any\nisolation:\n  core-scheduling: on\n  indirect-branch: isolate\n",
+	};
+	unsigned int i, j;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(texts); i++) {
+		struct policy p, again;
+		char *text, *text2;
+		struct err e;
+
+		assert_int_equal(parse(texts[i], &p, &e), 0);
+		text = policy_format(&p);
+		assert_non_null(text);
+		assert_null(strchr(text, '\n'));
+		if (parse(text, &again, &e) < 0)
+			fail_msg("%s: %s", text, e.text);
+		assert_memory_equal(&p, &again, sizeof(p));
+		text2 = policy_format(&again);
+		assert_string_equal(text, text2);
+		free(text2);
+		for (j = 0; j < i; j++) { /* different policies differ */
+			assert_int_equal(parse(texts[j], &again, &e), 0);
+			text2 = policy_format(&again);
+			assert_string_not_equal(text, text2);
+			free(text2);
+		}
+		free(text);
+	}
+}
+
+/* Pinning is the host's own affair: it does not make another policy. */
+static void test_format_without_pins(void **state)
+{
+	struct policy a, b;
+	char *ta, *tb;
+	struct err e;
+
+	(void)state;
+	assert_int_equal(parse(V, &a, &e), 0);
+	assert_int_equal(parse(V "isolation: {vcpu-pinning: [1-3]}\n", &b, &e), 0);
+	ta = policy_format(&a);
+	tb = policy_format(&b);
+	assert_string_equal(ta, tb);
+	free(ta);
+	free(tb);
+}
+
 static void test_mutations(void **state)
 {
 	static const char *const words[] = {
@@ -626,6 +681,8 @@ int main(void)
 		cmocka_unit_test(test_schema),
 		cmocka_unit_test(test_pool_words),
 		cmocka_unit_test(test_pool_paths),
+		cmocka_unit_test(test_format),
+		cmocka_unit_test(test_format_without_pins),
 		cmocka_unit_test(test_mutations),
 	};
 
