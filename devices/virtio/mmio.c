@@ -392,7 +392,7 @@ void virtio_mmio_pause(struct virtio_mmio *m)
 	pthread_mutex_lock(&m->dev.lock);
 	m->paused = true;
 	pthread_mutex_unlock(&m->dev.lock);
-	if (m->vdev->active && m->vdev->ops->quiesce)
+	if (m->vdev->ops->quiesce)
 		m->vdev->ops->quiesce(m->vdev);
 }
 
@@ -403,7 +403,7 @@ void virtio_mmio_resume(struct virtio_mmio *m)
 	pthread_mutex_lock(&m->dev.lock);
 	m->paused = false;
 	pthread_mutex_unlock(&m->dev.lock);
-	if (m->vdev->active && m->vdev->ops->unquiesce)
+	if (m->vdev->ops->unquiesce)
 		m->vdev->ops->unquiesce(m->vdev);
 	for (i = 0; i < m->vdev->n_queues; i++)
 		mmio_kick(&m->transport, i);
@@ -542,7 +542,7 @@ int virtio_mmio_load(struct virtio_mmio *m, uint16_t instance, struct rbuf *r, s
 	if (!ret && m->regs.interrupt_status)
 		irq_pulse(&m->irq);
 	pthread_mutex_unlock(&m->dev.lock);
-	if (!ret && m->vdev->active && m->vdev->ops->quiesce)
+	if (!ret && m->vdev->ops->quiesce)
 		m->vdev->ops->quiesce(m->vdev); /* activated, and still paused */
 	return ret;
 }

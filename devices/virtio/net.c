@@ -334,10 +334,8 @@ static void net_ctrl(struct virtio_net *n)
 static void net_queue_notify(struct virtio_dev *vdev, unsigned int queue)
 {
 	static void (*const work[NET_QUEUES])(struct virtio_net *) = {net_rx, net_tx, net_ctrl};
-	struct virtio_net *n = net_of(vdev);
 
-	if (!n->quiesced) /* else unquiesce comes back to all queues */
-		work[queue](n);
+	work[queue](net_of(vdev));
 }
 
 static int net_activate(struct virtio_dev *vdev)
@@ -354,10 +352,6 @@ static int net_activate(struct virtio_dev *vdev)
 	/* where this fails, the kernel goes on with that work itself */
 	if (offloads)
 		tap_set_offloads(n->tap, offloads);
-	/* a guest that came from another host keeps its address here, over resets too */
-	memcpy(n->tap->mac, n->regs.mac, ETH_ALEN);
-	if (n->watch.fd >= 0)
-		n->regs.status |= VIRTIO_NET_S_LINK_UP;
 	net_watch_input(n, !n->quiesced);
 	return 0;
 }
@@ -374,26 +368,36 @@ static void net_reset(struct virtio_dev *vdev)
 		tap_set_offloads(n->tap, 0);
 }
 
+/* Frames come by no kick: the tap is left alone. The transport holds the kicks back. */
+static void net_set_quiesced(struct virtio_net *n, bool quiesced)
+{
+	pthread_mutex_lock(n->vdev.transport->lock);
+	n->quiesced = quiesced;
+	net_watch_input(n, n->vdev.active && !quiesced);
+	pthread_mutex_unlock(n->vdev.transport->lock);
+}
+
 static void net_quiesce(struct virtio_dev *vdev)
 {
-	struct virtio_net *n = net_of(vdev);
-
-	pthread_mutex_lock(vdev->transport->lock);
-	n->quiesced = true;
-	net_watch_input(n, false);
-	pthread_mutex_unlock(vdev->transport->lock);
+	net_set_quiesced(net_of(vdev), true);
 }
 
 static void net_unquiesce(struct virtio_dev *vdev)
 {
-	struct virtio_net *n = net_of(vdev);
-	unsigned int i;
+	net_set_quiesced(net_of(vdev), false);
+}
 
-	pthread_mutex_lock(vdev->transport->lock);
-	n->quiesced = false;
-	for (i = 0; i < vdev->n_queues; i++)
-		vdev->transport->kick(vdev->transport, i);
-	pthread_mutex_unlock(vdev->transport->lock);
+/* The guest keeps its address here, over resets too; the link is the one of this host's tap. */
+static int net_load(struct virtio_dev *vdev, const void *regs, struct err *e)
+{
+	const struct virtio_net_regs *r = regs;
+	struct virtio_net *n = net_of(vdev);
+
+	(void)e;
+	memcpy(n->regs.mac, r->mac, ETH_ALEN);
+	memcpy(n->tap->mac, r->mac, ETH_ALEN);
+	n->regs.status |= r->status & VIRTIO_NET_S_ANNOUNCE;
+	return 0;
 }
 
 /* RFC 903: "who has my address?" in the guest's name, which teaches switches where it is. */
@@ -489,6 +493,7 @@ static const struct virtio_dev_ops net_ops = {
 		  .version = 1,
 		  .fields = net_fields,
 		  .check = net_check},
+	.load = net_load,
 };
 
 static uint64_t net_features(const struct tap *tap)

@@ -42,7 +42,10 @@ struct virtio_dev_ops {
 	 * NULL for a device that touches guest memory in queue_notify only.
 	 */
 	void (*quiesce)(struct virtio_dev *vdev);
-	/** unquiesce - go on, and look at every queue again; legal without a quiesce before */
+	/**
+	 * unquiesce - go on; the transport has every queue looked at again
+	 * Legal without a quiesce before. Both also come to a device that is not active.
+	 */
 	void (*unquiesce)(struct virtio_dev *vdev);
 	/* what the guest can see of the device beside transport and queues */
 	struct state_desc state;

@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "devices/tap.h"
 #include "devices/virtio/net.h"
+#include "migration/buf.h"
 #include "migration/state.h"
 #include "ring.h"
 
@@ -63,7 +64,7 @@ static void net_start(struct net *n, uint64_t features)
 	assert_int_equal(rig_status(&n->rig), GOOD_STATUS | VIRTIO_CONFIG_S_DRIVER_OK);
 }
 
-static struct net *net_new(uint64_t features)
+static struct net *net_build(void)
 {
 	struct net *n = calloc(1, sizeof(*n));
 	struct err e = {0};
@@ -80,6 +81,13 @@ static struct net *net_new(uint64_t features)
 	strcpy(n->tap.name, "tap-test");
 	assert_int_equal(virtio_net_init(&n->net, &n->tap, &n->rig.loop, &e), 0);
 	rig_init(&n->rig, &n->net.vdev);
+	return n;
+}
+
+static struct net *net_new(uint64_t features)
+{
+	struct net *n = net_build();
+
 	net_start(n, features);
 	return n;
 }
@@ -665,14 +673,13 @@ static void test_announce_by_host(void **state)
 static void test_quiesce(void **state)
 {
 	struct net *n = net_new(F_ALL);
-	const struct virtio_dev_ops *ops = n->net.vdev.ops;
 	uint8_t got[128];
 	uint32_t len;
 
 	(void)state;
 	net_offer(n, 0, 2000);
 	net_kick(n, RX);
-	ops->quiesce(&n->net.vdev);
+	virtio_mmio_pause(&n->rig.m);
 	wire_send(n, NULL, 60, 1);
 	memset(ram_at(&n->rig.ram, DATA_GPA), 0, HDR + 60);
 	ring_desc(&n->ring[TX], 0, DATA_GPA, HDR + 60, 0, 0);
@@ -681,12 +688,52 @@ static void test_quiesce(void **state)
 	net_kick(n, RX);
 	assert_true(net_is_empty(n, RX));
 	assert_true(net_is_empty(n, TX));
-	ops->unquiesce(&n->net.vdev);
+	virtio_mmio_resume(&n->rig.m);
 	net_settle(n);
 	assert_int_equal(net_take(n, RX, &len), 0);
 	assert_int_equal(net_take(n, TX, &len), 0);
 	assert_int_equal(read(n->wire, got, sizeof(got)), HDR + 60);
 	net_free(n);
+}
+
+/* To another host, whose device has another address and gets frames before the guest runs there. */
+static void test_move(void **state)
+{
+	struct net *from = net_new(F_ALL), *to = net_build();
+	const uint8_t *buf = ram_at(&to->rig.ram, BUF_GPA);
+	struct wbuf w = {0};
+	struct rbuf r;
+	struct err e = {0};
+	uint32_t len;
+
+	(void)state;
+	to->net.regs.mac[5] = to->tap.mac[5] = 99;
+	net_offer(from, 0, 2000);
+	net_kick(from, RX);
+	virtio_net_announce(&from->net);
+	virtio_mmio_pause(&from->rig.m);
+	virtio_mmio_save(&from->rig.m, 3, &w);
+	memcpy(ram_at(&to->rig.ram, RAM_GPA), ram_at(&from->rig.ram, RAM_GPA), RAM_SIZE);
+	to->ring[RX] = from->ring[RX];
+	to->ring[RX].ram = &to->rig.ram;
+
+	virtio_mmio_pause(&to->rig.m);
+	r = rbuf_of(w.data, w.len);
+	if (virtio_mmio_load(&to->rig.m, 3, &r, &e))
+		fail_msg("%s", e.text);
+	wire_send(to, NULL, 60, 1);
+	net_settle(to);
+	assert_true(net_is_empty(to, RX));
+	assert_memory_equal(to->net.regs.mac, mac, ETH_ALEN);
+	assert_memory_equal(to->tap.mac, mac, ETH_ALEN); /* also after a reset of the guest */
+	assert_int_equal(net_status(to), 3);
+	virtio_mmio_resume(&to->rig.m);
+	net_settle(to);
+	assert_int_equal(net_take(to, RX, &len), 0);
+	check_bytes(buf + HDR, 0, 60, 1);
+	wbuf_fini(&w);
+	net_free(from);
+	net_free(to);
 }
 
 static void test_lost_tap(void **state)
@@ -817,6 +864,7 @@ int main(void)
 		cmocka_unit_test(test_announce_by_guest),
 		cmocka_unit_test(test_announce_by_host),
 		cmocka_unit_test(test_quiesce),
+		cmocka_unit_test(test_move),
 		cmocka_unit_test(test_lost_tap),
 		cmocka_unit_test(test_random_rings),
 		cmocka_unit_test(test_mac),
