@@ -1,9 +1,12 @@
 """virtio-net: the guest talks to sockets of this host over a tap in a network namespace of its own."""
 
+import json
 import os
 import re
+import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 
@@ -114,6 +117,38 @@ def test_guest_answers(live, net):
         t.read_until(b"net ready")
         with net.python(ASK, *[1 + i * 179 for i in range(40)]) as client:
             assert client.stdout.read().split() == ["ok"] * 40
+        t.read_until(b"done net\n")
+        assert t.end(None) == OFF
+
+
+def qmp(path, *commands):
+    """Runs the commands on a control socket, one after the other."""
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(harness.TIMEOUT)
+        s.connect(path)
+        with s.makefile("rw") as f:
+            f.readline()  # the greeting
+            for command in ("qmp_capabilities", *commands):
+                f.write(json.dumps({"execute": command}) + "\n")
+                f.flush()
+                answer = {}
+                while "return" not in answer:
+                    answer = json.loads(f.readline())
+                    assert "error" not in answer, answer
+
+
+def test_paused_guest_finds_its_frames_later(live, net, work):
+    prefix = [*net.prefix, "env", f"XDG_RUNTIME_DIR={work}"]
+    control = os.path.join(work, "testudo", "n", "qmp.sock")
+    with live("net op=answer n=3", "--name", "n", "-n", "tap=t0", prefix=prefix) as t:
+        t.read_until(b"net ready")
+        with net.python(ASK, 100) as client:
+            assert client.stdout.read() == "ok\n"
+        qmp(control, "stop")
+        with net.python(ASK, 100, 200) as client:
+            assert not select.select([client.stdout], [], [], 1)[0], "a guest that stands still answered"
+            qmp(control, "cont")
+            assert client.stdout.read() == "ok\nok\n"
         t.read_until(b"done net\n")
         assert t.end(None) == OFF
 
