@@ -436,6 +436,51 @@ static void test_head_twice(void **state)
 	world_fini(&w);
 }
 
+/* Several chains for one answer: back when they are not enough, visible together when they are. */
+static void test_together(void **state)
+{
+	struct iovec iov[VIRTQ_SIZE_MAX];
+	struct virtq_chain c = {.iov = iov};
+	struct world w;
+	struct virtq *vq = &w.echo.vdev.queue[0];
+	uint32_t id, len;
+
+	(void)state;
+	world_init(&w, NUM, F_V1 | F_EVENT);
+	ring_desc(&w.ring, 0, IN_GPA, 16, W, 0);
+	ring_desc(&w.ring, 1, IN_GPA + 16, 16, W, 0);
+	ring_offer(&w.ring, 0);
+	ring_offer(&w.ring, 1);
+	assert_true(virtq_pop(vq, &c) && virtq_pop(vq, &c) && !virtq_pop(vq, &c));
+	virtq_unpop(vq, 1);
+	virtq_unpop(vq, 0);
+	assert_int_equal(vq->regs->last_avail, 0);
+	/* those two are known: a kick is wanted for the third, and none is pending */
+	virtq_kicks_on_beyond(vq, 2);
+	assert_int_equal(ring_avail_event(&w.ring), 2);
+	assert_false(rig_turn(&w.rig, 0));
+	virtq_kicks_on_beyond(vq, 1);
+	assert_int_equal(ring_avail_event(&w.ring), 1);
+	w.echo.budget = 0;
+	assert_true(rig_turn(&w.rig, 0));
+	/* the same heads again are no offence */
+	assert_true(virtq_pop(vq, &c));
+	assert_int_equal(c.head, 0);
+	assert_true(virtq_pop(vq, &c));
+	assert_int_equal(c.head, 1);
+	virtq_fill(vq, 0, 16);
+	virtq_fill(vq, 1, 7);
+	assert_false(ring_take(&w.ring, &id, &len));
+	virtq_publish(vq);
+	assert_true(ring_take(&w.ring, &id, &len));
+	assert_int_equal(id, 0);
+	assert_true(ring_take(&w.ring, &id, &len));
+	assert_int_equal(id, 1);
+	assert_int_equal(len, 7);
+	assert_false(world_broken(&w));
+	world_fini(&w);
+}
+
 static void look_rewrite(struct echo *d, unsigned int queue)
 {
 	const struct world *w = d->look_arg;
@@ -677,21 +722,14 @@ static void test_unused_queue(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_state_tables),
-		cmocka_unit_test(test_chains),
-		cmocka_unit_test(test_longest_chain),
-		cmocka_unit_test(test_total_length),
-		cmocka_unit_test(test_avail_jump),
-		cmocka_unit_test(test_activation),
-		cmocka_unit_test(test_activation_fails),
-		cmocka_unit_test(test_head_twice),
-		cmocka_unit_test(test_change_after_pop),
-		cmocka_unit_test(test_change_during_pop),
-		cmocka_unit_test(test_many_requests),
-		cmocka_unit_test(test_used_event),
-		cmocka_unit_test(test_flags),
-		cmocka_unit_test(test_left_over),
-		cmocka_unit_test(test_unused_queue),
+		cmocka_unit_test(test_state_tables),	  cmocka_unit_test(test_chains),
+		cmocka_unit_test(test_longest_chain),	  cmocka_unit_test(test_total_length),
+		cmocka_unit_test(test_avail_jump),	  cmocka_unit_test(test_activation),
+		cmocka_unit_test(test_activation_fails),  cmocka_unit_test(test_head_twice),
+		cmocka_unit_test(test_together),	  cmocka_unit_test(test_change_after_pop),
+		cmocka_unit_test(test_change_during_pop), cmocka_unit_test(test_many_requests),
+		cmocka_unit_test(test_used_event),	  cmocka_unit_test(test_flags),
+		cmocka_unit_test(test_left_over),	  cmocka_unit_test(test_unused_queue),
 	};
 
 	return cmocka_run_group_tests_name("virtq", tests, NULL, NULL);
