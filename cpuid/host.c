@@ -197,3 +197,13 @@ void host_traits_derive(const struct host_facts *f, struct host_traits *t)
 	t->rrsba = (f->kvm_arch_cap & ARCH_CAP_RRSBA_BIT) || (t->row ? t->row->rrsba : t->eibrs);
 	t->bhi_no = f->kvm_arch_cap & ARCH_CAP_BHI_NO_BIT;
 }
+
+bool host_facts_same(const struct host_facts *a, const struct host_facts *b)
+{
+	return strcmp(a->vendor_id, b->vendor_id) == 0 && a->family == b->family &&
+	       a->model == b->model && a->stepping == b->stepping &&
+	       a->hypervisor == b->hypervisor && a->leaf7_0_ecx == b->leaf7_0_ecx &&
+	       a->leaf7_0_edx == b->leaf7_0_edx && a->leaf7_2_edx == b->leaf7_2_edx &&
+	       a->kvm_leaf7_0_edx == b->kvm_leaf7_0_edx &&
+	       a->kvm_leaf7_2_edx == b->kvm_leaf7_2_edx && a->kvm_arch_cap == b->kvm_arch_cap;
+}

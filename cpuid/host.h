@@ -79,6 +79,9 @@ void host_facts_from_cpuid(struct host_facts *f, struct cpuid_set *raw, struct c
  */
 void host_traits_derive(const struct host_facts *f, struct host_traits *t);
 
+/** host_facts_same - do two sets of facts say the same of everything? */
+bool host_facts_same(const struct host_facts *a, const struct host_facts *b);
+
 /** cpu_model_find - the row for a part. Return: NULL when there is none. */
 const struct cpu_model *cpu_model_find(uint32_t family, uint32_t model, uint32_t stepping);
 

@@ -39,6 +39,11 @@ uint64_t arch_cap_merge(uint64_t a, uint64_t b)
 	return (a & b & bits_of(MERGE_AND)) | ((a | b) & bits_of(MERGE_OR));
 }
 
+uint64_t arch_cap_warnings(void)
+{
+	return bits_of(MERGE_OR);
+}
+
 uint64_t arch_cap_lost(uint64_t guest, uint64_t host)
 {
 	/* Warnings can be shown on any host; what is the VMM's own does not come from the host. */

@@ -183,21 +183,13 @@ static void keep_raw(struct mitigation_decision *d, const struct facts *f)
 			      SRC_CONTRACT);
 }
 
-/* the part of CPUID that says how speculation is controlled; the rest is not this file's matter */
-#define CONTRACT_7_0_EDX                                                          \
-	(CPUID_7_0_EDX_SPEC_CTRL | CPUID_7_0_EDX_STIBP | CPUID_7_0_EDX_ARCH_CAP | \
-	 CPUID_7_0_EDX_SSBD)
-#define CONTRACT_7_2_EDX                                                            \
-	(CPUID_7_2_EDX_PSFD | CPUID_7_2_EDX_IPRED_CTRL | CPUID_7_2_EDX_RRSBA_CTRL | \
-	 CPUID_7_2_EDX_DDPD_U | CPUID_7_2_EDX_BHI_CTRL)
-
 static bool contract_lost(const struct facts *f)
 {
 	const struct guest_contract *g = &f->in->guest;
 	const struct host_facts *h = &f->in->host;
 
-	return (g->leaf7_0_edx & CONTRACT_7_0_EDX & ~h->kvm_leaf7_0_edx) ||
-	       (g->leaf7_2_edx & CONTRACT_7_2_EDX & ~h->kvm_leaf7_2_edx) ||
+	return (g->leaf7_0_edx & SPECULATION_7_0_EDX & ~h->kvm_leaf7_0_edx) ||
+	       (g->leaf7_2_edx & SPECULATION_7_2_EDX & ~h->kvm_leaf7_2_edx) ||
 	       arch_cap_lost(g->arch_cap, h->kvm_arch_cap) ||
 	       ((g->arch_cap & ARCH_CAP_VIRTUAL_ENUM) && f->in->backend.kind == BACKEND_NONE);
 }

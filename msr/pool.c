@@ -77,3 +77,15 @@ void pool_level(const struct pool_host *hosts, unsigned int n,
 		out->facts.long_can_force_bhi = false;
 	out->facts.mixed = any_short && out->facts.any_long_bhb;
 }
+
+void pool_level_guest(const struct pool_level *l, struct guest_contract *g)
+{
+	if (l->facts.n_hosts <= 1)
+		return;
+	g->leaf7_0_edx &= l->leaf7_0_edx | ~SPECULATION_7_0_EDX;
+	g->leaf7_2_edx &= l->leaf7_2_edx | ~SPECULATION_7_2_EDX;
+	if (g->leaf7_0_edx & CPUID_7_0_EDX_ARCH_CAP)
+		g->arch_cap = (g->arch_cap & l->arch_cap) | (l->arch_cap & arch_cap_warnings());
+	else
+		g->arch_cap = 0;
+}

@@ -29,6 +29,9 @@ const struct arch_cap_bit *arch_cap_bits(unsigned int *n);
  */
 uint64_t arch_cap_merge(uint64_t a, uint64_t b);
 
+/** arch_cap_warnings - the bits that are levelled by OR: a guest may be shown them on any host */
+uint64_t arch_cap_warnings(void);
+
 /** arch_cap_lost - what a guest that was shown @guest cannot be shown on a host that has @host */
 uint64_t arch_cap_lost(uint64_t guest, uint64_t host);
 
@@ -53,5 +56,14 @@ struct pool_level {
  */
 void pool_level(const struct pool_host *hosts, unsigned int n,
 		const struct mitigation_policy *policy, struct pool_level *out);
+
+/**
+ * pool_level_guest - let a guest see what all hosts of the pool can keep, before its first boot
+ * @g: leaf7_0_edx, leaf7_2_edx and arch_cap as this host and the user's choice of CPU offer them
+ * Of controls and immunities those stay that every host has; RSBA, RRSBA and the like are shown
+ * where one host has them. A pool of one host, or of none, changes nothing.
+ * Source: Xen cpufeatureset.h, the rules of msr/arch_caps.def
+ */
+void pool_level_guest(const struct pool_level *l, struct guest_contract *g);
 
 #endif

@@ -39,6 +39,15 @@
 #define CPUID_7_2_EDX_DDPD_U	 (1u << 3)
 #define CPUID_7_2_EDX_BHI_CTRL	 (1u << 4)
 
+/* the part of leaf 7 that says how speculation is controlled: what hosts are compared and levelled
+ * by; the rest is for those who choose the guest's CPU */
+#define SPECULATION_7_0_EDX                                                       \
+	(CPUID_7_0_EDX_SPEC_CTRL | CPUID_7_0_EDX_STIBP | CPUID_7_0_EDX_ARCH_CAP | \
+	 CPUID_7_0_EDX_SSBD)
+#define SPECULATION_7_2_EDX                                                         \
+	(CPUID_7_2_EDX_PSFD | CPUID_7_2_EDX_IPRED_CTRL | CPUID_7_2_EDX_RRSBA_CTRL | \
+	 CPUID_7_2_EDX_DDPD_U | CPUID_7_2_EDX_BHI_CTRL)
+
 /* CPUID.8000_0008H.EBX, AMD APM vol.3 appendix E: the same MSR's bits, enumerated AMD's way */
 #define CPUID_80000008_EBX_IBRS	 (1u << 14)
 #define CPUID_80000008_EBX_STIBP (1u << 15)

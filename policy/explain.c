@@ -10,7 +10,9 @@
 #define TEXT_COLUMNS 100
 #define LABEL_WIDTH  12
 
-/* Of IA32_ARCH_CAPABILITIES, what decisions look at. */
+/* What decisions look at. */
+#define SHOWN_7_0 (CPUID_7_0_EDX_SPEC_CTRL | CPUID_7_0_EDX_ARCH_CAP)
+#define SHOWN_7_2 (CPUID_7_2_EDX_IPRED_CTRL | CPUID_7_2_EDX_RRSBA_CTRL | CPUID_7_2_EDX_BHI_CTRL)
 #define SHOWN_CAPS                                                                                \
 	(ARCH_CAP_IBRS_ALL | ARCH_CAP_RSBA | ARCH_CAP_RRSBA | ARCH_CAP_BHI_NO | ARCH_CAP_ITS_NO | \
 	 ARCH_CAP_VIRTUAL_ENUM)
@@ -79,17 +81,20 @@ static const char *yes_no(bool yes)
 	return yes ? "yes" : "no";
 }
 
-/* The features that decisions look at, as a guest or a host shows them. */
-static void list_features(uint32_t leaf7_0_edx, uint32_t leaf7_2_edx, uint64_t arch_cap, char *buf,
-			  size_t size)
+void explain_features(uint32_t leaf7_0_edx, uint32_t leaf7_2_edx, uint64_t arch_cap, char *buf,
+		      size_t size)
 {
 	static const struct {
 		uint32_t bit;
 		const char *name;
 	} words7_0[] = {{CPUID_7_0_EDX_SPEC_CTRL, "SPEC_CTRL"},
-			{CPUID_7_0_EDX_ARCH_CAP, "ARCH_CAPABILITIES"}},
-	  words7_2[] = {{CPUID_7_2_EDX_IPRED_CTRL, "IPRED_CTRL"},
+			{CPUID_7_0_EDX_STIBP, "STIBP"},
+			{CPUID_7_0_EDX_ARCH_CAP, "ARCH_CAPABILITIES"},
+			{CPUID_7_0_EDX_SSBD, "SSBD"}},
+	  words7_2[] = {{CPUID_7_2_EDX_PSFD, "PSFD"},
+			{CPUID_7_2_EDX_IPRED_CTRL, "IPRED_CTRL"},
 			{CPUID_7_2_EDX_RRSBA_CTRL, "RRSBA_CTRL"},
+			{CPUID_7_2_EDX_DDPD_U, "DDPD_U"},
 			{CPUID_7_2_EDX_BHI_CTRL, "BHI_CTRL"}};
 	const struct arch_cap_bit *caps;
 	unsigned int n, i;
@@ -103,9 +108,19 @@ static void list_features(uint32_t leaf7_0_edx, uint32_t leaf7_2_edx, uint64_t a
 			text_list_add(buf, size, words7_2[i].name);
 	caps = arch_cap_bits(&n);
 	for (i = 0; i < n; i++)
-		if (arch_cap & SHOWN_CAPS & 1ULL << caps[i].bit)
+		if (arch_cap & 1ULL << caps[i].bit)
 			text_list_add(buf, size, caps[i].name);
 	if (!buf[0])
+		snprintf(buf, size, "none");
+}
+
+/* The features that decisions look at, as a guest or a host shows them. */
+static void list_features(uint32_t leaf7_0_edx, uint32_t leaf7_2_edx, uint64_t arch_cap, char *buf,
+			  size_t size)
+{
+	explain_features(leaf7_0_edx & SHOWN_7_0, leaf7_2_edx & SHOWN_7_2, arch_cap & SHOWN_CAPS,
+			 buf, size);
+	if (strcmp(buf, "none") == 0)
 		snprintf(buf, size, "none of the features that matter");
 }
 

@@ -13,6 +13,13 @@
 /** explain_bits - "BHI_DIS_S, RRSBA_DIS_S" of SPEC_CTRL, "bit 9" for a reserved one, "none" */
 const char *explain_bits(uint64_t bits, char *buf, size_t size);
 
+/**
+ * explain_features - "SPEC_CTRL, BHI_CTRL, RRSBA": what is in the registers of the controls and
+ * facts of speculation, all that have a name here; "none"
+ */
+void explain_features(uint32_t leaf7_0_edx, uint32_t leaf7_2_edx, uint64_t arch_cap, char *buf,
+		      size_t size);
+
 /** explain_host - two lines about a host: its processor and its back end */
 void explain_host(FILE *f, const struct host_facts *host, const struct backend_facts *backend);
 

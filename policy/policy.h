@@ -66,13 +66,13 @@ void policy_default(struct policy *p);
 int policy_parse(const char *name, const char *text, size_t len, struct policy *p, struct err *e);
 
 /**
- * policy_pool_facts - what a pool given by a word, not by fact files, promises
+ * policy_pool_level - what a pool given by a word, not by fact files, promises
  * @self: this host; counts as part of the pool
  * Return: 0; -EINVAL when the word does not describe @self (a long BHB in a pool of short ones), or
  * the policy names fact files: the caller reads those and calls pool_level()
  */
-int policy_pool_facts(const struct policy *p, const struct pool_host *self,
-		      struct pool_facts *facts, struct err *e);
+int policy_pool_level(const struct policy *p, const struct pool_host *self, struct pool_level *l,
+		      struct err *e);
 
 /**
  * policy_pool_path - where the fact file @i of the pool is

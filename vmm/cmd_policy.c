@@ -37,7 +37,8 @@ static const char help[] =
 	"                                  not know them\n"
 	"        sees=bhi_ctrl,...         what the guest is shown of bhi_ctrl, rrsba_ctrl,\n"
 	"                                  ipred_ctrl, ibrs_all, rsba, rrsba, bhi_no, its_no; or\n"
-	"                                  none (default: what its first host offers)\n"
+	"                                  none (default: what its first host\n"
+	"                                  and the pool offer)\n"
 	"    --json\n"
 	"        for machines\n"
 	"  -h, --help\n"
@@ -200,11 +201,11 @@ struct question {
 };
 
 static int load_pool(const struct ask *ask, const struct question *q, const struct host_file *self,
-		     struct pool_facts *facts, struct err *e)
+		     struct pool_level *level, struct err *e)
 {
 	const struct pool_host here = {.host = self->facts, .backend = self->backend};
 
-	return policy_load_pool(&q->policy, ask->policy, &here, facts, e) < 0 ? -EXIT_BAD_INPUT : 0;
+	return policy_load_pool(&q->policy, ask->policy, &here, level, e) < 0 ? -EXIT_BAD_INPUT : 0;
 }
 
 /* What the guest is shown on @first, where it starts; as testudo run does it. */
@@ -213,17 +214,20 @@ static int make_contract(const struct ask *ask, struct question *q, const struct
 {
 	const struct guest_words *w = &ask->guest;
 	struct guest_contract *g = &q->in.guest;
-	struct pool_facts pool;
+	struct pool_level pool;
 	int ret = load_pool(ask, q, first, &pool, e);
 
 	if (ret < 0)
 		return ret;
+	q->in.pool = pool.facts;
 	g->vendor = cpu_vendor_from_id(first->facts.vendor_id);
 	g->leaf7_0_edx = first->facts.kvm_leaf7_0_edx;
 	g->leaf7_2_edx = w->sees_given ? w->leaf7_2_edx : first->facts.kvm_leaf7_2_edx;
 	if (g->leaf7_0_edx & CPUID_7_0_EDX_ARCH_CAP)
 		g->arch_cap = w->sees_given ? w->arch_cap : first->facts.kvm_arch_cap;
-	mitigation_advertise(&first->facts, &first->backend, &q->policy.mitigation, &pool, g);
+	if (!w->sees_given)
+		pool_level_guest(&pool, g);
+	mitigation_advertise(&first->facts, &first->backend, &q->policy.mitigation, &pool.facts, g);
 	if (w->report.aware && !(g->virt_enum & VIRT_ENUM_MITIGATION))
 		return err_set(e, -EXIT_USAGE,
 			       "--guest: reported=: this guest is not offered the virtual MSRs (by "
@@ -254,6 +258,7 @@ static void make_promise(struct question *q)
 
 static int make_question(const struct ask *ask, struct question *q, struct err *e)
 {
+	struct pool_level pool;
 	int ret = 0;
 
 	if (policy_load(ask->policy, &q->policy, e) < 0)
@@ -263,8 +268,6 @@ static int make_question(const struct ask *ask, struct question *q, struct err *
 		ret = load_host(ask->from, &q->from, e);
 	if (!ret)
 		ret = make_contract(ask, q, ask->from ? &q->from : &q->host, e);
-	if (!ret && ask->from)
-		ret = load_pool(ask, q, &q->from, &q->in.pool, e);
 	if (ret < 0)
 		return ret;
 	q->in.report = ask->guest.report;
@@ -273,7 +276,12 @@ static int make_question(const struct ask *ask, struct question *q, struct err *
 		make_promise(q);
 	q->in.host = q->host.facts;
 	q->in.backend = q->host.backend;
-	return load_pool(ask, q, &q->host, &q->in.pool, e);
+	if (!ask->from)
+		return 0;
+	ret = load_pool(ask, q, &q->host, &pool, e);
+	if (!ret)
+		q->in.pool = pool.facts;
+	return ret;
 }
 
 static int print_json(const struct mitigation_input *in, const struct mitigation_decision *d,

@@ -11,6 +11,7 @@
 #include "cpuid/cpuid.h"
 #include "msr/msr.h"
 #include "msr/spec_ctrl.h"
+#include "policy/explain.h"
 #include "vmm/host_facts.h"
 #include "vmm/kvm.h"
 #include "vmm/vm.h"
@@ -98,7 +99,7 @@ static void decide(const struct mitigation *m, const struct vcpu_report *report,
 		.report = *report,
 		.policy = m->options.policy,
 		.promise = *promise,
-		.pool = m->options.pool,
+		.pool = m->options.pool.facts,
 		.shadow = shadow,
 	};
 
@@ -174,6 +175,33 @@ void mitigation_read_cpuid(struct mitigation *m, struct cpuid_set *cpuid)
 	m->contract.leaf80000008_ebx = l ? l->ebx : 0;
 }
 
+/* What the pool changes is not what the user's --cpu asked for: it is told. */
+static void level_guest(struct mitigation *m, struct cpuid_set *cpuid)
+{
+	const struct guest_contract before = m->contract;
+	struct guest_contract *now = &m->contract;
+	char hidden[1024], shown[1024];
+	struct cpuid_leaf *l;
+
+	pool_level_guest(&m->options.pool, now);
+	l = cpuid_find(cpuid, 7, 0);
+	if (l)
+		l->edx &= now->leaf7_0_edx;
+	l = cpuid_find(cpuid, 7, 2);
+	if (l)
+		l->edx &= now->leaf7_2_edx;
+	if (now->leaf7_0_edx == before.leaf7_0_edx && now->leaf7_2_edx == before.leaf7_2_edx &&
+	    now->arch_cap == before.arch_cap)
+		return;
+	explain_features(before.leaf7_0_edx & ~now->leaf7_0_edx,
+			 before.leaf7_2_edx & ~now->leaf7_2_edx, before.arch_cap & ~now->arch_cap,
+			 hidden, sizeof(hidden));
+	explain_features(0, 0, now->arch_cap & ~before.arch_cap, shown, sizeof(shown));
+	log_info("mitigation: levelled for the pool: hidden from the guest: %s; shown for another "
+		 "host's sake: %s",
+		 hidden, shown);
+}
+
 /*
  * KVM puts a barrier between a guest and its own guests only for one that is shown IBRS
  * (2e7eab81425a, CVE-2022-2196).
@@ -219,8 +247,9 @@ int mitigation_make_contract(struct mitigation *m, struct cpuid_set *cpuid, stru
 	if (m->contract.leaf7_0_edx & CPUID_7_0_EDX_ARCH_CAP)
 		m->contract.arch_cap = (m->host.kvm_arch_cap & ~m->options.arch_cap_clear) |
 				       m->options.arch_cap_set;
+	level_guest(m, cpuid);
 	policy.virtual_msrs &= m->backend.msr_exits; /* nobody else answers them */
-	mitigation_advertise(&m->host, &facts, &policy, &m->options.pool, &m->contract);
+	mitigation_advertise(&m->host, &facts, &policy, &m->options.pool.facts, &m->contract);
 	m->contract_made = true;
 	ret = decide_start(m, e);
 	if (ret < 0)

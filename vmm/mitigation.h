@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "msr/mitigation.h"
+#include "msr/pool.h"
 #include "msr/virt_msr.h"
 #include "vmm/backend.h"
 #include "vmm/msr_filter.h"
@@ -27,7 +28,7 @@ struct vm;
 /* What the run was asked for. */
 struct mitigation_options {
 	struct mitigation_policy policy;
-	struct pool_facts pool;		/* may be filled in until the contract is made */
+	struct pool_level pool;		/* may be filled in until the contract is made */
 	const struct host_facts *facts; /* instead of what this host says; NULL: ask the host */
 	uint32_t force_cap;
 	/* what the user's choice of CPU changes in ARCH_CAPABILITIES */
@@ -115,7 +116,7 @@ void mitigation_listen(struct mitigation *m, struct mitigation_listener *l);
 
 /**
  * mitigation_make_contract - what the guest is shown, at its first boot only
- * @cpuid: the guest's
+ * @cpuid: the guest's; what not every host of the pool can keep is taken out of it
  * Decides for the first time. Return: 0; -EPERM when the policy refuses this host, with reasons
  */
 int mitigation_make_contract(struct mitigation *m, struct cpuid_set *cpuid, struct err *e);

@@ -1,9 +1,7 @@
 #include "vmm/policy_file.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -31,49 +29,57 @@ int host_facts_load(const char *path, struct host_file *f, struct err *e)
 	return ret < 0 ? ret : host_file_parse(path, text, len, f, e);
 }
 
-static int load_member(const char *policy_path, const char *path, struct pool_host *h,
-		       struct err *e)
+/* Fact file @i of the pool. */
+static int load_member(const struct policy *p, unsigned int i, const char *policy_path,
+		       struct pool_host *h, struct err *e)
 {
-	const char *slash = policy_path ? strrchr(policy_path, '/') : NULL;
-	const int folder = slash && path[0] != '/' ? (int)(slash - policy_path) + 1 : 0;
 	AUTO_FREE struct host_file *f = malloc(sizeof(*f));
-	AUTO_FREE char *full = NULL;
+	AUTO_FREE char *full = policy_pool_path(p, i, policy_path);
 	int ret;
 
-	if (!f || asprintf(&full, "%.*s%s", folder, policy_path ? policy_path : "", path) < 0) {
-		full = NULL;
+	if (!f || !full)
 		return err_set(e, -ENOMEM, "out of memory");
-	}
 	ret = host_facts_load(full, f, e);
 	h->host = f->facts;
 	h->backend = f->backend;
 	return ret;
 }
 
+/* A list for all hosts of the pool names this one, too. */
+static bool same_host(const struct pool_host *a, const struct pool_host *b)
+{
+	return host_facts_same(&a->host, &b->host) && a->backend.kind == b->backend.kind &&
+	       a->backend.can_force == b->backend.can_force;
+}
+
 int policy_load_pool(const struct policy *p, const char *path, const struct pool_host *self,
-		     struct pool_facts *facts, struct err *e)
+		     struct pool_level *level, struct err *e)
 {
 	AUTO_FREE struct pool_host *hosts = NULL;
-	struct pool_level level;
-	unsigned int i;
-	int ret = 0;
+	bool self_seen = false;
+	unsigned int i, n = 1;
+	int ret;
 
 	if (p->pool != POOL_FILES)
-		return policy_pool_facts(p, self, facts, e);
+		return policy_pool_level(p, self, level, e);
 	hosts = calloc(p->n_pool_paths + 1, sizeof(*hosts));
 	if (!hosts)
 		return err_set(e, -ENOMEM, "out of memory");
 	hosts[0] = *self;
-	for (i = 0; !ret && i < p->n_pool_paths; i++)
-		ret = load_member(path, p->pool_path[i], &hosts[i + 1], e);
-	if (ret < 0)
-		return ret;
-	pool_level(hosts, p->n_pool_paths + 1, &p->mitigation, &level);
-	if (!level.one_vendor)
+	for (i = 0; i < p->n_pool_paths; i++) {
+		ret = load_member(p, i, path, &hosts[n], e);
+		if (ret < 0)
+			return ret;
+		if (!self_seen && same_host(&hosts[n], self))
+			self_seen = true;
+		else
+			n++;
+	}
+	pool_level(hosts, n, &p->mitigation, level);
+	if (!level->one_vendor)
 		return err_set(e, -EINVAL,
 			       "policy %s: pool: hosts of several vendors, this one included; no "
 			       "guest can move among them: name hosts of one vendor",
 			       path);
-	*facts = level.facts;
 	return 0;
 }

@@ -14,12 +14,12 @@ int policy_load(const char *path, struct policy *p, struct err *e);
 int host_facts_load(const char *path, struct host_file *f, struct err *e);
 
 /**
- * policy_load_pool - the hosts where the guest may run
+ * policy_load_pool - the hosts where the guest may run, levelled
  * @path: the policy's file: relative paths of fact files start in its folder
- * @self: this host
+ * @self: this host; it is part of the pool, and counts once when a file tells the same of it
  * Return: 0 or -errno
  */
 int policy_load_pool(const struct policy *p, const char *path, const struct pool_host *self,
-		     struct pool_facts *facts, struct err *e);
+		     struct pool_level *level, struct err *e);
 
 #endif

@@ -8,7 +8,8 @@ import pytest
 
 import harness
 from harness import OFF
-from test_mitigation import HOLDING, HW, ICE_LAKE, POLICY, SAPPHIRE_RAPIDS, guest  # noqa: F401  (a fixture)
+from test_mitigation import (CONTROLS, EDX_7_2, EIBRS, HOLDING, HW, ICE_LAKE, POLICY, SAPPHIRE_RAPIDS, guest,  # noqa: F401
+                             pool_files)
 
 POLICIES = {
     "default": "", "strict": "strict: on\n", "bhi on": "bhi: on\n", "bhi off": "bhi: off\n", "rrsba on": "rrsba: on\n",
@@ -25,12 +26,38 @@ MODES = [*HOLDING, "drops"]
 CAN_FORCE = ["IBRS", "STIBP", "SSBD", "RRSBA_DIS_S", "BHI_DIS_S"]
 
 
-def explain(work, policy, reported):
+def explain(work, policy, reported, whole=False):
     done = subprocess.run([harness.TESTUDO, "policy", "explain", "--json", "--host", f"{work}/explain.json",
                            "--policy", f"{work}/policy.yaml", "--guest", f"reported={reported}"],
                           capture_output=True, text=True, check=False)
     assert done.returncode in (0, POLICY), f"{policy}: {done.stderr}"
-    return json.loads(done.stdout)["decision"]
+    answer = json.loads(done.stdout)
+    return answer if whole else answer["decision"]
+
+
+@pytest.mark.parametrize("pool", ["this-host", "mixed", "any", "[icx.json, spr.json]", "[icx.json]", "[spr.json]"])
+@pytest.mark.parametrize("mode", HOLDING)
+def test_run_shows_what_explain_says(guest, work, mode, pool):  # noqa: F811
+    """The newer part of a mixed pool: what the guest is shown, what is held for it, and where this host is listed."""
+    pool_files(work)
+    policy = f"pool: {pool}\n"
+    g = guest(mode, [f"0.r.{EDX_7_2}", "0.r.10a", f"0.r.{HW}"], edx_7_2=CONTROLS, policy=policy)
+    facts = json.loads(pathlib.Path(work, "host.json").read_text())
+    facts["backend"] = {"name": HOLDING[mode], "can-force": CAN_FORCE}
+    pathlib.Path(work, "explain.json").write_text(json.dumps(facts))
+    said = explain(work, policy, "unaware", whole=True)
+
+    edx, arch_cap, held = g.outcomes()
+    assert edx == int(said["guest"]["cpuid-7-2-edx"], 16) == int(g.report["guest"]["cpuid_7_2_edx"], 16)
+    assert arch_cap == int(said["guest"]["arch-capabilities"], 16)
+    assert (edx == 0) == (pool not in ("this-host", "[spr.json]"))
+    assert arch_cap & ~(1 << 63) == EIBRS
+    assert held == int(said["decision"]["value"], 16)
+    assert ("BHI_DIS_S" in said["decision"]["held-at-1"]) == (edx == 0)
+    assert rows(g.vcpu(0)["steps"]) == rows(said["decision"]["steps"])
+    # in mode filter this host is the one of spr.json, and is not counted again
+    here = 1 if pool == "[spr.json]" and mode == "filter" else 2
+    assert said["pool"]["hosts"] == {"this-host": 1, "[icx.json, spr.json]": 2 if mode == "filter" else 3}.get(pool, here)
 
 
 def rows(steps):

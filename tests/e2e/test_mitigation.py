@@ -17,10 +17,11 @@ POLICY = 4
 SHIM = harness.BUILD / "tests" / "shim" / "libkvm_shim.so"
 
 IBRS, STIBP, SSBD, RRSBA, BHI = 1, 2, 4, 0x40, 0x400
+BHI_NO = 1 << 20
 EIBRS = 0x800eb  # ARCH_CAPABILITIES: IBRS_ALL and RRSBA among others, so that no retpoline is relied on
 ALL = IBRS | STIBP | SSBD | RRSBA | BHI
 
-HW, INITS = "5f000000", "5f000001"
+HW, INITS, EDX_7_2 = "5f000000", "5f000001", "5f000002"
 
 # Modes of the shim in which bits can be held, and what the report must call the back end.
 HOLDING = {
@@ -39,6 +40,25 @@ SAPPHIRE_RAPIDS = {
     "kvm-cpuid-7-0-edx": "0xac000400", "kvm-cpuid-7-2-edx": "0", "kvm-arch-capabilities": hex(EIBRS),
 }
 ICE_LAKE = dict(SAPPHIRE_RAPIDS, model=0x6a, stepping=6, **{"cpuid-7-0-ecx": "0", "cpuid-7-2-edx": "0"})
+
+
+# CPUID.(7,2).EDX of a part that has all the controls
+CONTROLS = 0x1f
+
+
+def fact_file(path, host, backend, can_force):
+    """A host's facts as `testudo host --json` writes them."""
+    pathlib.Path(path).write_text(json.dumps({
+        "testudo-host-facts": 1, "facts": host, "backend": {"name": backend, "can-force": can_force}}))
+    return str(path)
+
+
+def pool_files(work):
+    """Fact files of an older and a newer host, the newer one showing guests its controls."""
+    folder = pathlib.Path(work)
+    return (fact_file(folder / "icx.json", ICE_LAKE, "msr-filter", ["IBRS", "STIBP", "SSBD"]),
+            fact_file(folder / "spr.json", dict(SAPPHIRE_RAPIDS, **{"kvm-cpuid-7-2-edx": hex(CONTROLS)}), "msr-filter",
+                      ["IBRS", "STIBP", "SSBD", "RRSBA_DIS_S", "BHI_DIS_S"]))
 
 
 class Guest:
@@ -171,6 +191,36 @@ def test_guest_that_is_shown_bhi_ctrl_owns_the_bit(guest, mode):
     assert g.outcomes() == [0, 0x401, 0x401, 0x401, 1, 1]
     assert g.vcpu()["held"]["mask"] == "0x0"
     assert [s["row"] for s in g.vcpu()["steps"] if s["table"] == "bhi"] == [6]
+
+
+@pytest.mark.parametrize("mode", HOLDING)
+@pytest.mark.parametrize("pool,shown", [("this-host", CONTROLS), ("long-bhb", CONTROLS), ("mixed", 0), ("any", 0),
+                                        ("[icx.json, spr.json]", 0), ("[icx.json]", 0), ("[spr.json]", CONTROLS)])
+def test_guest_is_shown_what_the_pool_can_keep(guest, work, mode, pool, shown):
+    """Booted on the newer part: where it could move to an older one it is not shown BHI_CTRL, and is forced."""
+    pool_files(work)
+    g = guest(mode, [f"0.r.{EDX_7_2}", f"0.r.{HW}", "0.r.10a"], cpus=1, edx_7_2=CONTROLS, arch_cap=EIBRS | BHI_NO,
+              policy=f"rrsba: off\nbhi-no-is-enough: off\npool: {pool}")
+    immune = BHI_NO if pool == "this-host" else 0
+    edx, hw, arch_cap = g.outcomes()
+    assert (edx, hw) == (shown, 0 if shown else BHI)
+    assert arch_cap & ~(1 << 63) == EIBRS | immune
+    assert g.report["guest"]["cpuid_7_2_edx"] == hex(shown)
+    assert [s["row"] for s in g.vcpu()["steps"] if s["table"] == "bhi"] == [6 if shown else 9]
+    levelled = [line for line in g.result.full_err.splitlines() if "levelled for the pool" in line]
+    assert len(levelled) == (pool != "this-host")
+    assert not levelled or "BHI_NO" in levelled[0] and ("BHI_CTRL" in levelled[0]) == (not shown)
+
+
+@pytest.mark.parametrize("mode", HOLDING)
+def test_older_host_of_a_pool_warns_of_the_newer_ones(guest, work, mode):
+    """RRSBA is shown where one host of the pool has it, whatever this one's microcode says."""
+    pool_files(work)
+    g = guest(mode, [f"0.r.{EDX_7_2}", "0.r.10a"], cpus=1, host=dict(ICE_LAKE, model=0x4f), arch_cap=0xe9,
+              bits=IBRS | STIBP | SSBD, policy="pool: [spr.json]")
+    edx, arch_cap = g.outcomes()
+    assert edx == 0 and arch_cap & ~(1 << 63) == 0x800e9
+    assert "shown for another host's sake: RRSBA" in g.result.full_err
 
 
 @pytest.mark.parametrize("mode", HOLDING)

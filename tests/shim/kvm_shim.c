@@ -20,8 +20,9 @@
  *   KVM_SHIM_INIT       0: do not look for INIT after each exit, which costs time (1)
  *
  * The guest may ask the hardware: RDMSR 0x5f000000 gives the effective 0x48 of its vCPU, 0x5f000001
- * how often that vCPU was INIT.
- * Source: RFC v3 20240410143446.797262-2 to -11-chao.gao@intel.com; arch/x86/kvm of Linux 6.12.
+ * how often that vCPU was INIT, 0x5f000002 CPUID.(7,2).EDX as the program set it for the guest
+ * (some KVMs let CPUID through to the hardware). Source: RFC v3 20240410143446.797262-2 to
+ * -11-chao.gao@intel.com; arch/x86/kvm of Linux 6.12.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -44,6 +45,7 @@
 
 #define MSR_SHIM_EFFECTIVE 0x5f000000
 #define MSR_SHIM_INITS	   0x5f000001
+#define MSR_SHIM_7_2_EDX   0x5f000002
 
 #define MAX_FDS	   1024
 #define MAX_RANGES KVM_MSR_FILTER_MAX_RANGES
@@ -81,6 +83,7 @@ struct shim_vcpu {
 	uint64_t extra;	       /* bits forced by a report inside KVM */
 	uint64_t arch_cap, virt_enum, mitigation_enum, mitigation_ctrl;
 	uint64_t inits;
+	uint32_t leaf7_2_edx;
 };
 
 typedef int (*ioctl_fn)(int, unsigned long, ...);
@@ -301,6 +304,9 @@ static bool guest_read(const struct shim_vcpu *v, uint32_t index, uint64_t *data
 	case MSR_SHIM_INITS:
 		*data = v->inits;
 		return true;
+	case MSR_SHIM_7_2_EDX:
+		*data = v->leaf7_2_edx;
+		return true;
 	default:
 		return false;
 	}
@@ -352,7 +358,7 @@ static int real_filter(int fd, const struct shim_vm *vm)
 	const uint32_t own[][2] = {
 		{MSR_IA32_SPEC_CTRL, 1},
 		{MSR_VIRTUAL_ENUMERATION, 3},
-		{MSR_SHIM_EFFECTIVE, 2},
+		{MSR_SHIM_EFFECTIVE, 3},
 	};
 	unsigned int n = 0, i;
 
@@ -564,6 +570,17 @@ static int supported_cpuid(int fd, struct kvm_cpuid2 *c)
 	return ret;
 }
 
+static int set_cpuid(int fd, struct shim_vcpu *v, const struct kvm_cpuid2 *c)
+{
+	uint32_t i;
+
+	v->leaf7_2_edx = 0;
+	for (i = 0; i < c->nent; i++)
+		if (c->entries[i].function == 7 && c->entries[i].index == 2)
+			v->leaf7_2_edx = c->entries[i].edx;
+	return shim.real(fd, KVM_SET_CPUID2, c);
+}
+
 static int system_msrs(int fd, struct kvm_msrs *m)
 {
 	const int ret = shim.real(fd, KVM_GET_MSRS, m);
@@ -620,6 +637,8 @@ static int kvm_ioctl(int fd, unsigned long request, void *arg)
 		return check_extension(fd, (unsigned long)arg);
 	case KVM_GET_SUPPORTED_CPUID:
 		return supported_cpuid(fd, arg);
+	case KVM_SET_CPUID2:
+		return set_cpuid(fd, v, arg);
 	case KVM_GET_MSR_INDEX_LIST:
 		return msr_list(fd, arg);
 	case QUERY_FORCE:

@@ -216,6 +216,139 @@ static void test_rrsba_by_model(void **state)
 	assert_int_equal(l.vendor, CPU_VENDOR_INTEL);
 }
 
+/* clang-format off */
+static const struct {
+	const char *name;
+	const struct host_facts *member[3];
+	struct guest_contract offered, levelled; /* leaf7_0_edx, leaf7_2_edx, arch_cap */
+} shown[] = {
+	{"one host: nothing changes",
+	 {&host_spr}, {.leaf7_0_edx = ~0u, .leaf7_2_edx = 0x3f, .arch_cap = ARCH_CAP_SPR},
+	 {.leaf7_0_edx = ~0u, .leaf7_2_edx = 0x3f, .arch_cap = ARCH_CAP_SPR}},
+	{"no host: the same",
+	 {0}, {.leaf7_0_edx = ~0u, .leaf7_2_edx = 0x3f, .arch_cap = 1ULL << 40},
+	 {.leaf7_0_edx = ~0u, .leaf7_2_edx = 0x3f, .arch_cap = 1ULL << 40}},
+	{"two alike: only what is not the host's to tell goes",
+	 {&host_spr, &host_spr},
+	 {.leaf7_0_edx = EDX_7_0, .leaf7_2_edx = EDX_7_2, .arch_cap = ARCH_CAP_SPR},
+	 {.leaf7_0_edx = EDX_7_0, .leaf7_2_edx = EDX_7_2, .arch_cap = ARCH_CAP_SPR & ~(1ULL << 25)}},
+	{"mixed, started on the newer: no control that the older lacks; MCDT_NO is not levelled",
+	 {&host_spr, &host_icx},
+	 {.leaf7_0_edx = EDX_7_0, .leaf7_2_edx = 0x3f, .arch_cap = ARCH_CAP_BHI_NO | ARCH_CAP_IBRS_ALL},
+	 {.leaf7_0_edx = EDX_7_0, .leaf7_2_edx = 0x20, .arch_cap = ARCH_CAP_IBRS_ALL | ARCH_CAP_RRSBA
+	  | 1ULL << 17}},
+	{"mixed, started on the older: warned of the newer's RRSBA",
+	 {&host_bdw, &host_spr},
+	 {.leaf7_0_edx = EDX_7_0, .leaf7_2_edx = 0, .arch_cap = 0},
+	 {.leaf7_0_edx = EDX_7_0, .leaf7_2_edx = 0, .arch_cap = ARCH_CAP_RRSBA}},
+	{"not shown ARCH_CAPABILITIES: not warned either",
+	 {&host_icx, &host_spr},
+	 {.leaf7_0_edx = 0, .leaf7_2_edx = 0, .arch_cap = 0},
+	 {.leaf7_0_edx = 0, .leaf7_2_edx = 0, .arch_cap = 0}},
+	{"a host without any of it: none is left, other bits of the leaf stay",
+	 {&host_spr, &host_amd},
+	 {.leaf7_0_edx = ~0u, .leaf7_2_edx = 0x1f, .arch_cap = ARCH_CAP_SPR},
+	 {.leaf7_0_edx = ~EDX_7_0, .leaf7_2_edx = 0, .arch_cap = 0}},
+};
+/* clang-format on */
+
+static unsigned int fill(struct pool_host *h, const struct host_facts *const *member,
+			 unsigned int max)
+{
+	unsigned int n;
+
+	for (n = 0; n < max && member[n]; n++)
+		h[n] = (struct pool_host) {*member[n], FILTER(CAN_ALL)};
+	return n;
+}
+
+static void test_what_a_guest_is_shown(void **state)
+{
+	struct mitigation_policy policy;
+	size_t i;
+
+	(void)state;
+	mitigation_policy_default(&policy);
+	for (i = 0; i < ARRAY_SIZE(shown); i++) {
+		struct guest_contract g = shown[i].offered;
+		struct pool_host h[3];
+		struct pool_level l;
+
+		print_message("# %s\n", shown[i].name);
+		pool_level(h, fill(h, shown[i].member, 3), &policy, &l);
+		pool_level_guest(&l, &g);
+		assert_int_equal(g.leaf7_0_edx, shown[i].levelled.leaf7_0_edx);
+		assert_int_equal(g.leaf7_2_edx, shown[i].levelled.leaf7_2_edx);
+		assert_int_equal(g.arch_cap, shown[i].levelled.arch_cap);
+	}
+}
+
+/* What levelling is for: started on any host of the pool, the guest may run on every other one. */
+static void test_a_levelled_guest_may_move(void **state)
+{
+	static const struct host_facts *const pool[] = {&host_bdw, &host_clx, &host_icx, &host_spr,
+							&host_srf};
+	enum { N = ARRAY_SIZE(pool) };
+	struct mitigation_policy policy;
+	struct pool_host h[N];
+	struct pool_level l;
+	unsigned int from, to;
+
+	(void)state;
+	mitigation_policy_default(&policy);
+	fill(h, pool, N);
+	pool_level(h, N, &policy, &l);
+	for (from = 0; from < N; from++) {
+		struct guest_contract g = {
+			.leaf7_0_edx = pool[from]->kvm_leaf7_0_edx,
+			.leaf7_2_edx = pool[from]->kvm_leaf7_2_edx,
+			.arch_cap = pool[from]->kvm_arch_cap,
+		};
+
+		pool_level_guest(&l, &g);
+		mitigation_advertise(pool[from], &h[from].backend, &policy, &l.facts, &g);
+		assert_true(g.virt_enum);
+		for (to = 0; to < N; to++) {
+			struct mitigation_input in = {.host = *pool[to],
+						      .backend = h[to].backend,
+						      .guest = g,
+						      .policy = policy,
+						      .pool = l.facts};
+			struct mitigation_decision first, d;
+			unsigned int i;
+
+			in.host = *pool[from];
+			mitigation_decide(&in, &first);
+			in.host = *pool[to];
+			in.promise = (struct mitigation_promise) {true, first.mask, first.value};
+			mitigation_decide(&in, &d);
+			for (i = 0; i < d.n_steps; i++)
+				if (d.step[i].verdict == VERDICT_REFUSE)
+					fail_msg("%u to %u: %s", from, to, d.step[i].reason);
+			assert_int_equal(!!(d.value & SPEC_CTRL_BHI_DIS_S),
+					 pool[to]->leaf7_2_edx != 0);
+		}
+	}
+}
+
+/* The facts are ANDs and ORs: a host that is listed twice only counts twice. */
+static void test_a_host_listed_twice(void **state)
+{
+	struct pool_host h[3] = {{host_icx, FILTER(CAN_OLD)},
+				 {host_spr, FILTER(CAN_ALL)},
+				 {host_spr, FILTER(CAN_ALL)}};
+	struct mitigation_policy policy;
+	struct pool_level once, twice;
+
+	(void)state;
+	mitigation_policy_default(&policy);
+	pool_level(h, 2, &policy, &once);
+	pool_level(h, 3, &policy, &twice);
+	assert_int_equal(twice.facts.n_hosts, 3);
+	twice.facts.n_hosts = 2;
+	assert_memory_equal(&once, &twice, sizeof(once));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -223,6 +356,9 @@ int main(void)
 		cmocka_unit_test(test_arch_cap),
 		cmocka_unit_test(test_arch_cap_table),
 		cmocka_unit_test(test_rrsba_by_model),
+		cmocka_unit_test(test_what_a_guest_is_shown),
+		cmocka_unit_test(test_a_levelled_guest_may_move),
+		cmocka_unit_test(test_a_host_listed_twice),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
