@@ -40,13 +40,15 @@ static void add_step(struct mitigation_decision *d, const struct decision_step *
 		d->step[d->n_steps++] = *s;
 }
 
+/* @at_1: of @bit, those that the row is about holding at 1 */
 static void apply(struct mitigation_decision *d, const struct facts *f, enum decision_table table,
-		  const struct rule *r, uint64_t bit)
+		  const struct rule *r, uint64_t bit, uint64_t at_1)
 {
 	const struct decision_step s = {
 		.table = table,
 		.row = r->row,
 		.bit = bit,
+		.at_1 = at_1,
 		.verdict = verdict_of(&f->policy, r->then),
 		.reason = r->reason,
 		.source = r->source,
@@ -73,20 +75,21 @@ static void decide_raw(struct mitigation_decision *d, const struct facts *f)
 	const struct rule hold = {3, NULL, HOLD, "raw bits held at 1 by the policy", SRC_OPERATOR};
 	const struct rule clear = {4, NULL, CLEAR, "raw bits held at 0 by the policy",
 				   SRC_OPERATOR};
+	const uint64_t wrong = (value & ~mask) | (mask & ~SPEC_CTRL_ALL);
 	uint64_t bad = value & others & ~f->can;
 
-	if ((value & ~mask) || (mask & ~SPEC_CTRL_ALL)) {
-		apply(d, f, TABLE_RAW, &malformed, (value & ~mask) | (mask & ~SPEC_CTRL_ALL));
+	if (wrong) {
+		apply(d, f, TABLE_RAW, &malformed, wrong, wrong & value);
 		return;
 	}
 	if (!f->can_clear)
 		bad = others;
 	if (bad)
-		apply(d, f, TABLE_RAW, &impossible, bad);
+		apply(d, f, TABLE_RAW, &impossible, bad, bad & value);
 	if (value & others & ~bad)
-		apply(d, f, TABLE_RAW, &hold, value & others & ~bad);
+		apply(d, f, TABLE_RAW, &hold, value & others & ~bad, value & others & ~bad);
 	if (others & ~value & ~bad)
-		apply(d, f, TABLE_RAW, &clear, others & ~value & ~bad);
+		apply(d, f, TABLE_RAW, &clear, others & ~value & ~bad, 0);
 }
 
 /* ---- a guest that comes from another host ---- */
@@ -127,12 +130,28 @@ static enum verdict incoming_verdict(const struct facts *f)
 									      : VERDICT_WARN;
 }
 
+/* @zero: of @bit, those that are to be at 0 */
+static void incoming_bits(struct mitigation_decision *d, unsigned int row, uint64_t bit,
+			  uint64_t zero, enum verdict verdict, const char *reason,
+			  const char *source)
+{
+	const struct decision_step s = {
+		.table = TABLE_MIGRATION,
+		.row = row,
+		.bit = bit,
+		.at_1 = bit & ~zero,
+		.verdict = verdict,
+		.reason = reason,
+		.source = source,
+	};
+
+	add_step(d, &s);
+}
+
 static void incoming_step(struct mitigation_decision *d, unsigned int row, uint64_t bit,
 			  enum verdict verdict, const char *reason, const char *source)
 {
-	const struct decision_step s = {TABLE_MIGRATION, row, bit, verdict, reason, source};
-
-	add_step(d, &s);
+	incoming_bits(d, row, bit, 0, verdict, reason, source);
 }
 
 static void keep_promise(struct mitigation_decision *d, const struct facts *f, uint64_t bit,
@@ -175,10 +194,10 @@ static void keep_raw(struct mitigation_decision *d, const struct facts *f)
 	d->mask |= mask & ~bad;
 	d->value |= value & ~bad;
 	if (mask & ~bad)
-		incoming_step(d, 1, mask & ~bad, VERDICT_ALLOW_FORCED,
+		incoming_bits(d, 1, mask & ~bad, ~value, VERDICT_ALLOW_FORCED,
 			      "raw bits of an earlier host's policy stay held", SRC_CONTRACT);
 	if (bad)
-		incoming_step(d, 7, bad, VERDICT_REFUSE,
+		incoming_bits(d, 7, bad, ~value, VERDICT_REFUSE,
 			      "raw bits of an earlier host's policy cannot be held here",
 			      SRC_CONTRACT);
 }
@@ -259,6 +278,14 @@ static void decide_incoming(struct mitigation_decision *d, const struct facts *f
 
 /* ---- the whole ---- */
 
+/* A row of the tables is about holding its bit at 1, unless it is the operator's to clear it. */
+static uint64_t wanted_at_1(const struct facts *f, const struct rule *r, uint64_t bit)
+{
+	const bool cleared = r->row == 1 && (f->policy.raw_mask & bit);
+
+	return cleared ? f->policy.raw_value & bit : bit;
+}
+
 /* Does every host where the guest may come to run make the short sequence enough? */
 static bool pool_makes_short_adequate(const struct pool_facts *pool)
 {
@@ -268,12 +295,12 @@ static bool pool_makes_short_adequate(const struct pool_facts *pool)
 void mitigation_decide(const struct mitigation_input *in, struct mitigation_decision *out)
 {
 	static const struct decision_step mixed_warn = {
-		TABLE_POOL,
-		1,
-		0,
-		VERDICT_WARN,
-		"the pool mixes short and long branch history buffers",
-		SRC_OPERATOR};
+		.table = TABLE_POOL,
+		.row = 1,
+		.verdict = VERDICT_WARN,
+		.reason = "the pool mixes short and long branch history buffers",
+		.source = SRC_OPERATOR,
+	};
 	const struct rule *bhi, *rsb;
 	struct facts f;
 
@@ -281,9 +308,9 @@ void mitigation_decide(const struct mitigation_input *in, struct mitigation_deci
 	facts_init(&f, in);
 	decide_raw(out, &f);
 	bhi = rules_bhi(&f);
-	apply(out, &f, TABLE_BHI, bhi, BHI);
+	apply(out, &f, TABLE_BHI, bhi, BHI, wanted_at_1(&f, bhi, BHI));
 	rsb = rules_rrsba(&f);
-	apply(out, &f, TABLE_RRSBA, rsb, RRSBA);
+	apply(out, &f, TABLE_RRSBA, rsb, RRSBA, wanted_at_1(&f, rsb, RRSBA));
 
 	/* CPUID that promises a control which this CPU lacks is a #GP in the guest's next write */
 	if (f.intel && f.sees_bhi_ctrl && !f.host.bhi_ctrl)
@@ -368,7 +395,7 @@ bool mitigation_check_applied(struct mitigation_decision *d, enum backend_kind k
 			"of its bits",
 			SRC_CONTRACT);
 	else if (read_back != expected)
-		incoming_step(d, 11, read_back ^ expected, VERDICT_REFUSE,
+		incoming_bits(d, 11, read_back ^ expected, ~expected, VERDICT_REFUSE,
 			      "SPEC_CTRL does not read back as it was set: the back end does not "
 			      "hold these bits",
 			      "measured: a KVM that accepts the value and drops it");

@@ -136,6 +136,7 @@ struct decision_step {
 	enum decision_table table;
 	unsigned int row; /* numbered from 1, as in the tables */
 	uint64_t bit;	  /* of SPEC_CTRL, one or several; 0 when the row is about none */
+	uint64_t at_1;	  /* of @bit, those that the row wants or finds at 1; the others at 0 */
 	enum verdict verdict;
 	const char *reason; /* what was found and what follows */
 	const char *source; /* where the rule comes from */
@@ -186,6 +187,9 @@ uint64_t mitigation_expect(const struct mitigation_decision *d, enum backend_kin
  */
 bool mitigation_check_applied(struct mitigation_decision *d, enum backend_kind kind,
 			      uint64_t shadow, bool accepted, uint64_t read_back);
+
+/** decision_cure - what an operator can do about a step that warns or refuses; NULL for others */
+const char *decision_cure(const struct decision_step *s);
 
 /** spec_ctrl_host_bits - the bits of 0x48 that this Intel host's CPU has, by raw CPUID */
 uint64_t spec_ctrl_host_bits(const struct host_facts *host);

@@ -21,10 +21,11 @@ static void facts_of_host(struct facts *f)
 	f->exempt = f->host.atom_only && trusted && (!pool->n_hosts || pool->all_atom_or_short);
 	f->short_enough = f->short_host && (!f->host.bhi_ctrl || f->exempt);
 	f->rrsba_part = f->host.rrsba || f->host.eibrs;
-	if (f->intel && in->backend.kind != BACKEND_NONE) {
-		f->can = in->backend.can_force & spec_ctrl_host_bits(&in->host);
-		f->can_clear = true;
-	}
+	if (in->backend.kind == BACKEND_NONE)
+		return;
+	f->can = in->backend.can_force &
+		 (f->intel ? spec_ctrl_host_bits(&in->host) : SPEC_CTRL_COMMON);
+	f->can_clear = true;
 }
 
 static void facts_of_guest(struct facts *f)

@@ -22,6 +22,10 @@
 /* every bit that is defined; the rest is reserved */
 #define SPEC_CTRL_ALL 0x5ffULL
 
+/* those that other vendors have, too (AMD APM vol.2 3.2.9): a back end may hold them there. On such
+ * parts facts say nothing of them, so what the back end found by trying is what there is */
+#define SPEC_CTRL_COMMON (SPEC_CTRL_IBRS | SPEC_CTRL_STIBP | SPEC_CTRL_SSBD | SPEC_CTRL_PSFD)
+
 /* CPUID.(7,0).ECX */
 #define CPUID_7_0_ECX_BUS_LOCK_DETECT (1u << 24)
 

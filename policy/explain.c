@@ -189,15 +189,63 @@ static void print_pool(FILE *f, const struct pool_facts *p)
 	print_line(f, "pool", text);
 }
 
+/* "bhi row 13, BHI_DIS_S at 1"; where the guest's own value stands, no value is named. */
+static void step_name(const struct decision_step *s, char *buf, size_t size)
+{
+	const uint64_t one = s->bit & s->at_1, zero = s->bit & ~s->at_1;
+	char bits[256];
+	size_t at;
+
+	snprintf(buf, size, "%s row %u", decision_table_name(s->table), s->row);
+	at = strlen(buf);
+	if (s->verdict == VERDICT_ALLOW && s->bit)
+		snprintf(buf + at, size - at, ", %s", explain_bits(s->bit, bits, sizeof(bits)));
+	else if (one)
+		snprintf(buf + at, size - at, ", %s at 1", explain_bits(one, bits, sizeof(bits)));
+	at = strlen(buf);
+	if (s->verdict != VERDICT_ALLOW && zero)
+		snprintf(buf + at, size - at, ", %s at 0", explain_bits(zero, bits, sizeof(bits)));
+}
+
+void explain_step(const struct decision_step *s, char *buf, size_t size)
+{
+	const char *cure = decision_cure(s);
+	char name[640];
+
+	step_name(s, name, sizeof(name));
+	snprintf(buf, size, "%s: %s%s%s", name, s->reason, cure ? "; " : "", cure ? cure : "");
+}
+
+const char *explain_reasons(const struct mitigation_decision *d, char *buf, size_t size)
+{
+	unsigned int i;
+	size_t at = 0;
+
+	buf[0] = '\0';
+	for (i = 0; i < d->n_steps && at + 3 < size; i++) {
+		if (d->step[i].verdict != d->verdict)
+			continue;
+		if (at)
+			at += (size_t)snprintf(buf + at, size - at, ". ");
+		explain_step(&d->step[i], buf + at, size - at);
+		at += strlen(buf + at);
+	}
+	return buf;
+}
+
 static void print_step(FILE *f, const struct decision_step *s)
 {
-	char bits[256], head[384];
+	const char *cure = decision_cure(s);
+	char name[640], head[704];
 
-	explain_bits(s->bit, bits, sizeof(bits));
-	snprintf(head, sizeof(head), "  %s row %u%s%s: %s:", decision_table_name(s->table), s->row,
-		 s->bit ? ", " : "", s->bit ? bits : "", verdict_name(s->verdict));
+	step_name(s, name, sizeof(name));
+	snprintf(head, sizeof(head), "  %s: %s:", name, verdict_name(s->verdict));
 	fputs(head, f);
 	print_wrapped(f, (int)strlen(head), 6, s->reason);
+	if (cure) {
+		fputs("      cure:", f);
+		print_wrapped(f, 6 + (int)strlen("cure:"), 6, cure);
+	}
 	if (s->source && *s->source) {
 		fputs("      source:", f);
 		print_wrapped(f, 6 + (int)strlen("source:"), 6, s->source);
@@ -266,12 +314,13 @@ json_t *explain_decision_json(const struct mitigation_decision *d)
 	for (i = 0; i < d->n_steps; i++) {
 		const struct decision_step *s = &d->step[i];
 
-		json_array_append_new(steps,
-				      json_pack("{s:s, s:i, s:o, s:s, s:s, s:s}", "table",
-						decision_table_name(s->table), "row", (int)s->row,
-						"bits", json_bits(s->bit), "verdict",
-						verdict_name(s->verdict), "reason", s->reason,
-						"source", s->source ? s->source : ""));
+		json_array_append_new(
+			steps,
+			json_pack("{s:s, s:i, s:o, s:o, s:s, s:s, s:s*, s:s}", "table",
+				  decision_table_name(s->table), "row", (int)s->row, "bits",
+				  json_bits(s->bit), "at-1", json_bits(s->bit & s->at_1), "verdict",
+				  verdict_name(s->verdict), "reason", s->reason, "cure",
+				  decision_cure(s), "source", s->source ? s->source : ""));
 	}
 	return json_pack("{s:s, s:o, s:o, s:o, s:o, s:b, s:o}", "verdict", verdict_name(d->verdict),
 			 "mask", json_hex(d->mask), "value", json_hex(d->value), "held-at-1",

@@ -113,23 +113,6 @@ void mitigation_redecide(const struct mitigation *m, struct mitigation_vcpu *v)
 
 /* ---- the first boot ---- */
 
-/* The reasons of the steps that are as bad as the whole, in one line. */
-static const char *reasons(const struct mitigation_decision *d, char *text, size_t len)
-{
-	unsigned int i;
-	size_t at = 0;
-
-	text[0] = '\0';
-	for (i = 0; i < d->n_steps; i++) {
-		const struct decision_step *s = &d->step[i];
-
-		if (s->verdict != d->verdict || at + 1 >= len)
-			continue;
-		at += (size_t)snprintf(text + at, len - at, "%s%s", at ? "; " : "", s->reason);
-	}
-	return text;
-}
-
 static bool kernel_before(unsigned int major, unsigned int minor)
 {
 	unsigned int has_major = 0, has_minor = 0;
@@ -142,11 +125,11 @@ static bool kernel_before(unsigned int major, unsigned int minor)
 
 static void warn_at_start(const struct mitigation *m)
 {
-	char text[512];
+	char text[896];
 
 	if (m->start.verdict == VERDICT_WARN)
-		log_warn("mitigation: %s (back end %s)", reasons(&m->start, text, sizeof(text)),
-			 backend_name(m->backend.ops->kind));
+		log_warn("mitigation: back end %s: %s", backend_name(m->backend.ops->kind),
+			 explain_reasons(&m->start, text, sizeof(text)));
 	/* SDM vol.3 VM-entry MSR-load area; KVM 6.12 made it follow the filter */
 	if (m->nested && m->backend.ops->denies_spec_ctrl && m->start.mask && kernel_before(6, 12))
 		log_warn("mitigation: this guest may run guests of its own, and before Linux 6.12 "
@@ -209,9 +192,9 @@ static void level_guest(struct mitigation *m, struct cpuid_set *cpuid)
 static int check_nested(const struct mitigation *m, struct err *e)
 {
 	static const char text[] =
-		"the guest is shown VMX or SVM but not SPEC_CTRL: KVM then puts "
+		"nested: shown: the guest is shown VMX or SVM but not SPEC_CTRL: KVM then puts "
 		"no branch predictor barrier between it and its own guests; show "
-		"it SPEC_CTRL, or hide nested virtualization";
+		"it SPEC_CTRL by --cpu, or set nested: hidden";
 
 	if (!m->nested || m->contract.leaf7_0_edx & CPUID_7_0_EDX_SPEC_CTRL)
 		return 0;
@@ -226,13 +209,14 @@ static int decide_start(struct mitigation *m, struct err *e)
 {
 	const struct mitigation_promise no_promise = {0};
 	const struct vcpu_report nothing = {0};
-	char text[512];
+	char text[896];
 
 	decide(m, &nothing, &no_promise, 0, &m->start);
 	if (m->start.verdict != VERDICT_REFUSE)
 		return 0;
-	return err_set(e, -EPERM, "refused by policy: %s (back end %s)",
-		       reasons(&m->start, text, sizeof(text)), backend_name(m->backend.ops->kind));
+	return err_set(e, -EPERM, "refused by policy: back end %s: %s",
+		       backend_name(m->backend.ops->kind),
+		       explain_reasons(&m->start, text, sizeof(text)));
 }
 
 int mitigation_make_contract(struct mitigation *m, struct cpuid_set *cpuid, struct err *e)
@@ -415,14 +399,14 @@ int mitigation_hold(struct mitigation *m, struct mitigation_vcpu *v)
 static void log_change(struct mitigation_vcpu *v, const struct backend_held *before,
 		       const char *why)
 {
-	char text[512];
+	char text[896];
 
 	if (v->changes > LOGGED_CHANGES)
 		return;
 	log_info("mitigation: vCPU %u: forced bits changed: mask=%#llx value=%#llx was_mask=%#llx "
 		 "was_value=%#llx: %s: %s",
 		 v->id, HEX(v->held.mask), HEX(v->held.value), HEX(before->mask),
-		 HEX(before->value), why, reasons(&v->decision, text, sizeof(text)));
+		 HEX(before->value), why, explain_reasons(&v->decision, text, sizeof(text)));
 	if (v->changes == LOGGED_CHANGES)
 		log_warn("mitigation: vCPU %u changes its report again and again; further changes "
 			 "are not logged",
@@ -448,13 +432,13 @@ static void log_frozen(const struct mitigation_vcpu *v, const struct mitigation_
 
 static void log_verdict(const struct mitigation_vcpu *v, enum verdict before)
 {
-	char text[512];
+	char text[896];
 
 	if (v->decision.verdict <= before || v->decision.verdict < VERDICT_WARN ||
 	    v->changes > LOGGED_CHANGES)
 		return;
 	log_warn("mitigation: vCPU %u: %s: %s", v->id, verdict_name(v->decision.verdict),
-		 reasons(&v->decision, text, sizeof(text)));
+		 explain_reasons(&v->decision, text, sizeof(text)));
 }
 
 bool mitigation_apply(struct mitigation *m, struct mitigation_vcpu *v, const char *why,

@@ -50,11 +50,12 @@ static json_t *steps(const struct mitigation_decision *d)
 	for (i = 0; i < d->n_steps; i++) {
 		const struct decision_step *s = &d->step[i];
 
-		json_array_append_new(list, json_pack("{s:s, s:i, s:o, s:s, s:s, s:s}", "table",
-						      decision_table_name(s->table), "row",
-						      (int)s->row, "bit", hex(s->bit), "verdict",
-						      verdict_name(s->verdict), "reason", s->reason,
-						      "source", s->source));
+		json_array_append_new(
+			list, json_pack("{s:s, s:i, s:o, s:o, s:s, s:s, s:s*, s:s}", "table",
+					decision_table_name(s->table), "row", (int)s->row, "bit",
+					hex(s->bit), "at_1", hex(s->bit & s->at_1), "verdict",
+					verdict_name(s->verdict), "reason", s->reason, "cure",
+					decision_cure(s), "source", s->source));
 	}
 	return list;
 }

@@ -158,6 +158,38 @@ def test_policy_refuses_what_cannot_be_held(guest, mode, policy):
     g.result.expect_error(POLICY, "refused by policy", "BHI_DIS_S")
 
 
+REFUSALS = [
+    # mode, policy, what the one line says after the back end
+    ("drops", "bhi: on\nrrsba: off", "bhi row 5, BHI_DIS_S at 1: bhi is on in the policy, but this host or back end "
+     "cannot hold BHI_DIS_S; set bhi: auto, or use a host on which testudo host lists the bit"),
+    ("drops", "bhi: off\nrrsba: off\nspec-ctrl: {SSBD: on, STIBP: off}", "raw row 2, SSBD at 1, STIBP at 0: raw bits "
+     "that this host or back end cannot hold as the policy says; take the bit out of spec-ctrl, or use a host on which "
+     "testudo host lists the bit"),
+    ("filter", "spec-ctrl: {PSFD: on}", "raw row 2, PSFD at 1: raw bits that this host or back end cannot hold as the "
+     "policy says; take the bit out of spec-ctrl, or use a host on which testudo host lists the bit"),
+    ("filter", "pool: mixed\nmixed-pool: refuse", "pool row 1: the pool mixes short and long branch history buffers; "
+     "make a pool of one kind of hosts, or set mixed-pool: level"),
+]
+
+
+@pytest.mark.parametrize("mode,policy,says", REFUSALS, ids=lambda v: v.split(",")[0] if "row" in v else None)
+def test_refusal_names_row_bit_value_and_cure(guest, mode, policy, says):
+    g = guest(mode, [f"0.r.{HW}"], policy=policy)
+    assert g.result.code == POLICY
+    name = HOLDING.get(mode, "none")
+    refusal = [line for line in g.result.full_err.splitlines() if "refused" in line]
+    assert refusal == [f"testudo: error: refused by policy: back end {name}: {says}"]
+
+
+def test_operators_own_bits_on_amd(guest):
+    """Not affected by BHI, but what the back end can hold there is held when the policy says so."""
+    amd = dict(SAPPHIRE_RAPIDS, vendor="AuthenticAMD", family=0x19, model=1, **{"cpuid-7-2-edx": "0"})
+    g = guest("filter", [f"0.r.{HW}", "0.w.48.2", f"0.r.{HW}", "0.r.48"], host=amd, bits=IBRS | STIBP | SSBD,
+              policy="spec-ctrl: {SSBD: on, STIBP: off}")
+    assert g.outcomes() == [SSBD, 2, SSBD, 2]
+    assert g.report["backend"]["name"] == "msr-filter" and g.vcpu()["held"]["names"] == ["SSBD"]
+
+
 # ---- what the guest reads, what the hardware has ----
 
 @pytest.mark.parametrize("mode", HOLDING)

@@ -60,6 +60,7 @@ static const struct mitigation_decision decision = {
 	.step = {{.table = TABLE_BHI,
 		  .row = 9,
 		  .bit = SPEC_CTRL_BHI_DIS_S,
+		  .at_1 = SPEC_CTRL_BHI_DIS_S,
 		  .verdict = VERDICT_ALLOW_FORCED,
 		  .reason = "a reason of so many words that it has to be broken into more than one "
 			    "line when it is printed for a person",
@@ -100,17 +101,52 @@ static void test_text(void **state)
 	expect(text, row);
 	expect(text, "holds       BHI_DIS_S at 1, STIBP at 0 (mask 0x402, value 0x400)\n");
 	expect(text, "short       the short BHB sequence is adequate");
-	snprintf(row, sizeof(row), "  %s row 9, BHI_DIS_S: %s: a reason of",
+	snprintf(row, sizeof(row), "  %s row 9, BHI_DIS_S at 1: %s: a reason of",
 		 decision_table_name(TABLE_BHI), verdict_name(VERDICT_ALLOW_FORCED));
 	expect(text, row);
 	expect(text, "\n      source: a source\n");
 	snprintf(row, sizeof(row), "  %s row 4: %s: other\n", decision_table_name(TABLE_MIGRATION),
 		 verdict_name(VERDICT_WARN));
 	expect(text, row);
+	expect(text, "\n      cure: use a host on which testudo host lists the bit;");
 	for (line = strtok(text, "\n"); line; line = strtok(NULL, "\n"))
 		if (strlen(line) > 100 || line[strlen(line) - 1] == ' ')
 			fail_msg("'%s'", line);
 	free(text);
+}
+
+static void test_steps(void **state)
+{
+	static const struct {
+		struct decision_step step;
+		const char *text;
+	} rows[] = {
+		{{TABLE_BHI, 6, SPEC_CTRL_BHI_DIS_S, SPEC_CTRL_BHI_DIS_S, VERDICT_ALLOW, "fine",
+		  ""},
+		 "bhi row 6, BHI_DIS_S: fine"},
+		{{TABLE_RAW, 2, SPEC_CTRL_SSBD | SPEC_CTRL_STIBP, SPEC_CTRL_SSBD, VERDICT_REFUSE,
+		  "no", ""},
+		 "raw row 2, SSBD at 1, STIBP at 0: no; take the bit out of spec-ctrl, or use a "
+		 "host on which testudo host lists the bit"},
+		{{TABLE_POOL, 1, 0, 0, VERDICT_WARN, "mixed", ""},
+		 "pool row 1: mixed; make a pool of one kind of hosts, or set mixed-pool: level"},
+	};
+	struct mitigation_decision d = {.verdict = VERDICT_REFUSE};
+	char buf[512], both[1024];
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(rows); i++) {
+		explain_step(&rows[i].step, buf, sizeof(buf));
+		assert_string_equal(buf, rows[i].text);
+		d.step[d.n_steps++] = rows[i].step;
+	}
+	assert_string_equal(explain_reasons(&d, buf, sizeof(buf)), rows[1].text);
+	d.step[d.n_steps++] = rows[1].step;
+	snprintf(both, sizeof(both), "%s. %s", rows[1].text, rows[1].text);
+	assert_string_equal(explain_reasons(&d, buf, sizeof(buf)), both);
+	explain_reasons(&d, buf, 10);
+	assert_string_equal(buf, "raw row 2");
 }
 
 static void test_nothing_held(void **state)
@@ -229,9 +265,10 @@ static void test_real_decisions(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_bits),	cmocka_unit_test(test_text),
-		cmocka_unit_test(test_reports), cmocka_unit_test(test_nothing_held),
-		cmocka_unit_test(test_json),	cmocka_unit_test(test_real_decisions),
+		cmocka_unit_test(test_bits),	       cmocka_unit_test(test_steps),
+		cmocka_unit_test(test_text),	       cmocka_unit_test(test_reports),
+		cmocka_unit_test(test_nothing_held),   cmocka_unit_test(test_json),
+		cmocka_unit_test(test_real_decisions),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
