@@ -81,6 +81,21 @@ void scratch_close(struct backend_scratch *s)
 	s->vm_fd = s->vcpu_fd = -1;
 }
 
+void scratch_retire(struct backend *b, struct backend_scratch *s)
+{
+	if (s->vm_fd >= 0 && b->n_retired < ARRAY_SIZE(b->retired))
+		b->retired[b->n_retired++] = *s;
+	else
+		scratch_close(s);
+	s->vm_fd = s->vcpu_fd = -1;
+}
+
+void backend_close_scratch(struct backend *b)
+{
+	while (b->n_retired)
+		scratch_close(&b->retired[--b->n_retired]);
+}
+
 static bool has_msr_exits(const struct kvm *kvm)
 {
 	return ioctl(kvm->fd, KVM_CHECK_EXTENSION, KVM_CAP_X86_USER_SPACE_MSR) > 0 &&

@@ -30,6 +30,11 @@ struct backend_trial {
 	char why[BACKEND_WHY_MAX]; /* one sentence, also when usable */
 };
 
+/* A VM with one vCPU that never runs, for trials. Zeroed with descriptors at -1 is empty. */
+struct backend_scratch {
+	int vm_fd, vcpu_fd;
+};
+
 struct backend {
 	const struct backend_ops *ops; /* the chosen one; never NULL after backend_probe() */
 	uint64_t can_force;	       /* bits that it can hold at 1 */
@@ -39,6 +44,9 @@ struct backend {
 	bool msr_exits;		/* KVM has the MSR filter: virtual MSRs can be offered */
 	unsigned int n_trials;
 	struct backend_trial trial[BACKEND_ROWS];
+	/* VMs of trials that are over, still open: see scratch_retire() */
+	unsigned int n_retired;
+	struct backend_scratch retired[BACKEND_ROWS];
 };
 
 /* What is held for one vCPU, as far as it can be known. */
@@ -85,7 +93,8 @@ extern const struct backend_ops backend_force_vm, backend_force, backend_filter,
 /**
  * backend_probe - try all, choose the first that is usable and can hold anything
  * @force_cap: number of the RFC's capability, normally BACKEND_FORCE_CAP
- * A back end that is not there is no error; only a host out of memory or descriptors is.
+ * A back end that is not there is no error; only a host out of memory or descriptors is. Whatever
+ * is returned, backend_close_scratch() has to follow.
  */
 int backend_probe(struct backend *b, const struct kvm *kvm, uint32_t force_cap, struct err *e);
 
@@ -94,11 +103,6 @@ int backend_probe(struct backend *b, const struct kvm *kvm, uint32_t force_cap, 
 int backend_get_msr(int vcpu_fd, uint32_t index, uint64_t *value);
 int backend_set_msr(int vcpu_fd, uint32_t index, uint64_t value);
 
-/* A VM with one vCPU that never runs, for trials. Zeroed with descriptors at -1 is empty. */
-struct backend_scratch {
-	int vm_fd, vcpu_fd;
-};
-
 /**
  * scratch_open_vm, scratch_open_vcpu - two steps, since a capability may have to go between
  * Without CPUID: KVM_SET_MSRS of 0x48 by the host does not ask for it. Return: 0 or -errno
@@ -106,5 +110,15 @@ struct backend_scratch {
 int scratch_open_vm(struct backend_scratch *s, const struct kvm *kvm);
 int scratch_open_vcpu(struct backend_scratch *s);
 void scratch_close(struct backend_scratch *s);
+
+/**
+ * scratch_retire - done with it, but close it later
+ * The end of a VM waits for readers of KVM's tables, some hundred microseconds that need not delay
+ * the guest's start.
+ */
+void scratch_retire(struct backend *b, struct backend_scratch *s);
+
+/** backend_close_scratch - close what trials left open; when the guest runs, or at the end */
+void backend_close_scratch(struct backend *b);
 
 #endif

@@ -22,19 +22,38 @@ static const uint64_t tried[] = {
 	SPEC_CTRL_DDPD_U,      SPEC_CTRL_BHI_DIS_S,
 };
 
-/* KVM tries the value on the processor; whether it was kept is another question: read it back. */
+/*
+ * KVM tries the value on the processor; whether it was kept is another question: read it back.
+ * Return: KVM took @value; @kept: what it then had of it
+ */
+static bool try_value(int vcpu_fd, uint64_t value, uint64_t *kept)
+{
+	uint64_t seen = 0;
+
+	if (backend_set_msr(vcpu_fd, MSR_IA32_SPEC_CTRL, value) < 0)
+		return false;
+	if (backend_get_msr(vcpu_fd, MSR_IA32_SPEC_CTRL, &seen) < 0 || seen & ~value)
+		seen = 0; /* what is not ours there is not to be trusted */
+	*kept = seen;
+	return true;
+}
+
+/* All bits at once, which answers for a KVM that keeps all or none; else one by one. */
 static void try_bits(struct backend *b, int vcpu_fd, struct backend_trial *t)
 {
-	uint64_t dropped = 0, seen;
+	uint64_t dropped = 0, kept = 0;
 	size_t i;
 
-	for (i = 0; i < ARRAY_SIZE(tried); i++) {
-		if (backend_set_msr(vcpu_fd, MSR_IA32_SPEC_CTRL, tried[i]) < 0)
-			continue;
-		if (backend_get_msr(vcpu_fd, MSR_IA32_SPEC_CTRL, &seen) == 0 && seen == tried[i])
-			b->can_force |= tried[i];
-		else
-			dropped |= tried[i];
+	if (try_value(vcpu_fd, SPEC_CTRL_ALL, &kept) && (!kept || kept == SPEC_CTRL_ALL)) {
+		b->can_force = kept;
+		dropped = SPEC_CTRL_ALL & ~kept;
+	} else {
+		for (i = 0; i < ARRAY_SIZE(tried); i++) {
+			if (!try_value(vcpu_fd, tried[i], &kept))
+				continue;
+			b->can_force |= kept;
+			dropped |= tried[i] & ~kept;
+		}
 	}
 	if (b->can_force)
 		snprintf(t->why, sizeof(t->why),
@@ -63,7 +82,7 @@ static int probe_filter(struct backend *b, const struct kvm *kvm, struct backend
 		ret = scratch_open_vcpu(&s);
 	if (!ret)
 		try_bits(b, s.vcpu_fd, t);
-	scratch_close(&s);
+	scratch_retire(b, &s);
 	if (ret < 0)
 		return ret;
 	b->run_time_bits = ~UINT64_C(0);

@@ -133,7 +133,7 @@ static int probe_force(struct backend *b, const struct kvm *kvm, struct backend_
 	struct backend_scratch s = {-1, -1};
 	int ret = probe_on(b, kvm, &s, t);
 
-	scratch_close(&s);
+	scratch_retire(b, &s);
 	if (!ret)
 		snprintf(t->why, sizeof(t->why),
 			 "KVM holds the bits for the whole VM by capability %u; SPEC_CTRL reads "

@@ -85,6 +85,7 @@ static int read_backend(struct backend_facts *b, const struct kvm *kvm, struct e
 
 	if (!ret)
 		*b = (struct backend_facts) {found.ops->kind, found.can_force};
+	backend_close_scratch(&found);
 	return ret;
 }
 

@@ -65,6 +65,7 @@ void mitigation_fini(struct mitigation *m)
 	for (i = 0; i < m->n_vcpus; i++)
 		pthread_mutex_destroy(&m->vcpu[i].lock);
 	free(m->vcpu);
+	backend_close_scratch(&m->backend);
 	m->vcpu = NULL;
 	m->n_vcpus = 0;
 }
@@ -518,6 +519,11 @@ void mitigation_check_rates(struct mitigation *m)
 bool mitigation_wants_checks(const struct mitigation *m)
 {
 	return needs_spec_ctrl_exits(m);
+}
+
+void mitigation_started(struct mitigation *m)
+{
+	backend_close_scratch(&m->backend);
 }
 
 void mitigation_forget_vm(struct mitigation *m)

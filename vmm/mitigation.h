@@ -149,6 +149,9 @@ void mitigation_check_rates(struct mitigation *m);
  * contract was made. */
 bool mitigation_wants_checks(const struct mitigation *m);
 
+/** mitigation_started - the first vCPU runs: finish what could wait until then */
+void mitigation_started(struct mitigation *m);
+
 /** mitigation_forget_vm - after the vCPUs' last check, before their descriptors are closed */
 void mitigation_forget_vm(struct mitigation *m);
 

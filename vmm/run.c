@@ -223,6 +223,7 @@ static enum vm_event run_machine(struct run *r, int *code, struct err *e)
 	if (!ret && control_begin(&r->control, &m))
 		ret = machine_start(&m, e);
 	if (!ret) {
+		mitigation_started(&r->mitigation);
 		r->watch.machine = &m;
 		ret = loop_run(&r->loop);
 		r->watch.machine = NULL;

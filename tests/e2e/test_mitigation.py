@@ -123,6 +123,32 @@ def test_back_end_is_found_by_trying(guest, mode):
     assert "warning" not in g.result.full_err
 
 
+@pytest.mark.parametrize("bits", [0x5ff, 0x401, IBRS])
+def test_bits_are_found_all_at_once_or_one_by_one(guest, bits):
+    """A part that has all of them, and two that refuse a value with any of the others in it."""
+    g = guest("filter", [f"0.r.{HW}"], cpus=1, bits=bits, policy="rrsba: off")
+    assert int(g.report["backend"]["can_force"], 16) == bits
+    assert g.outcomes() == [BHI & bits]
+
+
+def test_trials_leave_nothing_open(live):
+    """The scratch VM is closed when the guest runs."""
+    with live("echo", "-c", 2) as t:
+        t.read_until(b"echo ready")
+
+        def kvm_files():
+            found = []
+            for path in pathlib.Path(f"/proc/{t.p.pid}/fd").iterdir():
+                try:
+                    found.append(os.readlink(path))
+                except FileNotFoundError:  # closed since
+                    pass
+            return sorted(link for link in found if "kvm-v" in link)
+
+        harness.wait_for(lambda: len(kvm_files()) == 3)
+        assert kvm_files() == ["anon_inode:kvm-vcpu:0", "anon_inode:kvm-vcpu:1", "anon_inode:kvm-vm"]
+
+
 @pytest.mark.parametrize("mode,why", [
     ("drops", "does not keep it"),
     ("mainline", "accepts no bit"),
