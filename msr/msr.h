@@ -8,10 +8,21 @@
 #include <stdint.h>
 
 /* SDM vol.4 unless said otherwise */
+#define MSR_IA32_TSC		   0x010
+#define MSR_IA32_APIC_BASE	   0x01b
 #define MSR_IA32_SPEC_CTRL	   0x048
+#define MSR_IA32_PRED_CMD	   0x049
 #define MSR_IA32_ARCH_CAPABILITIES 0x10a
 #define MSR_IA32_MISC_ENABLE	   0x1a0
 #define MSR_IA32_MTRR_DEF_TYPE	   0x2ff
+#define MSR_EFER		   0xc0000080 /* AMD APM vol.2 3.1.7 */
+
+#define PRED_CMD_IBPB (UINT64_C(1) << 0)
+
+#define EFER_SCE (UINT64_C(1) << 0)
+#define EFER_LME (UINT64_C(1) << 8)
+#define EFER_LMA (UINT64_C(1) << 10)
+#define EFER_NXE (UINT64_C(1) << 11)
 
 #define MISC_ENABLE_FAST_STRING	 (1u << 0)
 #define MTRR_DEF_TYPE_ENABLE	 (1u << 11)

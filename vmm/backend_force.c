@@ -9,18 +9,17 @@
 #include <errno.h>
 #include <linux/kvm.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
 #include "base/bytes.h"
-#include "base/cleanup.h"
 #include "base/err.h"
 #include "msr/msr.h"
 #include "msr/spec_ctrl.h"
 #include "vmm/backend.h"
 #include "vmm/host_facts.h"
 #include "vmm/kvm.h"
+#include "vmm/msr_list.h"
 #include "vmm/vm.h"
 
 /* of the RFC only; 0xe4 is free in every other kernel */
@@ -142,26 +141,6 @@ static int probe_force(struct backend *b, const struct kvm *kvm, struct backend_
 	return ret;
 }
 
-static bool msr_is_listed(const struct kvm *kvm, uint32_t index)
-{
-	struct kvm_msr_list probe = {0};
-	AUTO_FREE struct kvm_msr_list *list = NULL;
-	uint32_t i;
-
-	if (ioctl(kvm->fd, KVM_GET_MSR_INDEX_LIST, &probe) == 0 || errno != E2BIG)
-		return false;
-	list = calloc(1, sizeof(*list) + probe.nmsrs * sizeof(list->indices[0]));
-	if (!list)
-		return false;
-	list->nmsrs = probe.nmsrs;
-	if (ioctl(kvm->fd, KVM_GET_MSR_INDEX_LIST, list) < 0)
-		return false;
-	for (i = 0; i < list->nmsrs; i++)
-		if (list->indices[i] == index)
-			return true;
-	return false;
-}
-
 /* Patches 9 and 10: what KVM makes of a report depends on what the host has. */
 static uint64_t forced_by_report(const struct kvm *kvm, uint64_t can_force)
 {
@@ -179,7 +158,7 @@ static int probe_force_vm(struct backend *b, const struct kvm *kvm, struct backe
 {
 	int ret;
 
-	if (!msr_is_listed(kvm, MSR_VIRTUAL_ENUMERATION)) {
+	if (!msr_list_has(kvm, MSR_VIRTUAL_ENUMERATION)) {
 		snprintf(t->why, sizeof(t->why),
 			 "this KVM has no virtual mitigation MSRs (%#x is not in its list)",
 			 MSR_VIRTUAL_ENUMERATION);

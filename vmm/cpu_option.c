@@ -13,9 +13,11 @@
 #include "cpuid/guest_cpu.h"
 #include "msr/msr.h"
 #include "policy/cpu_template.h"
+#include "vmm/cpu_msrs.h"
 #include "vmm/kvm.h"
 
 struct cpu_option {
+	const char *text; /* the option's value, the caller's */
 	bool is_template;
 	struct guest_cpu cpu;
 	struct cpu_template template;
@@ -33,13 +35,6 @@ static int check_template(const struct cpu_template *t, const char *path, const 
 {
 	unsigned int i;
 
-	for (i = 0; i < t->n_msr; i++)
-		if (t->msr[i].index != MSR_IA32_ARCH_CAPABILITIES)
-			return err_set(
-				e, -EINVAL,
-				"--cpu %s: msr_modifiers: addr %#x cannot be set; only 0x10a "
-				"(ARCH_CAPABILITIES) can: take the others out",
-				path, t->msr[i].index);
 	/* "!N" lifts a check that the template's own VMM makes; there is none of those here */
 	for (i = 0; i < t->n_caps; i++)
 		if (!t->cap[i].remove &&
@@ -57,6 +52,7 @@ static int load(struct cpu_option *c, const char *text, const struct kvm *kvm, s
 	size_t len;
 	int ret;
 
+	c->text = text;
 	c->is_template = cpu_option_is_path(text);
 	if (!c->is_template)
 		return guest_cpu_parse(text, &c->cpu, e);
@@ -91,6 +87,12 @@ int cpu_option_apply(const struct cpu_option *c, struct cpuid_set *set, struct e
 	if (c->is_template)
 		return template_apply_cpuid(c->template.cpuid, c->template.n_cpuid, set, e);
 	return guest_cpu_apply(&c->cpu, set, e);
+}
+
+int cpu_option_msrs(const struct cpu_option *c, const struct kvm *kvm, struct cpu_msrs *msrs,
+		    struct err *e)
+{
+	return cpu_msrs_init(msrs, c->text, c->template.msr, c->template.n_msr, kvm, e);
 }
 
 uint64_t cpu_option_arch_cap(const struct cpu_option *c, uint64_t arch_cap)

@@ -7,6 +7,7 @@
 
 #include "cpuid/cpuid.h"
 
+struct cpu_msrs;
 struct cpu_option;
 struct err;
 struct kvm;
@@ -18,7 +19,7 @@ bool cpu_option_is_path(const char *text);
  * cpu_option_load - read the option's value and check it against what this host's KVM has
  * @text: "host", a named CPU, either with ",+feature" and ",-feature"; or, with a '/' in it or with
  *        ".json" at its end, the path of a CPU template (JSON as Firecracker takes it)
- * @out: receives the option, owned by the caller
+ * @out: receives the option, owned by the caller; it refers to @text
  * Return: 0; -EINVAL for a word or a file that is wrong, -ENOTSUP for a KVM capability that the
  * template asks for, -ENOMEM; the text is in @e
  */
@@ -31,6 +32,13 @@ void cpu_option_free(struct cpu_option *c);
  * Topology is set later. Return: 0; -ENOTSUP naming what this host lacks, -EINVAL, -ENOSPC
  */
 int cpu_option_apply(const struct cpu_option *c, struct cpuid_set *set, struct err *e);
+
+/**
+ * cpu_option_msrs - the other MSRs that a template edits; none for a named CPU
+ * Return: as cpu_msrs_init() does
+ */
+int cpu_option_msrs(const struct cpu_option *c, const struct kvm *kvm, struct cpu_msrs *msrs,
+		    struct err *e);
 
 /** cpu_option_arch_cap - ARCH_CAPABILITIES for the guest, given what it would be otherwise */
 uint64_t cpu_option_arch_cap(const struct cpu_option *c, uint64_t arch_cap);

@@ -192,6 +192,7 @@ int machine_init(struct machine *m, const struct machine_host *host, struct err 
 		.mem = &m->memory.guest,
 		.sink = host->sink,
 		.cpuid = host->cpuid,
+		.cpu_msrs = host->cpu_msrs,
 		.mitigation = host->mitigation,
 		.isolation = host->isolation,
 	};

@@ -30,6 +30,7 @@ struct machine_host {
 	const struct kvm *kvm;
 	const struct kernel_config *kernel;
 	const struct cpuid_set *cpuid; /* the guest's, without topology */
+	const struct cpu_msrs *cpu_msrs;
 	struct mitigation *mitigation;
 	const struct isolation *isolation;
 	struct blk_file *disks; /* config->n_disks of them */

@@ -8,7 +8,6 @@
 #include "msr/msr.h"
 #include "msr/spec_ctrl.h"
 #include "vmm/mitigation.h"
-#include "vmm/msr_more.h"
 
 /* Writes other than a CPU's way up: few in a guest, any number in a hypervisor that is one. */
 #define EFER_EXITS 1024

@@ -10,7 +10,6 @@
 #include "base/err.h"
 #include "msr/msr.h"
 #include "msr/spec_ctrl.h"
-#include "vmm/msr_more.h"
 
 #define BOTH (KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE)
 

@@ -19,6 +19,7 @@
 #include "vmm/cmd.h"
 #include "vmm/config.h"
 #include "vmm/control.h"
+#include "vmm/cpu_msrs.h"
 #include "vmm/cpu_option.h"
 #include "vmm/isolation.h"
 #include "vmm/machine.h"
@@ -32,6 +33,7 @@ struct run {
 	struct loop loop;
 	struct kvm kvm;
 	struct cpuid_set cpuid; /* the guest's */
+	struct cpu_msrs cpu_msrs;
 	struct policy policy;
 	struct host_file facts; /* of --host-facts */
 	struct isolation isolation;
@@ -178,6 +180,7 @@ static void run_close(struct run *r)
 	char_close(&r->serial);
 	mitigation_watch_close(&r->watch);
 	mitigation_fini(&r->mitigation);
+	cpu_msrs_fini(&r->cpu_msrs);
 	for (i = 0; i < r->n_disks; i++)
 		blk_file_close(&r->disk[i]);
 	for (i = 0; i < r->n_taps; i++)
@@ -202,6 +205,7 @@ static enum vm_event run_machine(struct run *r, int *code, struct err *e)
 		.kvm = &r->kvm,
 		.kernel = &r->kernel,
 		.cpuid = &r->cpuid,
+		.cpu_msrs = &r->cpu_msrs,
 		.mitigation = &r->mitigation,
 		.isolation = &r->isolation,
 		.disks = r->disk,
@@ -215,6 +219,8 @@ static enum vm_event run_machine(struct run *r, int *code, struct err *e)
 
 	*code = EXIT_VMM_ERROR;
 	ret = machine_init(&m, &host, e);
+	if (ret == -ENOTSUP) /* of the user's CPU, by this host's KVM */
+		*code = EXIT_BAD_INPUT;
 	if (!ret) {
 		ret = machine_load(&m, e);
 		if (ret < 0)
@@ -291,7 +297,6 @@ static int open_policy(struct run *r, struct err *e)
 	return 0;
 }
 
-/* The processor that the guest is shown, and what is held for it. Return: 0 or the exit code */
 /* What KVM supports, made into the CPU that the user chose. */
 static int choose_cpu(struct run *r, bool nested, struct mitigation_options *options, struct err *e)
 {
@@ -303,6 +308,8 @@ static int choose_cpu(struct run *r, bool nested, struct mitigation_options *opt
 		ret = cpu_option_load(r->config.cpu, &r->kvm, &cpu, e);
 		if (!ret)
 			ret = cpu_option_apply(cpu, &r->cpuid, e);
+		if (!ret)
+			ret = cpu_option_msrs(cpu, &r->kvm, &r->cpu_msrs, e);
 	}
 	if (!ret && cpu) {
 		options->arch_cap_set = cpu_option_arch_cap(cpu, 0);
@@ -314,6 +321,7 @@ static int choose_cpu(struct run *r, bool nested, struct mitigation_options *opt
 	return ret;
 }
 
+/* The processor that the guest is shown, and what is held for it. Return: 0 or the exit code */
 static int open_mitigation(struct run *r, struct err *e)
 {
 	struct isolation_options isolation;

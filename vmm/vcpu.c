@@ -15,6 +15,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "msr/msr.h"
+#include "vmm/cpu_msrs.h"
 #include "vmm/isolation.h"
 #include "vmm/kvm.h"
 #include "vmm/mitigation.h"
@@ -138,6 +139,8 @@ int vcpu_create(struct vcpu *v, uint32_t id, uint32_t n_vcpus, const struct kvm 
 	ret = set_cpuid(v, n_vcpus, e);
 	if (!ret)
 		ret = set_boot_msrs(v, e);
+	if (!ret)
+		ret = cpu_msrs_apply(env->cpu_msrs, id, v->fd, e);
 	if (!ret)
 		ret = mitigation_setup_vcpu(env->mitigation, id, v->fd, e);
 	if (!ret)

@@ -10,6 +10,7 @@
 #include "devices/guest_mem.h"
 #include "devices/vm_event.h"
 
+struct cpu_msrs;
 struct cpuid_set;
 struct err;
 struct isolation;
@@ -26,6 +27,7 @@ struct vcpu_env {
 	const struct guest_mem *mem;
 	struct vm_event_sink *sink;
 	const struct cpuid_set *cpuid; /* the guest's, without topology */
+	const struct cpu_msrs *cpu_msrs;
 	struct mitigation *mitigation;
 	const struct isolation *isolation;
 };
