@@ -72,6 +72,13 @@ struct host_traits {
 void host_facts_from_cpuid(struct host_facts *f, struct cpuid_set *raw, struct cpuid_set *kvm);
 
 /**
+ * host_facts_to_cpuid - what KVM on that host offers, as far as facts tell
+ * Vendor and the EDX of leaves 7.0 and 7.2 are the facts'; of the rest, which they do not tell,
+ * every feature that has a name is assumed. For asking what a guest would be shown of those two.
+ */
+void host_facts_to_cpuid(const struct host_facts *f, struct cpuid_set *set);
+
+/**
  * host_traits_derive - what the facts mean
  * Long BHB: BHI_CTRL, or the model's row, or newer than every row (family above 6, or a model that
  * the table does not know together with features of a newer part). Unknown stays unknown only for a

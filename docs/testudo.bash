@@ -7,7 +7,8 @@ _testudo_policy()
         compopt -o nospace
         mapfile -t COMPREPLY < <(compgen -W 'reported= sees=' -- "$1")
     elif [[ $1 == -* ]]; then
-        mapfile -t COMPREPLY < <(compgen -W '--policy --host --from --guest --json --help' -- "$1")
+        mapfile -t COMPREPLY < <(compgen -W '--policy --host --from --cpu --guest
+            --kvm-cap-force-spec-ctrl --json --help' -- "$1")
     else
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -f -- "$1")
@@ -39,8 +40,12 @@ _testudo()
         mapfile -t COMPREPLY < <(compgen -W 'run list stat pause resume stop host policy version help' -- "$cur")
         return
         ;;
-    host | list)
+    list)
         mapfile -t COMPREPLY < <(compgen -W '--json --help' -- "$cur")
+        return
+        ;;
+    host)
+        mapfile -t COMPREPLY < <(compgen -W '--kvm-cap-force-spec-ctrl --json --help' -- "$cur")
         return
         ;;
     stat)

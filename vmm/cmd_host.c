@@ -6,17 +6,21 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "policy/explain.h"
+#include "vmm/backend.h"
 #include "vmm/cmd.h"
+#include "vmm/config.h"
 #include "vmm/host_here.h"
 
 static const char help[] =
-	"Usage: testudo host [--json]\n\n"
+	"Usage: testudo host [OPTION]...\n\n"
 	"Print what decides about a guest's protection on this host: processor, what KVM offers\n"
 	"to guests, the way to hold bits of IA32_SPEC_CTRL, microcode, kernel and what the kernel\n"
 	"says about vulnerabilities.\n\n"
 	"Options:\n"
 	"    --json\n"
 	"        as a fact file, for a policy's pool and for testudo policy explain\n"
+	"    --kvm-cap-force-spec-ctrl N\n"
+	"        the number of KVM_CAP_FORCE_SPEC_CTRL on a patched kernel, as for testudo run\n"
 	"  -h, --help\n"
 	"        this text\n\n"
 	"Exit codes: 0 printed, 1 KVM cannot be asked, 2 wrong usage\n";
@@ -46,18 +50,32 @@ static int print_json(const struct host_file *f)
 
 int cmd_host(int argc, char **argv)
 {
-	static const struct option longs[] = {
-		{"json", no_argument, NULL, 'j'}, {"help", no_argument, NULL, 'h'}, {0}};
+	static const struct option longs[] = {{"json", no_argument, NULL, 'j'},
+					      {CONFIG_FORCE_CAP, required_argument, NULL, 'k'},
+					      {"help", no_argument, NULL, 'h'},
+					      {0}};
+	uint32_t force_cap = BACKEND_FORCE_CAP;
 	struct host_file f;
 	struct err e = {0};
 	int value, json = 0, ret = 0;
 
 	optind = 0;
 	opterr = 0;
-	while ((value = getopt_long(argc, argv, "h", longs, NULL)) != -1) {
+	while ((value = getopt_long(argc, argv, ":h", longs, NULL)) != -1) {
 		if (value == 'h') {
 			fputs(help, stdout);
 			return 0;
+		}
+		if (value == 'k') {
+			if (config_parse_force_cap(optarg, &force_cap, &e) == 0)
+				continue;
+			log_err("%s", e.text);
+			return EXIT_USAGE;
+		}
+		if (value == ':') {
+			log_err("host: '%s' wants a value; see testudo host --help",
+				argv[optind - 1]);
+			return EXIT_USAGE;
 		}
 		if (value != 'j') {
 			log_err("host: '%s' is no option; see testudo host --help",
@@ -70,7 +88,7 @@ int cmd_host(int argc, char **argv)
 		log_err("host: argument '%s' is not wanted; see testudo host --help", argv[optind]);
 		return EXIT_USAGE;
 	}
-	if (host_here_read(&f, &e) < 0) {
+	if (host_here_read(&f, force_cap, &e) < 0) {
 		log_err("%s", e.text);
 		return EXIT_VMM_ERROR;
 	}

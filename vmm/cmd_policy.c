@@ -2,6 +2,7 @@
  * testudo policy: mistakes in a policy file, and what a policy decides on a host, this one or one
  * that is only a fact file. Nothing is started and nothing changed: the what-if tool.
  */
+#include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,8 +14,12 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "policy/explain.h"
+#include "vmm/backend.h"
 #include "vmm/cmd.h"
+#include "vmm/config.h"
+#include "vmm/cpu_option.h"
 #include "vmm/host_here.h"
+#include "vmm/kvm.h"
 #include "vmm/policy_file.h"
 
 static const char help[] =
@@ -30,6 +35,10 @@ static const char help[] =
 	"        the host, a file made by testudo host --json (default: this host)\n"
 	"    --from FILE\n"
 	"        the guest started on that host, and comes from there\n"
+	"    --cpu CPU\n"
+	"        the CPU that the guest is shown, as for testudo run; of a host that is only a "
+	"file\n"
+	"        the features that a file does not tell are taken to be there\n"
 	"    --guest WORD[,WORD]...\n"
 	"        reported=short,retpoline  what the guest reports by the virtual MSRs; none: it\n"
 	"                                  knows them and uses neither; unaware (default): it "
@@ -39,6 +48,8 @@ static const char help[] =
 	"                                  ipred_ctrl, ibrs_all, rsba, rrsba, bhi_no, its_no; or\n"
 	"                                  none (default: what its first host\n"
 	"                                  and the pool offer)\n"
+	"    --kvm-cap-force-spec-ctrl N\n"
+	"        this host's number of KVM_CAP_FORCE_SPEC_CTRL, as for testudo run\n"
 	"    --json\n"
 	"        for machines\n"
 	"  -h, --help\n"
@@ -58,7 +69,8 @@ struct guest_words {
 };
 
 struct ask {
-	const char *policy, *host, *from;
+	const char *policy, *host, *from, *cpu;
+	uint32_t force_cap;
 	struct guest_words guest;
 	bool json;
 };
@@ -147,10 +159,14 @@ static int read_guest(struct guest_words *g, char *arg, struct err *e)
 
 static int read_options(struct ask *ask, int argc, char **argv, struct err *e)
 {
-	static const struct option longs[] = {
-		{"policy", required_argument, NULL, 'p'}, {"host", required_argument, NULL, 'o'},
-		{"from", required_argument, NULL, 'f'},	  {"guest", required_argument, NULL, 'g'},
-		{"json", no_argument, NULL, 'j'},	  {0}};
+	static const struct option longs[] = {{"policy", required_argument, NULL, 'p'},
+					      {"host", required_argument, NULL, 'o'},
+					      {"from", required_argument, NULL, 'f'},
+					      {"guest", required_argument, NULL, 'g'},
+					      {"cpu", required_argument, NULL, 'c'},
+					      {CONFIG_FORCE_CAP, required_argument, NULL, 'k'},
+					      {"json", no_argument, NULL, 'j'},
+					      {0}};
 	int value, ret = 0;
 
 	optind = 0;
@@ -169,6 +185,13 @@ static int read_options(struct ask *ask, int argc, char **argv, struct err *e)
 		case 'g':
 			ret = read_guest(&ask->guest, optarg, e);
 			break;
+		case 'c':
+			ask->cpu = optarg;
+			break;
+		case 'k':
+			if (config_parse_force_cap(optarg, &ask->force_cap, e) < 0)
+				return -EXIT_USAGE;
+			break;
 		case 'j':
 			ask->json = true;
 			break;
@@ -184,6 +207,10 @@ static int read_options(struct ask *ask, int argc, char **argv, struct err *e)
 				argv[optind - 1]);
 		}
 	}
+	if (!ret && ask->cpu && ask->guest.sees_given)
+		return err_set(e, -EXIT_USAGE,
+			       "policy explain: --cpu and sees= of --guest both say what the guest "
+			       "is shown; give one");
 	if (!ret && optind < argc)
 		return err_set(e, -EXIT_USAGE,
 			       "policy explain: argument '%s' is not wanted; see testudo policy "
@@ -208,6 +235,35 @@ static int load_pool(const struct ask *ask, const struct question *q, const stru
 	return policy_load_pool(&q->policy, ask->policy, &here, level, e) < 0 ? -EXIT_BAD_INPUT : 0;
 }
 
+/* What --guest or --cpu says, or all that @first offers. */
+static int show_cpu(const struct ask *ask, const struct host_file *first, struct guest_contract *g,
+		    struct err *e)
+{
+	const bool here = !ask->host && !ask->from;
+	struct kvm kvm = {.fd = -1};
+	int ret = 0;
+
+	if (ask->cpu) {
+		if (here && kvm_open(&kvm, e) < 0)
+			return -EXIT_VMM_ERROR;
+		ret = cpu_option_shown(ask->cpu, here ? &kvm : NULL, &first->facts, g, e);
+		kvm_close(&kvm);
+		if (ret == -EINVAL && !cpu_option_is_path(ask->cpu))
+			return -EXIT_USAGE;
+		return ret < 0 ? -EXIT_BAD_INPUT : 0;
+	}
+	g->leaf7_0_edx = first->facts.kvm_leaf7_0_edx;
+	g->leaf7_2_edx = first->facts.kvm_leaf7_2_edx;
+	g->arch_cap = first->facts.kvm_arch_cap;
+	if (ask->guest.sees_given) {
+		g->leaf7_2_edx = ask->guest.leaf7_2_edx;
+		g->arch_cap = ask->guest.arch_cap;
+	}
+	if (!(g->leaf7_0_edx & CPUID_7_0_EDX_ARCH_CAP))
+		g->arch_cap = 0;
+	return 0;
+}
+
 /* What the guest is shown on @first, where it starts; as testudo run does it. */
 static int make_contract(const struct ask *ask, struct question *q, const struct host_file *first,
 			 struct err *e)
@@ -221,10 +277,9 @@ static int make_contract(const struct ask *ask, struct question *q, const struct
 		return ret;
 	q->in.pool = pool.facts;
 	g->vendor = cpu_vendor_from_id(first->facts.vendor_id);
-	g->leaf7_0_edx = first->facts.kvm_leaf7_0_edx;
-	g->leaf7_2_edx = w->sees_given ? w->leaf7_2_edx : first->facts.kvm_leaf7_2_edx;
-	if (g->leaf7_0_edx & CPUID_7_0_EDX_ARCH_CAP)
-		g->arch_cap = w->sees_given ? w->arch_cap : first->facts.kvm_arch_cap;
+	ret = show_cpu(ask, first, g, e);
+	if (ret < 0)
+		return ret;
 	if (!w->sees_given)
 		pool_level_guest(&pool, g);
 	mitigation_advertise(&first->facts, &first->backend, &q->policy.mitigation, &pool.facts, g);
@@ -236,10 +291,10 @@ static int make_contract(const struct ask *ask, struct question *q, const struct
 	return 0;
 }
 
-static int load_host(const char *path, struct host_file *f, struct err *e)
+static int load_host(const struct ask *ask, const char *path, struct host_file *f, struct err *e)
 {
 	if (!path)
-		return host_here_read(f, e) < 0 ? -EXIT_VMM_ERROR : 0;
+		return host_here_read(f, ask->force_cap, e) < 0 ? -EXIT_VMM_ERROR : 0;
 	return host_facts_load(path, f, e) < 0 ? -EXIT_BAD_INPUT : 0;
 }
 
@@ -263,9 +318,9 @@ static int make_question(const struct ask *ask, struct question *q, struct err *
 
 	if (policy_load(ask->policy, &q->policy, e) < 0)
 		return -EXIT_BAD_INPUT;
-	ret = load_host(ask->host, &q->host, e);
+	ret = load_host(ask, ask->host, &q->host, e);
 	if (!ret && ask->from)
-		ret = load_host(ask->from, &q->from, e);
+		ret = load_host(ask, ask->from, &q->from, e);
 	if (!ret)
 		ret = make_contract(ask, q, ask->from ? &q->from : &q->host, e);
 	if (ret < 0)
@@ -300,7 +355,7 @@ static int explain(int argc, char **argv, struct err *e)
 {
 	AUTO_FREE struct question *q = calloc(1, sizeof(*q));
 	struct mitigation_decision d;
-	struct ask ask = {0};
+	struct ask ask = {.force_cap = BACKEND_FORCE_CAP};
 	int ret = read_options(&ask, argc, argv, e);
 
 	if (ret < 0)

@@ -79,7 +79,7 @@ static const struct option_row {
 	 "hides what it is"},
 	{"mitigation-report", OPT_REPORT, "FILE",
 	 "keep FILE true about which SPEC_CTRL bits are held for the guest, and why (JSON)"},
-	{"kvm-cap-force-spec-ctrl", OPT_FORCE_CAP, "N",
+	{CONFIG_FORCE_CAP, OPT_FORCE_CAP, "N",
 	 "the number of KVM_CAP_FORCE_SPEC_CTRL on a patched kernel (default 236)"},
 	{"verbose", 'v', NULL, "debug messages on standard error"},
 	{"help", 'h', NULL, "this text"},
@@ -133,6 +133,16 @@ static char *next_word(char **rest)
 	*rest = *from ? from + 1 : NULL;
 	*to = '\0';
 	return word;
+}
+
+int config_parse_force_cap(const char *text, uint32_t *number, struct err *e)
+{
+	uint64_t n;
+	int ret = num_parse_u64("--" CONFIG_FORCE_CAP, text, 1, 65535, &n, e);
+
+	if (!ret)
+		*number = (uint32_t)n;
+	return ret;
 }
 
 static int parse_disk(struct run_config *c, char *arg, struct err *e)
@@ -283,10 +293,7 @@ static int apply(struct run_config *c, int value, char *arg, struct err *e)
 		c->mitigation_report = arg;
 		return 0;
 	case OPT_FORCE_CAP:
-		ret = num_parse_u64("--kvm-cap-force-spec-ctrl", arg, 1, 65535, &n, e);
-		if (!ret)
-			c->force_cap = (uint32_t)n;
-		return ret;
+		return config_parse_force_cap(arg, &c->force_cap, e);
 	case 'v':
 		c->verbose = true;
 		return 0;

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "cpuid/cpuid.h"
+#include "msr/mitigation.h"
 
 struct cpu_msrs;
 struct cpu_option;
@@ -19,6 +20,7 @@ bool cpu_option_is_path(const char *text);
  * cpu_option_load - read the option's value and check it against what this host's KVM has
  * @text: "host", a named CPU, either with ",+feature" and ",-feature"; or, with a '/' in it or with
  *        ".json" at its end, the path of a CPU template (JSON as Firecracker takes it)
+ * @kvm: NULL leaves out what only KVM can tell
  * @out: receives the option, owned by the caller; it refers to @text
  * Return: 0; -EINVAL for a word or a file that is wrong, -ENOTSUP for a KVM capability that the
  * template asks for, -ENOMEM; the text is in @e
@@ -26,6 +28,18 @@ bool cpu_option_is_path(const char *text);
 int cpu_option_load(const char *text, const struct kvm *kvm, struct cpu_option **out,
 		    struct err *e);
 void cpu_option_free(struct cpu_option *c);
+
+/**
+ * cpu_option_shown - what a guest of this CPU is shown of the controls of speculation
+ * @text: as above
+ * @kvm: this host's; NULL: a host that is known by @facts alone. What facts do not tell, the other
+ *       features of a named CPU, is taken to be there, and of a template CPUID leaf 7 and
+ *       ARCH_CAPABILITIES count.
+ * @g: leaf7_0_edx, leaf7_2_edx and arch_cap are set
+ * Return: as cpu_option_load() and cpu_option_apply()
+ */
+int cpu_option_shown(const char *text, const struct kvm *kvm, const struct host_facts *facts,
+		     struct guest_contract *g, struct err *e);
 
 /**
  * cpu_option_apply - make @set, what this guest would be shown by default, the chosen CPU

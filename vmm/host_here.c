@@ -78,10 +78,11 @@ static void read_info(struct host_info *info, const struct host_facts *facts)
 	read_vulnerabilities(info);
 }
 
-static int read_backend(struct backend_facts *b, const struct kvm *kvm, struct err *e)
+static int read_backend(struct backend_facts *b, const struct kvm *kvm, uint32_t force_cap,
+			struct err *e)
 {
 	struct backend found;
-	int ret = backend_probe(&found, kvm, BACKEND_FORCE_CAP, e);
+	int ret = backend_probe(&found, kvm, force_cap, e);
 
 	if (!ret)
 		*b = (struct backend_facts) {found.ops->kind, found.can_force};
@@ -89,7 +90,7 @@ static int read_backend(struct backend_facts *b, const struct kvm *kvm, struct e
 	return ret;
 }
 
-int host_here_read(struct host_file *f, struct err *e)
+int host_here_read(struct host_file *f, uint32_t force_cap, struct err *e)
 {
 	struct kvm kvm;
 	int ret = kvm_open(&kvm, e);
@@ -97,7 +98,7 @@ int host_here_read(struct host_file *f, struct err *e)
 	memset(f, 0, sizeof(*f));
 	if (ret == 0) {
 		host_facts_read(&f->facts, &kvm);
-		ret = read_backend(&f->backend, &kvm, e);
+		ret = read_backend(&f->backend, &kvm, force_cap, e);
 	}
 	if (ret == 0)
 		read_info(&f->info, &f->facts);

@@ -2,14 +2,17 @@
 #ifndef VMM_HOST_HERE_H
 #define VMM_HOST_HERE_H
 
+#include <stdint.h>
+
 #include "policy/facts.h"
 
 struct err;
 
 /**
  * host_here_read - CPUID, KVM, back end, microcode, kernel, sysfs
+ * @force_cap: as for backend_probe()
  * Return: 0; what kvm_open() returns when KVM cannot be asked. What sysfs lacks is left out.
  */
-int host_here_read(struct host_file *f, struct err *e);
+int host_here_read(struct host_file *f, uint32_t force_cap, struct err *e);
 
 #endif

@@ -26,9 +26,9 @@ MODES = [*HOLDING, "drops"]
 CAN_FORCE = ["IBRS", "STIBP", "SSBD", "RRSBA_DIS_S", "BHI_DIS_S"]
 
 
-def explain(work, policy, reported, whole=False):
+def explain(work, policy, reported, *words, whole=False):
     done = subprocess.run([harness.TESTUDO, "policy", "explain", "--json", "--host", f"{work}/explain.json",
-                           "--policy", f"{work}/policy.yaml", "--guest", f"reported={reported}"],
+                           "--policy", f"{work}/policy.yaml", "--guest", f"reported={reported}", *words],
                           capture_output=True, text=True, check=False)
     assert done.returncode in (0, POLICY), f"{policy}: {done.stderr}"
     answer = json.loads(done.stdout)
@@ -58,6 +58,22 @@ def test_run_shows_what_explain_says(guest, work, mode, pool):  # noqa: F811
     # in mode filter this host is the one of spr.json, and is not counted again
     here = 1 if pool == "[spr.json]" and mode == "filter" else 2
     assert said["pool"]["hosts"] == {"this-host": 1, "[icx.json, spr.json]": 2 if mode == "filter" else 3}.get(pool, here)
+
+
+@pytest.mark.parametrize("cpu", ["host", "host,-bhi_ctrl", "host,-rrsba_ctrl,-bhi_ctrl", "host,-arch_capabilities"])
+@pytest.mark.parametrize("mode", HOLDING)
+def test_run_shows_the_cpu_that_explain_says(guest, work, mode, cpu):  # noqa: F811
+    g = guest(mode, [f"0.r.{EDX_7_2}", f"0.r.{HW}"], "--cpu", cpu, edx_7_2=CONTROLS, policy="")
+    facts = json.loads(pathlib.Path(work, "host.json").read_text())
+    facts["backend"] = {"name": HOLDING[mode], "can-force": CAN_FORCE}
+    pathlib.Path(work, "explain.json").write_text(json.dumps(facts))
+    said = explain(work, "", "unaware", "--cpu", cpu, whole=True)
+
+    edx, held = g.outcomes()
+    assert edx == int(said["guest"]["cpuid-7-2-edx"], 16)
+    assert held == int(said["decision"]["value"], 16)
+    assert g.report["guest"]["arch_capabilities"] == said["guest"]["arch-capabilities"]
+    assert rows(g.vcpu(0)["steps"]) == rows(said["decision"]["steps"])
 
 
 def rows(steps):

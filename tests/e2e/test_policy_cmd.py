@@ -156,6 +156,11 @@ BAD_USAGE = [
     (["policy", "explain", "--guest", "sees=bhi"], "bhi_ctrl, rrsba_ctrl"),
     (["policy", "explain", "--guest", "sees=none,hears=all"], "'hears=all'"),
     (["policy", "explain", "--guest", "reported=short", "--host", host("epyc-rome")], "cannot report"),
+    (["policy", "explain", "--cpu", "pentium4000", "--host", host("sapphire-rapids")], "'pentium4000'"),
+    (["policy", "explain", "--cpu", "host", "--guest", "sees=none"], "give one"),
+    (["policy", "explain", "--kvm-cap-force-spec-ctrl", "0"], "--kvm-cap-force-spec-ctrl: '0'"),
+    (["host", "--kvm-cap-force-spec-ctrl", "x"], "--kvm-cap-force-spec-ctrl: 'x'"),
+    (["host", "--kvm-cap-force-spec-ctrl"], "wants a value"),
     (["host", "--jsn"], "--jsn"),
     (["host", "x"], "'x'"),
 ]
@@ -189,6 +194,11 @@ QUESTIONS = [
     ("the same, with a report", ["--from", "icelake-server", "--host", "sapphire-rapids", "--guest",
                                  "reported=short,retpoline"], OFF, {"BHI_DIS_S", "RRSBA_DIS_S"}),
     ("the way back of one that was shown it", ["--from", "sapphire-rapids", "--host", "icelake-server"], REFUSED, set()),
+    ("the newer part as an older CPU", ["--host", "sapphire-rapids", "--cpu", "icelake-server,-la57"], OFF, {"BHI_DIS_S"}),
+    ("the newer part less the control", ["--host", "sapphire-rapids", "--cpu", "host,-bhi_ctrl"], OFF, {"BHI_DIS_S"}),
+    ("the newer part as itself", ["--host", "sapphire-rapids", "--cpu", "sapphire-rapids,-la57"], OFF, set()),
+    ("a CPU for both is not all: ITS_NO was shown", ["--from", "sapphire-rapids", "--host", "icelake-server", "--cpu",
+                                                     "x86-64-v3"], REFUSED, set()),
     ("AMD is not affected", ["--host", "epyc-rome"], OFF, set()),
     ("no guest changes the vendor", ["--from", "icelake-server", "--host", "epyc-rome"], REFUSED, set()),
 ]
@@ -214,6 +224,28 @@ def test_explain(run, name, words, code, bits):
 
 
 @pytest.mark.nokvm
+@pytest.mark.parametrize("cpu,name", [("sapphire-rapids", "bhi_ctrl"), ("epyc-rome", "vendor"), ("./none.json", "none")])
+def test_cpu_that_the_host_cannot_show(run, cpu, name):
+    words = ["policy", "explain", "--host", host("icelake-server"), "--cpu", cpu]
+    run(*words).expect_error(BAD_INPUT, name)
+
+
+@pytest.mark.nokvm
+def test_template_of_a_host_that_is_not_here(run, work):
+    """CPUID leaf 7 and ARCH_CAPABILITIES count; other leaves and MSRs are for the host itself to look at."""
+    path = os.path.join(work, "t.json")
+    with open(path, "w", encoding="utf-8") as f:
+        json.dump({"kvm_capabilities": ["9999"], "msr_modifiers": [
+            {"addr": "0x10a", "bitmap": "0b1" + 20 * "x"}, {"addr": "0x12345", "bitmap": "0b1"}],
+            "cpuid_modifiers": [
+                {"leaf": "0x7", "subleaf": "0x2", "flags": 1, "modifiers": [{"register": "edx", "bitmap": "0b0xxxx"}]},
+                {"leaf": "0x9999", "subleaf": "0x0", "flags": 0, "modifiers": [{"register": "edx", "bitmap": "0b1"}]}]}, f)
+    guest = explain(run, "--host", host("sapphire-rapids"), "--cpu", path)["guest"]
+    assert int(guest["cpuid-7-2-edx"], 16) == 0x2f
+    assert int(guest["arch-capabilities"], 16) & 1 << 20
+
+
+@pytest.mark.nokvm
 def test_policy_decides(run, policy):
     words = ["--host", host("sapphire-rapids"), "--guest", "sees=ibrs_all"]
     assert "BHI_DIS_S" in explain(run, *words)["decision"]["held-at-1"]
@@ -231,6 +263,11 @@ def test_pool_of_files(run, policy):
     p = policy(f"pool: [{host('icelake-server')}, {host('sapphire-rapids')}]\n")
     pool = explain(run, "--policy", p, "--host", host("icelake-server"))["pool"]
     assert pool["any-long-bhb"] and pool["mixed"] and pool["long-can-force-bhi"], pool
+    # booted on the newer part, it can go to the older one and is forced where it starts
+    there = ["--policy", p, "--from", host("sapphire-rapids"), "--host", host("icelake-server")]
+    answer = explain(run, *there)
+    assert answer["promise"]["value"] == "0x400" and answer["guest"]["cpuid-7-2-edx"] == "0x20", answer
+    assert answer["decision"]["verdict"] == "allow", answer
     p = policy(f"pool: [{host('epyc-rome')}]\n")
     run("policy", "explain", "--policy", p, "--host", host("icelake-server")).expect_error(BAD_INPUT, "vendor")
     p = policy("pool: short-bhb\n")

@@ -663,6 +663,51 @@ static void test_template(void **state)
 	assert_int_equal(template_apply_msr(msrs, 3, 0x49, 7), 7);
 }
 
+/* A host that is only facts: what it tells decides, what it does not tell is there. */
+static void test_host_of_facts(void **state)
+{
+	static const struct {
+		const char *name, *cpu;
+		uint32_t model, edx7_0, edx7_2;
+		int ret;
+		uint32_t shown7_0, shown7_2; /* of SPEC_CTRL, STIBP, ARCH_CAP, SSBD; of all */
+	} rows[] = {
+		{"everything", "host", 0x8f, 0xafc14432, 0x3f, 0, 0xac000000, 0x3f},
+		{"a newer part as itself", "sapphire-rapids", 0x8f, 0xafc14432, 0x3f, 0, 0xac000000,
+		 0x16},
+		{"a newer part as an older one", "icelake-server", 0x8f, 0xafc14432, 0x3f, 0,
+		 0xac000000, 0},
+		{"less one feature", "host,-bhi_ctrl", 0x8f, 0xafc14432, 0x3f, 0, 0xac000000, 0x2f},
+		{"an older part as a newer one", "sapphire-rapids", 0x6a, 0xac000412, 0, -ENOTSUP,
+		 0, 0},
+		{"without SPEC_CTRL", "icelake-server", 0x6a, 0x20000412, 0, -ENOTSUP, 0, 0},
+		{"another vendor's", "epyc-rome", 0x6a, 0xac000412, 0, -ENOTSUP, 0, 0},
+	};
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(rows); i++) {
+		const struct host_facts f = {
+			.vendor_id = "GenuineIntel",
+			.family = 6,
+			.model = rows[i].model,
+			.kvm_leaf7_0_edx = rows[i].edx7_0,
+			.kvm_leaf7_2_edx = rows[i].edx7_2,
+		};
+		struct guest_cpu cpu;
+		struct cpuid_set set;
+
+		print_message("# %s\n", rows[i].name);
+		assert_int_equal(guest_cpu_parse(rows[i].cpu, &cpu, NULL), 0);
+		host_facts_to_cpuid(&f, &set);
+		assert_int_equal(guest_cpu_apply(&cpu, &set, NULL), rows[i].ret);
+		if (rows[i].ret)
+			continue;
+		assert_int_equal(cpuid_find(&set, 7, 0)->edx & 0xac000000, rows[i].shown7_0);
+		assert_int_equal(cpuid_find(&set, 7, 2)->edx, rows[i].shown7_2);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -681,6 +726,7 @@ int main(void)
 		cmocka_unit_test(test_level),
 		cmocka_unit_test(test_bitmap),
 		cmocka_unit_test(test_template),
+		cmocka_unit_test(test_host_of_facts),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
