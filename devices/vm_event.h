@@ -9,6 +9,7 @@ enum vm_event {
 	VM_EVENT_PANIC,	   /* the guest reported a panic */
 	VM_EVENT_CRASH,	   /* triple fault or KVM internal error */
 	VM_EVENT_QUIT,	   /* the user asked to end (escape key, SIGTERM, SIGINT) */
+	VM_EVENT_REFUSED,  /* the policy lets it run no longer */
 	VM_EVENT_FAILED,   /* the VMM itself met an error that it cannot go on from */
 };
 

@@ -43,7 +43,8 @@ struct isolation_policy {
 
 struct policy {
 	struct mitigation_policy mitigation;
-	bool nested_shown; /* VMX and SVM in the guest's CPUID */
+	bool stop_on_refuse; /* end a guest whose verdict turns to refuse while it runs */
+	bool nested_shown;   /* VMX and SVM in the guest's CPUID */
 	struct isolation_policy isolation;
 	enum policy_pool pool;
 	unsigned int n_pool_paths;

@@ -521,6 +521,19 @@ bool mitigation_wants_checks(const struct mitigation *m)
 	return needs_spec_ctrl_exits(m);
 }
 
+bool mitigation_refused(struct mitigation *m, uint32_t id, char *why, size_t size)
+{
+	struct mitigation_vcpu *v = &m->vcpu[id];
+	bool refused;
+
+	pthread_mutex_lock(&v->lock);
+	refused = v->decision.verdict == VERDICT_REFUSE;
+	if (refused && why)
+		explain_reasons(&v->decision, why, size);
+	pthread_mutex_unlock(&v->lock);
+	return refused;
+}
+
 void mitigation_started(struct mitigation *m)
 {
 	backend_close_scratch(&m->backend);

@@ -149,6 +149,12 @@ void mitigation_check_rates(struct mitigation *m);
  * contract was made. */
 bool mitigation_wants_checks(const struct mitigation *m);
 
+/**
+ * mitigation_refused - is the verdict on vCPU @id refuse?
+ * @why: receives the reasons, in one line; NULL: not wanted
+ */
+bool mitigation_refused(struct mitigation *m, uint32_t id, char *why, size_t size);
+
 /** mitigation_started - the first vCPU runs: finish what could wait until then */
 void mitigation_started(struct mitigation *m);
 

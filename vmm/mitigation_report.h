@@ -16,7 +16,7 @@ struct mitigation;
 
 /**
  * mitigation_report - the object; free it with json_decref()
- * @state: "running" or "ended"
+ * @state: "running", "ended" or "refused"
  * Return: NULL when memory runs out
  */
 json_t *mitigation_report(struct mitigation *m, const struct isolation *iso, const char *state);

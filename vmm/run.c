@@ -38,6 +38,7 @@ struct run {
 	struct host_file facts; /* of --host-facts */
 	struct isolation isolation;
 	struct mitigation mitigation;
+	struct mitigation_listener refusal;
 	struct mitigation_watch watch;
 	struct control control;
 	struct kernel_config kernel;
@@ -74,6 +75,28 @@ static void raise_event(struct vm_event_sink *sink, enum vm_event event)
 		return;
 	if (write(r->wake_fd, &one, sizeof(one)) < 0)
 		log_err("cannot wake the event loop: %s", strerror(errno));
+}
+
+/* With on-refuse: stop. On the vCPU's thread: the loop ends the machine. */
+static void verdict_changed(struct mitigation_listener *l, uint32_t vcpu,
+			    enum mitigation_change what)
+{
+	struct run *r = container_of(l, struct run, refusal);
+
+	(void)what;
+	if (mitigation_refused(&r->mitigation, vcpu, NULL, 0))
+		raise_event(&r->sink, VM_EVENT_REFUSED);
+}
+
+static int end_refused(struct run *r)
+{
+	char why[896];
+	uint32_t i;
+
+	for (i = 0; i < r->config.n_vcpus; i++)
+		if (mitigation_refused(&r->mitigation, i, why, sizeof(why)))
+			log_err("stopped by policy (on-refuse: stop): vCPU %u: %s", i, why);
+	return EXIT_POLICY;
 }
 
 static void wake_ready(struct loop_watch *w, uint32_t events)
@@ -266,6 +289,8 @@ static int run_guest(struct run *r, struct err *e)
 			return EXIT_GUEST_PANIC;
 		case VM_EVENT_CRASH:
 			return EXIT_GUEST_CRASH;
+		case VM_EVENT_REFUSED:
+			return end_refused(r);
 		default:
 			return code;
 		}
@@ -352,6 +377,9 @@ static int open_mitigation(struct run *r, struct err *e)
 		return EXIT_BAD_INPUT;
 	if (mitigation_make_contract(m, &r->cpuid, e) < 0)
 		return EXIT_POLICY;
+	r->refusal.changed = verdict_changed;
+	if (r->policy.stop_on_refuse)
+		mitigation_listen(m, &r->refusal);
 	ret = mitigation_watch_open(&r->watch, m, &r->isolation, &r->loop,
 				    r->config.mitigation_report, e);
 	if (ret < 0)
@@ -402,7 +430,7 @@ static int run_all(struct run *r, struct err *e)
 	if (r->config.sandbox && sandbox_enter(&needs, e) < 0)
 		return EXIT_VMM_ERROR;
 	code = run_guest(r, e);
-	mitigation_watch_write(&r->watch, "ended");
+	mitigation_watch_write(&r->watch, code == EXIT_POLICY ? "refused" : "ended");
 	return code;
 }
 

@@ -422,6 +422,21 @@ def test_reset_keeps_the_contract_and_forgets_the_report(guest, work, mode):
     assert g.result.full_err.count("holding SPEC_CTRL bits") == 1
 
 
+# ---- a verdict that turns while the guest runs ----
+
+@pytest.mark.parametrize("policy,code", [("", OFF), ("on-refuse: warn", OFF), ("on-refuse: stop", POLICY)])
+def test_bits_that_can_be_held_no_more(guest, monkeypatch, policy, code):
+    """KVM refuses the guest's SSBD together with the forced bit: the operator says what follows."""
+    monkeypatch.setenv("KVM_SHIM_REFUSES", str(SSBD | BHI))
+    g = guest("filter", ["0.w.48.1", "0.w.48.4", "0.spin.8000.48", f"0.r.{HW}"], cpus=1, policy=policy)
+    assert g.result.code == code, str(g.result)
+    assert g.report["verdict"] == "refuse" and g.report["state"] == ("refused" if code else "ended")
+    assert [s["row"] for s in g.vcpu()["steps"] if s["verdict"] == "refuse"] == [10]
+    stopped = [line for line in g.result.full_err.splitlines() if "on-refuse: stop" in line]
+    assert len(stopped) == (code == POLICY)
+    assert not stopped or "vCPU 0: migration row 10, SSBD, BHI_DIS_S at 1: KVM does not take" in stopped[0]
+
+
 # ---- cost ----
 
 def test_a_guest_that_pays_too_much_is_told_once(guest):

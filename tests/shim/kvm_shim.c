@@ -17,7 +17,8 @@
  *   KVM_SHIM_CAP        number of the capability (236)
  *   KVM_SHIM_ARCH_CAP   feature MSR 0x10a as KVM offers it (0xeb: eIBRS and no older bugs)
  *   KVM_SHIM_7_2_EDX    CPUID.(7,2).EDX that KVM offers to guests (0)
- *   KVM_SHIM_INIT       0: do not look for INIT after each exit, which costs time (1)
+ *   KVM_SHIM_REFUSES    a value of 0x48 that KVM does not take any more, once a vCPU had another
+ * (none) KVM_SHIM_INIT       0: do not look for INIT after each exit, which costs time (1)
  *
  * The guest may ask the hardware: RDMSR 0x5f000000 gives the effective 0x48 of its vCPU, 0x5f000001
  * how often that vCPU was INIT, 0x5f000002 CPUID.(7,2).EDX as the program set it for the guest
@@ -93,7 +94,7 @@ static struct {
 	pthread_mutex_t lock;
 	ioctl_fn real;
 	enum mode mode;
-	uint64_t bits, arch_cap;
+	uint64_t bits, arch_cap, refuses;
 	uint32_t cap, leaf7_2_edx;
 	bool look_for_init;
 	struct shim_vm *vm[MAX_FDS];
@@ -127,6 +128,7 @@ static void shim_init(void)
 						     SPEC_CTRL_RRSBA_DIS_S | SPEC_CTRL_BHI_DIS_S);
 	shim.cap = (uint32_t)env_u64("KVM_SHIM_CAP", RFC_CAP);
 	shim.arch_cap = env_u64("KVM_SHIM_ARCH_CAP", 0xeb);
+	shim.refuses = env_u64("KVM_SHIM_REFUSES", UINT64_MAX);
 	shim.look_for_init = env_u64("KVM_SHIM_INIT", 1);
 	shim.leaf7_2_edx = (uint32_t)env_u64("KVM_SHIM_7_2_EDX", 0);
 }
@@ -206,7 +208,7 @@ static bool host_set(struct shim_vcpu *v, uint32_t index, uint64_t data)
 		if (shim.mode == DROPS)
 			return true;
 		/* KVM tries the value on the processor */
-		if (data & ~shim.bits)
+		if (data & ~shim.bits || (data == shim.refuses && v->real))
 			return false;
 		set_by_host(v, data);
 		return true;
