@@ -380,6 +380,12 @@ int mitigation_hold(struct mitigation *m, struct mitigation_vcpu *v)
 	struct err e = {0};
 	int ret;
 
+	/* where 0x48 is not denied, KVM has the guest's own value, and it stays what it is */
+	if (!m->active->denies_spec_ctrl) {
+		m->active->vcpu_read(v->fd, &v->held);
+		if (v->held.known)
+			v->msrs.spec_ctrl = v->held.guest;
+	}
 	v->held.mask = m->fixed_mask;
 	v->held.value = m->fixed_value;
 	ret = m->active->vcpu_apply(&m->backend, v->fd, v->decision.mask, v->decision.value,
