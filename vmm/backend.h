@@ -18,6 +18,7 @@ struct vm;
 
 /* The RFC's number of KVM_CAP_FORCE_SPEC_CTRL; mainline has KVM_CAP_PRE_FAULT_MEMORY there. */
 #define BACKEND_FORCE_CAP 236
+#define BACKEND_FIND_CAP  0 /* try the numbers that we know */
 #define BACKEND_ROWS	  4
 #define BACKEND_WHY_MAX	  256
 
@@ -40,7 +41,7 @@ struct backend {
 	uint64_t can_force;	       /* bits that it can hold at 1 */
 	uint64_t run_time_bits; /* bits whose holding at 1 may change while vCPUs exist; the others
 				   are fixed by vm_setup */
-	uint32_t force_cap;	/* number of the capability on this kernel */
+	uint32_t force_cap;	/* number of the capability on this kernel, 0: not found */
 	bool msr_exits;		/* KVM has the MSR filter: virtual MSRs can be offered */
 	unsigned int n_trials;
 	struct backend_trial trial[BACKEND_ROWS];
@@ -92,7 +93,7 @@ extern const struct backend_ops backend_force_vm, backend_force, backend_filter,
 
 /**
  * backend_probe - try all, choose the first that is usable and can hold anything
- * @force_cap: number of the RFC's capability, normally BACKEND_FORCE_CAP
+ * @force_cap: number of the RFC's capability, or BACKEND_FIND_CAP
  * A back end that is not there is no error; only a host out of memory or descriptors is. Whatever
  * is returned, backend_close_scratch() has to follow.
  */

@@ -25,16 +25,63 @@
 /* of the RFC only; 0xe4 is free in every other kernel */
 #define KVM_GET_SUPPORTED_FORCE_SPEC_CTRL _IOR(KVMIO, 0xe4, uint64_t)
 
+/*
+ * The numbers that the capability is known by: the RFC's, and that of our own series for kernels in
+ * which mainline gave the RFC's to another (kernel/6.12).
+ */
+static const uint32_t known_numbers[] = {BACKEND_FORCE_CAP, 0x5343};
+
 /* RFC v3 patch 1: the only bits that it ever supports */
 #define RFC_BITS                                                                     \
 	(SPEC_CTRL_IBRS | SPEC_CTRL_STIBP | SPEC_CTRL_SSBD | SPEC_CTRL_RRSBA_DIS_S | \
 	 SPEC_CTRL_BHI_DIS_S)
 
-static int force_vm(const struct backend *b, int vm_fd, uint64_t mask, uint64_t value)
+static int force_enable(const struct backend *b, int fd, uint64_t mask, uint64_t value)
 {
 	const struct kvm_enable_cap cap = {.cap = b->force_cap, .args = {mask, value}};
 
-	return ioctl(vm_fd, KVM_ENABLE_CAP, &cap) < 0 ? -errno : 0;
+	return ioctl(fd, KVM_ENABLE_CAP, &cap) < 0 ? -errno : 0;
+}
+
+static int force_keeps_rules(const struct backend *b, int fd, uint64_t bits)
+{
+	if (force_enable(b, fd, 0, bits) != -EINVAL) /* a value outside of its mask */
+		return -EINVAL;
+	return force_enable(b, fd, bits, bits);
+}
+
+/*
+ * Which number is it here? One that the operator named is taken as it is; of ours, the one that
+ * KVM has and that keeps the capability's rules. On return the scratch VM has the bits held.
+ */
+static int find_number(struct backend *b, const struct kvm *kvm, int vm_fd, uint64_t bits)
+{
+	int ret = -EINVAL;
+	size_t i;
+
+	if (b->force_cap)
+		return force_keeps_rules(b, vm_fd, bits);
+	for (i = 0; i < ARRAY_SIZE(known_numbers) && ret == -EINVAL; i++) {
+		b->force_cap = known_numbers[i];
+		if (ioctl(kvm->fd, KVM_CHECK_EXTENSION, (unsigned long)b->force_cap) > 0)
+			ret = force_keeps_rules(b, vm_fd, bits);
+	}
+	if (ret == -EINVAL)
+		b->force_cap = 0;
+	return ret;
+}
+
+static int no_number(const struct backend *b, uint64_t bits, struct backend_trial *t)
+{
+	char which[64] = "it under each number that testudo knows";
+
+	if (b->force_cap)
+		snprintf(which, sizeof(which), "capability %u", b->force_cap);
+	snprintf(t->why, sizeof(t->why),
+		 "KVM answers the query of KVM_CAP_FORCE_SPEC_CTRL (bits %#llx) but refuses %s: it "
+		 "has another number on this kernel; name it with --kvm-cap-force-spec-ctrl",
+		 (unsigned long long)bits, which);
+	return -ENOTSUP;
 }
 
 /*
@@ -45,10 +92,11 @@ static int force_vm(const struct backend *b, int vm_fd, uint64_t mask, uint64_t 
 static int query(const struct backend *b, const struct kvm *kvm, struct backend_scratch *s,
 		 uint64_t *bits)
 {
+	const unsigned long number = b->force_cap ? b->force_cap : BACKEND_FORCE_CAP;
 	int ret;
 
 	if (ioctl(kvm->fd, KVM_GET_SUPPORTED_FORCE_SPEC_CTRL, bits) < 0 &&
-	    ioctl(kvm->fd, KVM_CHECK_EXTENSION, (unsigned long)b->force_cap) <= 0)
+	    ioctl(kvm->fd, KVM_CHECK_EXTENSION, number) <= 0)
 		return -ENOTSUP;
 	ret = scratch_open_vm(s, kvm);
 	if (!ret && !*bits && ioctl(s->vm_fd, KVM_GET_SUPPORTED_FORCE_SPEC_CTRL, bits) < 0 &&
@@ -61,22 +109,15 @@ static int query(const struct backend *b, const struct kvm *kvm, struct backend_
  * With the capability on, 0x48 is the guest's view: after a write of 0 it must read 0. A kernel
  * that shows the forced bits there, or refuses the enabling, is not what its query said.
  */
-static int try_force(const struct backend *b, struct backend_scratch *s, uint64_t bits,
-		     struct backend_trial *t)
+static int try_force(struct backend *b, const struct kvm *kvm, struct backend_scratch *s,
+		     uint64_t bits, struct backend_trial *t)
 {
 	uint64_t seen = 0;
-	int ret = force_vm(b, s->vm_fd, bits, bits);
+	int ret = find_number(b, kvm, s->vm_fd, bits);
 
 	t->suspect = true;
-	if (ret == -EINVAL) {
-		snprintf(
-			t->why, sizeof(t->why),
-			"KVM answers the query of KVM_CAP_FORCE_SPEC_CTRL (bits %#llx) but refuses "
-			"capability %u: it has another number on this kernel; name it with "
-			"--kvm-cap-force-spec-ctrl",
-			(unsigned long long)bits, b->force_cap);
-		return -ENOTSUP;
-	}
+	if (ret == -EINVAL)
+		return no_number(b, bits, t);
 	if (!ret)
 		ret = scratch_open_vcpu(s);
 	if (!ret)
@@ -94,8 +135,8 @@ static int try_force(const struct backend *b, struct backend_scratch *s, uint64_
 	return -ENOTSUP;
 }
 
-static int probe_on(struct backend *b, const struct kvm *kvm, struct backend_scratch *s,
-		    struct backend_trial *t)
+static int force_probe(struct backend *b, const struct kvm *kvm, struct backend_scratch *s,
+		       struct backend_trial *t)
 {
 	uint64_t bits = 0;
 	int ret;
@@ -120,7 +161,7 @@ static int probe_on(struct backend *b, const struct kvm *kvm, struct backend_scr
 			 "IA32_SPEC_CTRL");
 		return -ENOTSUP;
 	}
-	ret = try_force(b, s, bits, t);
+	ret = try_force(b, kvm, s, bits, t);
 	if (ret < 0)
 		return ret;
 	b->can_force = bits;
@@ -130,7 +171,7 @@ static int probe_on(struct backend *b, const struct kvm *kvm, struct backend_scr
 static int probe_force(struct backend *b, const struct kvm *kvm, struct backend_trial *t)
 {
 	struct backend_scratch s = {-1, -1};
-	int ret = probe_on(b, kvm, &s, t);
+	int ret = force_probe(b, kvm, &s, t);
 
 	scratch_retire(b, &s);
 	if (!ret)
@@ -183,7 +224,7 @@ static int probe_force_vm(struct backend *b, const struct kvm *kvm, struct backe
 static int force_setup(const struct backend *b, struct vm *vm, uint64_t mask, uint64_t value,
 		       struct err *e)
 {
-	int ret = mask ? force_vm(b, vm->fd, mask, value) : 0;
+	int ret = mask ? force_enable(b, vm->fd, mask, value) : 0;
 
 	if (!ret)
 		return 0;
@@ -201,22 +242,17 @@ static void force_read(int vcpu_fd, struct backend_held *held)
 	held->effective = (held->guest & ~held->mask) | held->value;
 }
 
-/*
- * KVM's setter ORs the forced value in without clearing the masked bits: a bit that is to be off
- * must not be in what is written, or it is on until the guest's next write.
- */
-static int write_guest_view(int vcpu_fd, uint64_t guest, struct backend_held *held, struct err *e)
+static int force_write_guest(int vcpu_fd, uint64_t guest, struct backend_held *held, struct err *e)
 {
-	const uint64_t forced_off = held->mask & ~held->value;
 	uint64_t seen = 0;
-	int ret = backend_set_msr(vcpu_fd, MSR_IA32_SPEC_CTRL, guest & ~forced_off);
+	int ret = backend_set_msr(vcpu_fd, MSR_IA32_SPEC_CTRL, guest);
 
 	if (!ret)
 		ret = backend_get_msr(vcpu_fd, MSR_IA32_SPEC_CTRL, &seen);
 	if (ret < 0)
 		return err_set(e, -EIO, "KVM refuses SPEC_CTRL = %#llx of the guest: %s",
 			       (unsigned long long)guest, strerror(-ret));
-	if (seen != (guest & ~forced_off))
+	if (seen != guest)
 		return err_set(e, -EBADE,
 			       "SPEC_CTRL reads back %#llx after a write of %#llx: this KVM does "
 			       "not hold it",
@@ -235,8 +271,12 @@ static int force_apply(const struct backend *b, int vcpu_fd, uint64_t mask, uint
 	(void)mask;
 	(void)value;
 	force_read(vcpu_fd, held);
+	/*
+	 * The RFC's setter ORs the forced value in without clearing the masked bits: a bit that is
+	 * to be off must not be in what is written, or it is on until the guest's next write.
+	 */
 	if (held->known && held->guest != guest)
-		ret = write_guest_view(vcpu_fd, guest, held, e);
+		ret = force_write_guest(vcpu_fd, guest & ~(held->mask & ~held->value), held, e);
 	held->effective = (held->guest & ~held->mask) | held->value;
 	return ret;
 }

@@ -54,7 +54,7 @@ int cmd_host(int argc, char **argv)
 					      {CONFIG_FORCE_CAP, required_argument, NULL, 'k'},
 					      {"help", no_argument, NULL, 'h'},
 					      {0}};
-	uint32_t force_cap = BACKEND_FORCE_CAP;
+	uint32_t force_cap = BACKEND_FIND_CAP;
 	struct host_file f;
 	struct err e = {0};
 	int value, json = 0, ret = 0;

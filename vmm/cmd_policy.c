@@ -355,7 +355,7 @@ static int explain(int argc, char **argv, struct err *e)
 {
 	AUTO_FREE struct question *q = calloc(1, sizeof(*q));
 	struct mitigation_decision d;
-	struct ask ask = {.force_cap = BACKEND_FORCE_CAP};
+	struct ask ask = {.force_cap = BACKEND_FIND_CAP};
 	int ret = read_options(&ask, argc, argv, e);
 
 	if (ret < 0)

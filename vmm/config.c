@@ -80,7 +80,7 @@ static const struct option_row {
 	{"mitigation-report", OPT_REPORT, "FILE",
 	 "keep FILE true about which SPEC_CTRL bits are held for the guest, and why (JSON)"},
 	{CONFIG_FORCE_CAP, OPT_FORCE_CAP, "N",
-	 "the number of KVM_CAP_FORCE_SPEC_CTRL on a patched kernel (default 236)"},
+	 "the number of KVM_CAP_FORCE_SPEC_CTRL on a patched kernel (default: found by trying)"},
 	{"verbose", 'v', NULL, "debug messages on standard error"},
 	{"help", 'h', NULL, "this text"},
 };
@@ -373,7 +373,7 @@ int config_parse(struct run_config *c, int argc, char **argv, struct err *e)
 	c->memory.size_bytes = 512 * MiB;
 	c->rng = true;
 	c->sandbox = true;
-	c->force_cap = BACKEND_FORCE_CAP;
+	c->force_cap = BACKEND_FIND_CAP;
 	c->serial = "stdio";
 	ret = parse_words(c, argc, argv, e);
 	if (ret < 0 || c->help)

@@ -32,7 +32,7 @@ struct run_config {
 	const char *policy;	       /* NULL: the default */
 	const char *host_facts;	       /* NULL: ask the host */
 	const char *mitigation_report; /* NULL: none */
-	uint32_t force_cap;	       /* number of KVM_CAP_FORCE_SPEC_CTRL */
+	uint32_t force_cap;	       /* number of KVM_CAP_FORCE_SPEC_CTRL; 0: find */
 	bool verbose;
 	bool help;
 };

@@ -32,7 +32,9 @@ HOLDING = {
 }
 # Bits held for a guest that has said nothing. Where they are frozen they cover what it may report.
 HELD = {"filter": BHI, "rfc": BHI | RRSBA, "rfc-virtual-msrs": BHI, "renumbered": BHI | RRSBA}
-RFC = [mode for mode in HOLDING if mode != "filter"]
+RFC = [mode for mode in HOLDING if mode != "filter"]  # what holds inside KVM
+FROZEN = [mode for mode in RFC if mode != "vcpu"]
+AT_RUN_TIME = ["filter"]
 
 SAPPHIRE_RAPIDS = {
     "vendor": "GenuineIntel", "hypervisor": False, "family": 6, "model": 0x8f, "stepping": 8,
@@ -64,7 +66,7 @@ def pool_files(work):
 class Guest:
     """One run of the guest's msrs command under the shim."""
 
-    def __init__(self, work, mode, steps, *args, cpus=2, host=SAPPHIRE_RAPIDS, policy=None, cap=236,
+    def __init__(self, work, mode, steps, *args, cpus=2, host=SAPPHIRE_RAPIDS, policy=None, cap=None,
                  bits=ALL, arch_cap=EIBRS, edx_7_2=0, params=None):
         self.report_path = pathlib.Path(work) / "report.json"
         facts = pathlib.Path(work) / "host.json"
@@ -73,15 +75,14 @@ class Guest:
             "facts": dict(host, **{"kvm-arch-capabilities": hex(arch_cap), "kvm-cpuid-7-2-edx": hex(edx_7_2)}),
             "backend": {"name": "none", "can-force": []}}))
         words = [*args, "-c", cpus, "--host-facts", facts, "--mitigation-report", self.report_path]
-        if mode == "renumbered":
-            cap = 300
-            words += ["--kvm-cap-force-spec-ctrl", cap]
         if policy is not None:
             path = pathlib.Path(work) / "policy.yaml"
             path.write_text("version: 1\n" + policy)
             words += ["--policy", path]
-        prefix = ["env", f"LD_PRELOAD={SHIM}", f"KVM_SHIM={mode}", f"KVM_SHIM_BITS={bits}", f"KVM_SHIM_CAP={cap}",
+        prefix = ["env", f"LD_PRELOAD={SHIM}", f"KVM_SHIM={mode}", f"KVM_SHIM_BITS={bits}",
                   f"KVM_SHIM_ARCH_CAP={arch_cap}", f"KVM_SHIM_7_2_EDX={edx_7_2}"]
+        if cap is not None:
+            prefix.append(f"KVM_SHIM_CAP={cap}")
         if params is None:
             params = f"msrs cpus={cpus} do={','.join(steps)}"
         self.result = harness.run_raw(harness.arguments(params, *words), work, prefix=prefix)
@@ -171,10 +172,29 @@ def test_wrong_number_of_the_capability_is_named(guest):
     assert g.report["backend"]["name"] == "msr-filter"
 
 
-def test_renumbered_capability_without_the_option(guest, work):
+def test_number_that_only_the_operator_knows(guest):
+    g = guest("renumbered", [f"0.r.{HW}"], "--kvm-cap-force-spec-ctrl", "300", cap=300)
+    assert g.outcomes() == [BHI | RRSBA]
+    assert "capability 300" in {t["name"]: t["why"] for t in g.report["backend"]["tried"]}["force-spec-ctrl"]
+
+
+def test_number_that_nobody_told(guest):
     """236 is another capability there and refuses: the query alone is not believed."""
-    g = Guest(work, "rfc", [f"0.r.{HW}"], "--kvm-cap-force-spec-ctrl", "300")
+    g = guest("renumbered", [f"0.r.{HW}"], cap=300)
+    assert g.report["backend"]["name"] == "msr-filter"
+    assert "--kvm-cap-force-spec-ctrl" in g.result.full_err
+
+
+def test_number_that_the_operator_got_wrong(guest):
+    g = guest("rfc", [f"0.r.{HW}"], "--kvm-cap-force-spec-ctrl", "300")
     assert "refuses capability 300" in g.result.full_err
+
+
+def test_number_of_a_capability_that_takes_anything(guest):
+    """What accepts a value outside of its mask is another capability, though it accepts the bits, too."""
+    g = guest("lax-cap", [f"0.r.{HW}"])
+    assert g.report["backend"]["name"] == "msr-filter"
+    assert "each number that testudo knows" in g.result.full_err
 
 
 @pytest.mark.parametrize("mode", ["drops", "mainline"])
@@ -337,9 +357,10 @@ def test_a_report_that_is_not_enumerated_faults(guest, mode):
 
 # ---- reports ----
 
-def test_report_changes_what_is_held_on_its_own_processor(guest):
-    """Filter back end: at run time, on one vCPU and not the other."""
-    g = guest("filter", [f"0.r.{HW}", "0.r.50000001", f"0.r.{HW}", f"1.r.{HW}",
+@pytest.mark.parametrize("mode", AT_RUN_TIME)
+def test_report_changes_what_is_held_on_its_own_processor(guest, mode):
+    """At run time, on one vCPU and not the other."""
+    g = guest(mode, [f"0.r.{HW}", "0.r.50000001", f"0.r.{HW}", f"1.r.{HW}",
                          "0.w.50000002.1", f"0.r.{HW}", "1.r.50000001", f"1.r.{HW}", "0.r.48"])
     assert g.outcomes() == [BHI, 3, 0, BHI, 1, BHI, 3, 0, 0]
     zero, one = g.vcpu(0), g.vcpu(1)
@@ -353,18 +374,29 @@ def test_report_changes_what_is_held_on_its_own_processor(guest):
     assert all(line.count("vCPU") == 1 and "value=" in line for line in changes)
 
 
-@pytest.mark.parametrize("mode", RFC)
+@pytest.mark.parametrize("mode", HOLDING)
+def test_report_leaves_the_guests_own_value(guest, mode):
+    g = guest(mode, ["0.w.48.3", "0.r.50000001", "0.w.50000002.1", "0.r.48", "0.w.50000002.2", "0.r.48",
+                     "0.w.50000002.0", "0.r.48", f"0.r.{HW}"], policy="spec-ctrl: {STIBP: off}")
+    assert [g.outcomes()[n] for n in (3, 5, 7)] == [3, 3, 3]
+    assert g.outcomes()[8] & ~(BHI | RRSBA) == IBRS
+    assert g.vcpu()["guest_spec_ctrl"] == "0x3"
+
+
+@pytest.mark.parametrize("mode", FROZEN)
 def test_late_report_does_not_weaken_what_is_frozen(guest, mode):
     g = guest(mode, ["0.r.50000001", "0.w.50000002.1", f"0.r.{HW}", "0.w.50000002.0", f"0.r.{HW}"])
     assert g.outcomes() == [3, 1, HELD[mode], 0, HELD[mode]]
     assert g.vcpu()["report"]["written"]
 
 
-def test_late_report_adds_a_bit_through_kvms_virtual_msrs(guest):
+@pytest.mark.parametrize("mode", ["rfc-virtual-msrs"])
+def test_late_report_adds_a_bit(guest, mode):
     """RRSBA_DIS_S is not held for a guest that is shown RRSBA, until it reports retpolines."""
-    g = guest("rfc-virtual-msrs", [f"0.r.{HW}", "0.r.50000001", "0.w.50000002.2", f"0.r.{HW}", f"1.r.{HW}"])
-    assert g.outcomes() == [BHI, 3, 2, BHI | RRSBA, BHI]
-    assert g.vcpu()["held"]["names"] == ["RRSBA_DIS_S", "BHI_DIS_S"]
+    g = guest(mode, ["0.r.48", f"0.r.{HW}", "0.r.50000001", "0.w.50000002.2", f"0.r.{HW}", f"1.r.{HW}"])
+    bhi = BHI if mode in FROZEN else 0  # the guest's word, that it does not need it, counts
+    assert g.outcomes() == [0, BHI, 3, 2, bhi | RRSBA, BHI]
+    assert g.vcpu()["held"]["value"] == hex(bhi | RRSBA)
 
 
 @pytest.mark.parametrize("mode", HOLDING)

@@ -8,13 +8,16 @@
  *   KVM_SHIM   which kernel:
  *     rfc               KVM_CAP_FORCE_SPEC_CTRL of the RFC (v3 patch 1), number 236
  *     rfc-virtual-msrs  the same, and the virtual MSRs in KVM (patches 7 to 10)
- *     renumbered        as rfc, but the capability is KVM_SHIM_CAP
+ *     renumbered        as rfc, but the capability is KVM_SHIM_CAP, by default that of kernel/6.12
+ *     vcpu              as rfc, and the capability can be enabled for a vCPU at any time, as asked
+ *                       for in 2024 (kernel/6.1)
  *     filter            stock KVM on VMX: 236 is another capability, 0x48 is kept, INIT clears it
  *     mainline          stock KVM on a host without SPEC_CTRL: 0x48 is refused
  *     drops             stock KVM that accepts 0x48 and keeps nothing
  *     bad-cap           the query answers, the capability is refused under its number
+ *     lax-cap           the query answers, under 236 is a capability that takes any argument
  *   KVM_SHIM_BITS       bits that can be forced, or that the hardware has (0x447)
- *   KVM_SHIM_CAP        number of the capability (236)
+ *   KVM_SHIM_CAP        number of the capability (236; renumbered: 0x5343)
  *   KVM_SHIM_ARCH_CAP   feature MSR 0x10a as KVM offers it (0xeb: eIBRS and no older bugs)
  *   KVM_SHIM_7_2_EDX    CPUID.(7,2).EDX that KVM offers to guests (0)
  *   KVM_SHIM_REFUSES    a value of 0x48 that KVM does not take any more, once a vCPU had another
@@ -43,6 +46,7 @@
 
 #define QUERY_FORCE _IOR(KVMIO, 0xe4, uint64_t)
 #define RFC_CAP	    236
+#define OUR_CAP	    0x5343
 
 #define MSR_SHIM_EFFECTIVE 0x5f000000
 #define MSR_SHIM_INITS	   0x5f000001
@@ -52,16 +56,29 @@
 #define MAX_RANGES KVM_MSR_FILTER_MAX_RANGES
 #define DR3_MARK   0x5117u /* INIT clears the debug registers, and guests here never use them */
 
-enum mode { RFC, RFC_VIRTUAL, RENUMBERED, FILTER, MAINLINE, DROPS, BAD_CAP, N_MODES };
+enum mode {
+	RFC,
+	RFC_VIRTUAL,
+	RENUMBERED,
+	VCPU,
+	FILTER,
+	MAINLINE,
+	DROPS,
+	BAD_CAP,
+	LAX_CAP,
+	N_MODES
+};
 
 static const char *const mode_names[N_MODES] = {
 	[RFC] = "rfc",
 	[RFC_VIRTUAL] = "rfc-virtual-msrs",
 	[RENUMBERED] = "renumbered",
+	[VCPU] = "vcpu",
 	[FILTER] = "filter",
 	[MAINLINE] = "mainline",
 	[DROPS] = "drops",
 	[BAD_CAP] = "bad-cap",
+	[LAX_CAP] = "lax-cap",
 };
 
 struct shim_range {
@@ -80,6 +97,7 @@ struct shim_vm {
 struct shim_vcpu {
 	struct shim_vm *vm;
 	struct kvm_run *run;
+	uint64_t mask, value;  /* of the capability: the VM's, or its own */
 	uint64_t shadow, real; /* of 0x48 */
 	uint64_t extra;	       /* bits forced by a report inside KVM */
 	uint64_t arch_cap, virt_enum, mitigation_enum, mitigation_ctrl;
@@ -126,7 +144,7 @@ static void shim_init(void)
 	}
 	shim.bits = env_u64("KVM_SHIM_BITS", SPEC_CTRL_IBRS | SPEC_CTRL_STIBP | SPEC_CTRL_SSBD |
 						     SPEC_CTRL_RRSBA_DIS_S | SPEC_CTRL_BHI_DIS_S);
-	shim.cap = (uint32_t)env_u64("KVM_SHIM_CAP", RFC_CAP);
+	shim.cap = (uint32_t)env_u64("KVM_SHIM_CAP", shim.mode == RENUMBERED ? OUR_CAP : RFC_CAP);
 	shim.arch_cap = env_u64("KVM_SHIM_ARCH_CAP", 0xeb);
 	shim.refuses = env_u64("KVM_SHIM_REFUSES", UINT64_MAX);
 	shim.look_for_init = env_u64("KVM_SHIM_INIT", 1);
@@ -136,7 +154,7 @@ static void shim_init(void)
 static bool has_rfc(void)
 {
 	return shim.mode == RFC || shim.mode == RFC_VIRTUAL || shim.mode == RENUMBERED ||
-	       shim.mode == BAD_CAP;
+	       shim.mode == VCPU || shim.mode == BAD_CAP || shim.mode == LAX_CAP;
 }
 
 static int fail(int err)
@@ -149,18 +167,23 @@ static int fail(int err)
 
 static uint64_t held_mask(const struct shim_vcpu *v)
 {
-	return v->vm->mask | v->extra;
+	return v->mask | v->extra;
 }
 
 static uint64_t held_value(const struct shim_vcpu *v)
 {
-	return v->vm->value | v->extra;
+	return v->value | v->extra;
 }
 
-/* RFC: the host's setter sets the shadow and ORs the forced value into the real one. */
+/*
+ * RFC: the host's setter sets the shadow and ORs the forced value into the real one. The kernel
+ * with the form for vCPUs clears the masked bits first.
+ */
 static void set_by_host(struct shim_vcpu *v, uint64_t data)
 {
 	v->shadow = data;
+	if (shim.mode == VCPU)
+		data &= ~held_mask(v);
 	v->real = has_rfc() ? data | held_value(v) : data;
 }
 
@@ -183,7 +206,7 @@ static void set_report(struct shim_vcpu *v, uint64_t ctrl)
 	    (shim.arch_cap & ARCH_CAP_RRSBA))
 		extra |= SPEC_CTRL_RRSBA_DIS_S;
 	v->mitigation_ctrl = ctrl;
-	v->extra = extra & ~v->vm->mask;
+	v->extra = extra & ~v->mask;
 	v->real = (v->shadow & ~held_mask(v)) | held_value(v);
 }
 
@@ -413,15 +436,37 @@ static int set_filter(int fd, struct shim_vm *vm, const struct kvm_msr_filter *f
 
 /* ---- VMs ---- */
 
-/* RFC v3 patch 1, api.rst 7.35: every way to EINVAL */
-static int enable_force(struct shim_vm *vm, const struct kvm_enable_cap *cap)
+/* RFC v3 patch 1, api.rst 7.35: every way to EINVAL, but for a vCPU that is there already */
+static bool is_valid_force(const struct kvm_enable_cap *cap)
 {
 	const uint64_t mask = cap->args[0], value = cap->args[1];
 
-	if (cap->flags || !shim.bits || vm->n_vcpus || value & ~shim.bits || value & ~mask)
+	return !cap->flags && shim.bits && !(value & ~shim.bits) && !(value & ~mask);
+}
+
+static int enable_force(struct shim_vm *vm, const struct kvm_enable_cap *cap)
+{
+	if (shim.mode == LAX_CAP)
+		return 0;
+	if (vm->n_vcpus || !is_valid_force(cap))
 		return fail(EINVAL);
-	vm->mask = mask;
-	vm->value = value;
+	vm->mask = cap->args[0];
+	vm->value = cap->args[1];
+	return 0;
+}
+
+/* At any time, and the guest's own value stays what it is. */
+static int enable_vcpu_cap(int fd, struct shim_vcpu *v, struct kvm_enable_cap *cap)
+{
+	if (cap->cap != RFC_CAP && cap->cap != shim.cap)
+		return shim.real(fd, KVM_ENABLE_CAP, cap);
+	if (shim.mode != VCPU || cap->cap != shim.cap || !is_valid_force(cap))
+		return fail(EINVAL);
+	pthread_mutex_lock(&shim.lock);
+	v->mask = cap->args[0];
+	v->value = cap->args[1];
+	set_by_host(v, v->shadow);
+	pthread_mutex_unlock(&shim.lock);
 	return 0;
 }
 
@@ -438,17 +483,29 @@ static int enable_cap(int fd, struct shim_vm *vm, struct kvm_enable_cap *cap)
 	return shim.real(fd, KVM_ENABLE_CAP, cap);
 }
 
+/* A descriptor's number comes again: nothing may be left of what it was. */
+static void forget(int fd)
+{
+	if (fd >= MAX_FDS)
+		abort();
+	free(shim.vm[fd]);
+	shim.vm[fd] = NULL;
+	if (!shim.vcpu[fd])
+		return;
+	munmap(shim.vcpu[fd]->run, shim.run_size);
+	free(shim.vcpu[fd]);
+	shim.vcpu[fd] = NULL;
+}
+
 static int create_vm(int kvm_fd, unsigned long type)
 {
 	const int fd = shim.real(kvm_fd, KVM_CREATE_VM, type);
 
 	if (fd < 0)
 		return fd;
-	if (fd >= MAX_FDS)
-		abort();
+	forget(fd);
 	if (!shim.run_size)
 		shim.run_size = (size_t)shim.real(kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
-	free(shim.vm[fd]);
 	shim.vm[fd] = calloc(1, sizeof(*shim.vm[fd]));
 	if (!shim.vm[fd] || real_filter(fd, shim.vm[fd]) < 0)
 		abort();
@@ -472,16 +529,13 @@ static int create_vcpu(int vm_fd, struct shim_vm *vm, unsigned long id)
 
 	if (fd < 0)
 		return fd;
-	if (fd >= MAX_FDS)
-		abort();
-	if (shim.vcpu[fd]) {
-		munmap(shim.vcpu[fd]->run, shim.run_size);
-		free(shim.vcpu[fd]);
-	}
+	forget(fd);
 	v = calloc(1, sizeof(*v));
 	if (!v)
 		abort();
 	v->vm = vm;
+	v->mask = vm->mask;
+	v->value = vm->value;
 	vm->n_vcpus++;
 	v->run = mmap(NULL, shim.run_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (v->run == MAP_FAILED)
@@ -646,7 +700,7 @@ static int kvm_ioctl(int fd, unsigned long request, void *arg)
 	case QUERY_FORCE:
 		return query_force(arg);
 	case KVM_ENABLE_CAP:
-		return enable_cap(fd, vm, arg);
+		return v ? enable_vcpu_cap(fd, v, arg) : enable_cap(fd, vm, arg);
 	case KVM_X86_SET_MSR_FILTER:
 		return set_filter(fd, vm, arg);
 	case KVM_GET_MSRS:
