@@ -12,15 +12,9 @@
 #include "msr/msr.h"
 #include "vmm/kvm.h"
 
-/*
- * Best first. A vCPU ioctl that may be called at any time, as asked for in 2024, is one more row in
- * front: run_time_bits are all of them, vm_setup is NULL.
- */
+/* Best first. */
 static const struct backend_ops *const rows[BACKEND_ROWS] = {
-	&backend_force_vm,
-	&backend_force,
-	&backend_filter,
-	&backend_none,
+	&backend_force_vcpu, &backend_force_vm, &backend_force, &backend_filter, &backend_none,
 };
 
 struct one_msr {

@@ -19,7 +19,7 @@ struct vm;
 /* The RFC's number of KVM_CAP_FORCE_SPEC_CTRL; mainline has KVM_CAP_PRE_FAULT_MEMORY there. */
 #define BACKEND_FORCE_CAP 236
 #define BACKEND_FIND_CAP  0 /* try the numbers that we know */
-#define BACKEND_ROWS	  4
+#define BACKEND_ROWS	  5
 #define BACKEND_WHY_MAX	  256
 
 /* What the trial of one back end found. */
@@ -89,7 +89,8 @@ struct backend_ops {
 	void (*vcpu_read)(int vcpu_fd, struct backend_held *held);
 };
 
-extern const struct backend_ops backend_force_vm, backend_force, backend_filter, backend_none;
+extern const struct backend_ops backend_force_vcpu, backend_force_vm, backend_force, backend_filter,
+	backend_none;
 
 /**
  * backend_probe - try all, choose the first that is usable and can hold anything

@@ -16,7 +16,7 @@
 #include "base/err.h"
 #include "msr/msr.h"
 #include "msr/spec_ctrl.h"
-#include "vmm/backend.h"
+#include "vmm/backend_force.h"
 #include "vmm/host_facts.h"
 #include "vmm/kvm.h"
 #include "vmm/msr_list.h"
@@ -36,14 +36,14 @@ static const uint32_t known_numbers[] = {BACKEND_FORCE_CAP, 0x5343};
 	(SPEC_CTRL_IBRS | SPEC_CTRL_STIBP | SPEC_CTRL_SSBD | SPEC_CTRL_RRSBA_DIS_S | \
 	 SPEC_CTRL_BHI_DIS_S)
 
-static int force_enable(const struct backend *b, int fd, uint64_t mask, uint64_t value)
+int force_enable(const struct backend *b, int fd, uint64_t mask, uint64_t value)
 {
 	const struct kvm_enable_cap cap = {.cap = b->force_cap, .args = {mask, value}};
 
 	return ioctl(fd, KVM_ENABLE_CAP, &cap) < 0 ? -errno : 0;
 }
 
-static int force_keeps_rules(const struct backend *b, int fd, uint64_t bits)
+int force_keeps_rules(const struct backend *b, int fd, uint64_t bits)
 {
 	if (force_enable(b, fd, 0, bits) != -EINVAL) /* a value outside of its mask */
 		return -EINVAL;
@@ -135,8 +135,8 @@ static int try_force(struct backend *b, const struct kvm *kvm, struct backend_sc
 	return -ENOTSUP;
 }
 
-static int force_probe(struct backend *b, const struct kvm *kvm, struct backend_scratch *s,
-		       struct backend_trial *t)
+int force_probe(struct backend *b, const struct kvm *kvm, struct backend_scratch *s,
+		struct backend_trial *t)
 {
 	uint64_t bits = 0;
 	int ret;
@@ -235,14 +235,14 @@ static int force_setup(const struct backend *b, struct vm *vm, uint64_t mask, ui
 		       strerror(-ret), (unsigned long long)b->can_force);
 }
 
-static void force_read(int vcpu_fd, struct backend_held *held)
+void force_read(int vcpu_fd, struct backend_held *held)
 {
 	held->read_back = false;
 	held->known = backend_get_msr(vcpu_fd, MSR_IA32_SPEC_CTRL, &held->guest) == 0;
 	held->effective = (held->guest & ~held->mask) | held->value;
 }
 
-static int force_write_guest(int vcpu_fd, uint64_t guest, struct backend_held *held, struct err *e)
+int force_write_guest(int vcpu_fd, uint64_t guest, struct backend_held *held, struct err *e)
 {
 	uint64_t seen = 0;
 	int ret = backend_set_msr(vcpu_fd, MSR_IA32_SPEC_CTRL, guest);

@@ -29,12 +29,14 @@ HOLDING = {
     "rfc": "force-spec-ctrl",
     "rfc-virtual-msrs": "force-spec-ctrl, virtual MSRs in KVM",
     "renumbered": "force-spec-ctrl",
+    "vcpu": "force-spec-ctrl per vCPU",
 }
 # Bits held for a guest that has said nothing. Where they are frozen they cover what it may report.
-HELD = {"filter": BHI, "rfc": BHI | RRSBA, "rfc-virtual-msrs": BHI, "renumbered": BHI | RRSBA}
+HELD = {"filter": BHI, "rfc": BHI | RRSBA, "rfc-virtual-msrs": BHI, "renumbered": BHI | RRSBA,
+        "vcpu": BHI}
 RFC = [mode for mode in HOLDING if mode != "filter"]  # what holds inside KVM
 FROZEN = [mode for mode in RFC if mode != "vcpu"]
-AT_RUN_TIME = ["filter"]
+AT_RUN_TIME = ["filter", "vcpu"]
 
 SAPPHIRE_RAPIDS = {
     "vendor": "GenuineIntel", "hypervisor": False, "family": 6, "model": 0x8f, "stepping": 8,
@@ -390,7 +392,7 @@ def test_late_report_does_not_weaken_what_is_frozen(guest, mode):
     assert g.vcpu()["report"]["written"]
 
 
-@pytest.mark.parametrize("mode", ["rfc-virtual-msrs"])
+@pytest.mark.parametrize("mode", ["rfc-virtual-msrs", "vcpu"])
 def test_late_report_adds_a_bit(guest, mode):
     """RRSBA_DIS_S is not held for a guest that is shown RRSBA, until it reports retpolines."""
     g = guest(mode, ["0.r.48", f"0.r.{HW}", "0.r.50000001", "0.w.50000002.2", f"0.r.{HW}", f"1.r.{HW}"])
