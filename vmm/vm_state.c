@@ -26,11 +26,12 @@
 #include "vmm/vcpu.h"
 #include "vmm/vm.h"
 
-#define VERSION	      1
-#define NS_PER_SEC    1000000000
-#define MSR_IA32_TSC  0x10
-#define TSC_TOLERANCE 250 /* ppm: KVM's own, below which it does not scale */
-#define TSC_KHZ_MAX   100000000
+#define VERSION	       1
+#define NS_PER_SEC     1000000000
+#define MSR_IA32_TSC   0x10
+#define TSC_TOLERANCE  250  /* ppm: KVM's own, below which it does not scale */
+#define PIT_MODE_RESET 0xff /* KVM's, of a channel that was never programmed */
+#define TSC_KHZ_MAX    100000000
 /* A computed offset this near to the saved one is the saved one: the same host, or synchronous. */
 #define SAME_OFFSET_MS 1
 
@@ -120,14 +121,16 @@ static int check_pit(const struct kvm_pit_state2 *pit, struct err *e)
 {
 	size_t i;
 
-	for (i = 0; i < ARRAY_SIZE(pit->channels); i++)
-		if (pit->channels[i].count > 0x10000 || pit->channels[i].mode > 7 ||
-		    pit->channels[i].rw_mode > 4)
+	for (i = 0; i < ARRAY_SIZE(pit->channels); i++) {
+		const struct kvm_pit_channel_state *c = &pit->channels[i];
+
+		if (c->count > 0x10000 || (c->mode > 7 && c->mode != PIT_MODE_RESET) ||
+		    c->rw_mode > 4)
 			return err_set(e, -EINVAL,
 				       "state: section 'pit': channel %zu: count %u, mode %u, "
 				       "access %u are no PIT's; the stream is damaged",
-				       i, pit->channels[i].count, pit->channels[i].mode,
-				       pit->channels[i].rw_mode);
+				       i, c->count, c->mode, c->rw_mode);
+	}
 	return 0;
 }
 
