@@ -5,7 +5,9 @@
  *   sregs2     first: CR4, EFER and the APIC base decide what the calls behind it accept
  *   xcrs       before xsave: XCR0 says which components the area may have
  *   xsave
- *   lapic      after sregs2: xAPIC or x2APIC layout follows from the APIC base
+ *   lapic      after sregs2: xAPIC or x2APIC layout follows from the APIC base. A one-shot timer
+ *              that is over fires once more: KVM does not tell whether its interrupt was taken,
+ *              and systems cope with one too many but not with one too few
  *   msrs       after lapic: a write of TSC_DEADLINE is dropped unless the LVT timer is in that
  * mode; within them TSC_DEADLINE is the last regs debugregs events     after sregs2 and regs: SMM
  * and what is injected refer to them mp-state   last: the vCPU would begin to accept INIT and SIPI

@@ -137,7 +137,7 @@ static void hop_to_the_end(const char *const *words, unsigned int every_ms, cons
 
 static void test_timers(void **state)
 {
-	const char *words[] = {"-p", "timer n=100", "-m", "64M", NULL};
+	const char *words[] = {"-p", "timer n=100 extra=1", "-m", "64M", NULL};
 
 	(void)state;
 	hop_to_the_end(words, 7, "timer pit_pic=100\ndone timer");
@@ -447,7 +447,8 @@ static void test_values(void **state)
 	unlink(path);
 }
 
-int main(void)
+/* usage: test_machine_state [PATTERN]: only the tests whose names match */
+int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_pause),	 cmocka_unit_test(test_hop_1),
@@ -458,5 +459,7 @@ int main(void)
 		cmocka_unit_test(test_sections), cmocka_unit_test(test_values),
 	};
 
+	if (argc > 1)
+		cmocka_set_test_filter(argv[1]);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
