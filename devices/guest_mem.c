@@ -18,6 +18,25 @@ void *gpa_span(const struct guest_mem *gm, gpa_t gpa, uint64_t len_bytes)
 	return NULL;
 }
 
+void guest_mem_mark_in(const struct guest_mem *gm, uint64_t *dirty, const void *hva,
+		       uint64_t len_bytes)
+{
+	unsigned int i;
+
+	for (i = 0; len_bytes && i < gm->n_regions; i++) {
+		const struct guest_mem_region *r = &gm->region[i];
+		uint64_t off = (uintptr_t)hva - (uintptr_t)r->hva, page, last;
+
+		if (off >= r->len_bytes || len_bytes > r->len_bytes - off)
+			continue;
+		page = (r->fd_offset + off) / GUEST_PAGE;
+		last = (r->fd_offset + off + len_bytes - 1) / GUEST_PAGE;
+		for (; page <= last; page++)
+			__atomic_fetch_or(&dirty[page / 64], 1ULL << page % 64, __ATOMIC_SEQ_CST);
+		return;
+	}
+}
+
 int guest_mem_add(struct guest_mem *gm, const struct guest_mem_region *r)
 {
 	uint64_t end;

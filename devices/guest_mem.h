@@ -11,6 +11,7 @@
 typedef uint64_t gpa_t;
 
 #define GUEST_MEM_MAX_REGIONS 4
+#define GUEST_PAGE	      4096
 
 /* Guest RAM that is contiguous both for the guest and in this process. */
 struct guest_mem_region {
@@ -23,6 +24,8 @@ struct guest_mem_region {
 struct guest_mem {
 	unsigned int n_regions;
 	struct guest_mem_region region[GUEST_MEM_MAX_REGIONS];
+	/* a bit for each GUEST_PAGE of the memfd that devices wrote; atomic, NULL: nobody asks */
+	uint64_t *dirty;
 };
 
 /**
@@ -35,6 +38,25 @@ struct guest_mem {
  * Return: pointer to @len_bytes bytes, or NULL when any of them is not RAM
  */
 void *gpa_span(const struct guest_mem *gm, gpa_t gpa, uint64_t len_bytes);
+
+/** guest_mem_mark_in - guest_mem_mark() with the bitmap at hand */
+void guest_mem_mark_in(const struct guest_mem *gm, uint64_t *dirty, const void *hva,
+		       uint64_t len_bytes);
+
+/**
+ * guest_mem_mark - say that the VMM wrote guest memory, which KVM's dirty log does not see
+ * @hva: what gpa_span() gave, or a place behind it; @len_bytes of that span. Anything else is
+ *       ignored.
+ * Call it after the write: a page that is marked first may be read before the write. From any
+ * thread.
+ */
+static inline void guest_mem_mark(const struct guest_mem *gm, const void *hva, uint64_t len_bytes)
+{
+	uint64_t *dirty = __atomic_load_n(&gm->dirty, __ATOMIC_ACQUIRE);
+
+	if (dirty)
+		guest_mem_mark_in(gm, dirty, hva, len_bytes);
+}
 
 /**
  * guest_mem_add - append a region; regions must not overlap, in ascending order

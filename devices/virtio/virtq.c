@@ -76,16 +76,6 @@ int virtq_activate(struct virtq *vq)
 	return 0;
 }
 
-void virtq_reset(struct virtq *vq)
-{
-	vq->desc = NULL;
-	vq->avail = NULL;
-	vq->used = NULL;
-	vq->num = 0;
-	memset(vq->in_flight, 0, sizeof(vq->in_flight));
-	memset(vq->regs, 0, sizeof(*vq->regs));
-}
-
 /* Only a queue that passed virtq_activate() on a device in order may be touched. */
 static bool virtq_usable(const struct virtq *vq)
 {
@@ -184,6 +174,47 @@ static const char *virtq_gather(const struct virtq *vq, struct virtq_chain *c)
 	}
 }
 
+/* The used ring, with flags and event index: whichever was written, they share a page or two. */
+static void virtq_mark_used(const struct virtq *vq)
+{
+	guest_mem_mark(vq->vdev->gm, vq->used,
+		       sizeof(*vq->used) + vq->num * sizeof(struct vring_used_elem) +
+			       sizeof(uint16_t));
+}
+
+/*
+ * All of the chain's device-writable buffers, whatever the device says it wrote: so no device can
+ * forget a status byte behind a gap. A driver may not change a chain in flight; one that does loses
+ * its own data.
+ */
+static void virtq_mark_chain(const struct virtq *vq, uint16_t head)
+{
+	struct iovec iov[VIRTQ_SIZE_MAX];
+	struct virtq_chain c = {.iov = iov, .head = head};
+	unsigned int i;
+
+	if (!__atomic_load_n(&vq->vdev->gm->dirty, __ATOMIC_ACQUIRE))
+		return;
+	virtq_gather(vq, &c);
+	for (i = c.n_out; i < c.n_out + c.n_in; i++)
+		guest_mem_mark(vq->vdev->gm, iov[i].iov_base, iov[i].iov_len);
+}
+
+void virtq_reset(struct virtq *vq)
+{
+	unsigned int head;
+
+	for (head = 0; head < vq->num; head++)
+		if (vq->in_flight[head / 64] & 1ULL << head % 64)
+			virtq_mark_chain(vq, (uint16_t)head);
+	vq->desc = NULL;
+	vq->avail = NULL;
+	vq->used = NULL;
+	vq->num = 0;
+	memset(vq->in_flight, 0, sizeof(vq->in_flight));
+	memset(vq->regs, 0, sizeof(*vq->regs));
+}
+
 bool virtq_pop(struct virtq *vq, struct virtq_chain *c)
 {
 	struct virtq_regs *r = vq->regs;
@@ -223,6 +254,9 @@ void virtq_unpop(struct virtq *vq, uint16_t head)
 {
 	uint64_t *word, mask;
 
+	if (!vq->desc)
+		return;
+	virtq_mark_chain(vq, head); /* the device may have begun to fill it */
 	if (!virtq_usable(vq))
 		return;
 	word = virtq_in_flight(vq, head, &mask);
@@ -237,6 +271,9 @@ void virtq_fill(struct virtq *vq, uint16_t head, uint32_t len_bytes)
 	struct vring_used_elem *elem;
 	uint64_t *word, mask;
 
+	if (!vq->desc)
+		return;
+	virtq_mark_chain(vq, head);
 	if (!virtq_usable(vq))
 		return;
 	word = virtq_in_flight(vq, head, &mask);
@@ -246,13 +283,16 @@ void virtq_fill(struct virtq *vq, uint16_t head, uint32_t len_bytes)
 	elem->id = head;
 	elem->len = len_bytes;
 	r->used_idx++;
+	virtq_mark_used(vq);
 }
 
 void virtq_publish(struct virtq *vq)
 {
 	/* release: whoever sees the index sees the elements and the data before it */
-	if (virtq_usable(vq))
-		__atomic_store_n(&vq->used->idx, vq->regs->used_idx, __ATOMIC_RELEASE);
+	if (!virtq_usable(vq))
+		return;
+	__atomic_store_n(&vq->used->idx, vq->regs->used_idx, __ATOMIC_RELEASE);
+	virtq_mark_used(vq);
 }
 
 void virtq_push(struct virtq *vq, uint16_t head, uint32_t len_bytes)
@@ -289,8 +329,10 @@ void virtq_notify(struct virtq *vq)
 void virtq_kicks_off(struct virtq *vq)
 {
 	/* with EVENT_IDX the old avail_event stays behind, which has the same effect */
-	if (virtq_usable(vq) && !vq->event_idx)
-		__atomic_store_n(&vq->used->flags, VRING_USED_F_NO_NOTIFY, __ATOMIC_RELAXED);
+	if (!virtq_usable(vq) || vq->event_idx)
+		return;
+	__atomic_store_n(&vq->used->flags, VRING_USED_F_NO_NOTIFY, __ATOMIC_RELAXED);
+	virtq_mark_used(vq);
 }
 
 void virtq_kicks_on(struct virtq *vq)
@@ -310,6 +352,7 @@ void virtq_kicks_on_beyond(struct virtq *vq, uint16_t n)
 		__atomic_store_n(avail_event, next, __ATOMIC_RELAXED);
 	else
 		__atomic_store_n(&vq->used->flags, 0, __ATOMIC_RELAXED);
+	virtq_mark_used(vq);
 	/* the wish must be out before the index is read again, or a kick could be lost between */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	if (__atomic_load_n(&vq->avail->idx, __ATOMIC_RELAXED) != next)

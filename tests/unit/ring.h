@@ -61,6 +61,24 @@ static inline void ram_fini(struct ram *r)
 	munmap(r->map, RAM_SIZE + 2 * RAM_GUARD);
 }
 
+/* Have writes of devices marked from now on; and is the page at @gpa? */
+struct ram_marks {
+	uint64_t bits[RAM_SIZE / 4096 / 64];
+};
+
+static inline void ram_mark(struct ram *r, struct ram_marks *m)
+{
+	memset(m, 0, sizeof(*m));
+	r->gm.dirty = m->bits;
+}
+
+static inline bool ram_marked(const struct ram_marks *m, gpa_t gpa)
+{
+	const uint64_t page = (gpa - RAM_GPA) / 4096;
+
+	return m->bits[page / 64] >> page % 64 & 1;
+}
+
 static inline void *ram_at(const struct ram *r, gpa_t gpa)
 {
 	assert_in_range(gpa, RAM_GPA, RAM_END - 1);

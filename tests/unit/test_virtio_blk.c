@@ -314,6 +314,28 @@ static void test_get_id(void **state)
 	disk_free(d);
 }
 
+/* What io_uring reads into guest memory is marked, and the status also where no data came before */
+static void test_marks(void **state)
+{
+	struct disk *d = disk_new(false, false, 0);
+	struct ram_marks marks;
+
+	(void)state;
+	ram_mark(&d->rig.ram, &marks);
+	disk_request(d, VIRTIO_BLK_T_IN, 5, DATA_GPA + 512, 8192, true, NULL);
+	assert_true(ram_marked(&marks, DATA_GPA));
+	assert_true(ram_marked(&marks, DATA_GPA + 4096));
+	assert_true(ram_marked(&marks, DATA_GPA + 8192));
+	assert_false(ram_marked(&marks, DATA_GPA + 12288));
+	assert_true(ram_marked(&marks, STATUS_GPA));
+	ram_mark(&d->rig.ram, &marks);
+	disk_request(d, VIRTIO_BLK_T_OUT, 5, DATA_GPA, 8192, false, NULL);
+	assert_false(ram_marked(&marks, DATA_GPA));
+	assert_true(ram_marked(&marks, STATUS_GPA));
+	d->rig.ram.gm.dirty = NULL;
+	disk_free(d);
+}
+
 static void test_readonly(void **state)
 {
 	struct disk *d = disk_new(true, false, 0);
@@ -814,16 +836,27 @@ static void test_bad_serial(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_state_table),	 cmocka_unit_test(test_config),
-		cmocka_unit_test(test_read_write_flush), cmocka_unit_test(test_requests),
-		cmocka_unit_test(test_get_id),		 cmocka_unit_test(test_readonly),
-		cmocka_unit_test(test_split_read),	 cmocka_unit_test(test_split_write),
-		cmocka_unit_test(test_bad_layout),	 cmocka_unit_test(test_zeroes),
-		cmocka_unit_test(test_not_negotiated),	 cmocka_unit_test(test_full_queue),
-		cmocka_unit_test(test_longest),		 cmocka_unit_test(test_direct),
-		cmocka_unit_test(test_direct_pieces),	 cmocka_unit_test(test_truncated),
-		cmocka_unit_test(test_reset_in_flight),	 cmocka_unit_test(test_rebuild),
-		cmocka_unit_test(test_reset_from_vcpu),	 cmocka_unit_test(test_bad_serial),
+		cmocka_unit_test(test_state_table),
+		cmocka_unit_test(test_config),
+		cmocka_unit_test(test_read_write_flush),
+		cmocka_unit_test(test_requests),
+		cmocka_unit_test(test_get_id),
+		cmocka_unit_test(test_readonly),
+		cmocka_unit_test(test_marks),
+		cmocka_unit_test(test_split_read),
+		cmocka_unit_test(test_split_write),
+		cmocka_unit_test(test_bad_layout),
+		cmocka_unit_test(test_zeroes),
+		cmocka_unit_test(test_not_negotiated),
+		cmocka_unit_test(test_full_queue),
+		cmocka_unit_test(test_longest),
+		cmocka_unit_test(test_direct),
+		cmocka_unit_test(test_direct_pieces),
+		cmocka_unit_test(test_truncated),
+		cmocka_unit_test(test_reset_in_flight),
+		cmocka_unit_test(test_rebuild),
+		cmocka_unit_test(test_reset_from_vcpu),
+		cmocka_unit_test(test_bad_serial),
 	};
 
 	return cmocka_run_group_tests_name("virtio_blk", tests, NULL, NULL);

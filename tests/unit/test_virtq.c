@@ -719,17 +719,76 @@ static void test_unused_queue(void **state)
 	world_fini(&w);
 }
 
+/* Each page that the device's side changes is marked, with and without event indices. */
+static void test_marks(void **state)
+{
+	static uint8_t before[RAM_SIZE];
+	const struct {
+		const char *name;
+		uint64_t features;
+		bool hold;
+	} cases[] = {
+		{"flags", F_V1, false},
+		{"event index", F_V1 | F_EVENT, false},
+		{"taken and not given back", F_V1, true},
+	};
+	size_t i, page;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(cases); i++) {
+		unsigned int changed = 0;
+		struct ram_marks marks;
+		struct world w;
+
+		world_init(&w, NUM, cases[i].features);
+		w.echo.hold = cases[i].hold;
+		memset(ram_at(&w.rig.ram, OUT_GPA), 0x5a, 16);
+		ring_desc(&w.ring, 0, OUT_GPA, 16, N, 1);
+		ring_desc(&w.ring, 1, IN_GPA + 4090, 4096, W | N, 2);
+		ring_desc(&w.ring, 2, RAM_END - 1, 1, W, 0);
+		ring_offer(&w.ring, 0);
+		memcpy(before, ram_at(&w.rig.ram, RAM_GPA), RAM_SIZE);
+		ram_mark(&w.rig.ram, &marks);
+		world_kick(&w);
+		if (cases[i].hold) { /* a request that is under way when the device is reset */
+			echo_answer(&w.echo);
+			virtq_reset(&w.echo.vdev.queue[0]);
+		}
+		for (page = 0; page < RAM_SIZE; page += 4096) {
+			if (memcmp(before + page, ram_at(&w.rig.ram, RAM_GPA + page), 4096) == 0)
+				continue;
+			changed++;
+			if (!ram_marked(&marks, RAM_GPA + page))
+				fail_msg("%s: page at %#zx is not marked", cases[i].name, page);
+		}
+		/* three of the buffers, and the ring if it was used */
+		assert_int_equal(changed, cases[i].hold ? 3 : 4);
+		assert_false(ram_marked(&marks, OUT_GPA));
+		assert_false(ram_marked(&marks, IN_GPA + 8192));
+		world_fini(&w);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_state_tables),	  cmocka_unit_test(test_chains),
-		cmocka_unit_test(test_longest_chain),	  cmocka_unit_test(test_total_length),
-		cmocka_unit_test(test_avail_jump),	  cmocka_unit_test(test_activation),
-		cmocka_unit_test(test_activation_fails),  cmocka_unit_test(test_head_twice),
-		cmocka_unit_test(test_together),	  cmocka_unit_test(test_change_after_pop),
-		cmocka_unit_test(test_change_during_pop), cmocka_unit_test(test_many_requests),
-		cmocka_unit_test(test_used_event),	  cmocka_unit_test(test_flags),
-		cmocka_unit_test(test_left_over),	  cmocka_unit_test(test_unused_queue),
+		cmocka_unit_test(test_state_tables),
+		cmocka_unit_test(test_chains),
+		cmocka_unit_test(test_longest_chain),
+		cmocka_unit_test(test_total_length),
+		cmocka_unit_test(test_avail_jump),
+		cmocka_unit_test(test_activation),
+		cmocka_unit_test(test_activation_fails),
+		cmocka_unit_test(test_head_twice),
+		cmocka_unit_test(test_together),
+		cmocka_unit_test(test_change_after_pop),
+		cmocka_unit_test(test_change_during_pop),
+		cmocka_unit_test(test_many_requests),
+		cmocka_unit_test(test_used_event),
+		cmocka_unit_test(test_flags),
+		cmocka_unit_test(test_left_over),
+		cmocka_unit_test(test_unused_queue),
+		cmocka_unit_test(test_marks),
 	};
 
 	return cmocka_run_group_tests_name("virtq", tests, NULL, NULL);
