@@ -51,11 +51,32 @@ static void test_parts_give_the_whole(void **state)
 	}
 }
 
+/* Against its definition, for every number of pages that is left over by the fast way */
+static void test_pages(void **state)
+{
+	static uint8_t pages[8 * CRC32C_PAGE];
+	uint32_t sums[8];
+	size_t i, n;
+
+	(void)state;
+	for (i = 0; i < sizeof(pages); i++)
+		pages[i] = (uint8_t)(i * 167 + i / 251);
+	for (i = 0; i < ARRAY_SIZE(sums); i++)
+		sums[i] = crc32c_portable(0, pages + i * CRC32C_PAGE, CRC32C_PAGE);
+	for (n = 0; n <= ARRAY_SIZE(sums); n++) {
+		const uint32_t want = crc32c_portable(0, sums, n * sizeof(*sums));
+
+		assert_int_equal(crc32c_pages(pages, n), want);
+		assert_int_equal(crc32c_pages_narrow(pages, n), want);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_known_answers),
 		cmocka_unit_test(test_parts_give_the_whole),
+		cmocka_unit_test(test_pages),
 	};
 
 	return cmocka_run_group_tests_name("crc32c", tests, NULL, NULL);
