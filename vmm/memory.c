@@ -103,6 +103,7 @@ static int map_memory(struct memory *m, const struct memory_options *opt, const 
 			       opt->size_bytes / MiB, strerror(errno), cure);
 	m->map = map;
 	m->size_bytes = opt->size_bytes;
+	m->hugepages = opt->hugepages;
 	/* advice only: a guest's secrets stay out of core files, and big pages where the host may
 	 */
 	madvise(map, m->size_bytes, MADV_DONTDUMP);
@@ -150,6 +151,34 @@ int memory_adopt(struct memory *m, int fd, const struct memory_options *opt, str
 			       "; give the same -m on both sides",
 			       (uint64_t)st.st_size, opt->size_bytes);
 	return map_memory(m, opt, "raise the limit (ulimit -v)", e);
+}
+
+int memory_map_file(struct memory *m, int fd, uint64_t offset, uint64_t size_bytes, struct err *e)
+{
+	const off_t end = lseek(fd, 0, SEEK_END);
+	void *map;
+	int ret;
+
+	memset(m, 0, sizeof(*m));
+	m->fd = -1;
+	if (end < 0)
+		return err_set(e, -errno, "saved guest: %s; give a regular file", strerror(errno));
+	/* a page behind the end of the file would be a SIGBUS later */
+	if (!size_bytes || offset > (uint64_t)end || size_bytes > (uint64_t)end - offset)
+		return err_set(e, -EINVAL,
+			       "saved guest: the file has %lld bytes, its memory of %" PRIu64
+			       " bytes begins at %" PRIu64 "; it was cut short, use another copy",
+			       (long long)end, size_bytes, offset);
+	map = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd,
+		   (off_t)offset);
+	if (map == MAP_FAILED)
+		return err_set(e, -errno, "saved guest: cannot map %" PRIu64 " MiB: %s",
+			       size_bytes / MiB, strerror(errno));
+	m->map = map;
+	m->size_bytes = size_bytes;
+	madvise(map, size_bytes, MADV_DONTDUMP);
+	ret = split(m);
+	return ret ? err_set(e, ret, "-m: cannot lay out %" PRIu64 " MiB", size_bytes / MiB) : 0;
 }
 
 void memory_fini(struct memory *m)

@@ -1,4 +1,7 @@
-/* Guest RAM: one memfd, mapped once, split around the hole below 4 GiB. */
+/*
+ * Guest RAM: one memfd, mapped once, split around the hole below 4 GiB. Or a saved guest's RAM,
+ * mapped privately from its file.
+ */
 #ifndef VMM_MEMORY_H
 #define VMM_MEMORY_H
 
@@ -10,7 +13,8 @@
 struct err;
 
 struct memory {
-	int fd; /* memfd, sealed against resizing; -1: none */
+	int fd; /* memfd, sealed against resizing; -1: none, or RAM is a private map of a file */
+	bool hugepages; /* of 2 MiB: fd does not take pwrite(2) */
 	uint8_t *map;
 	uint64_t size_bytes;
 	struct guest_mem guest;
@@ -45,6 +49,18 @@ int memory_init(struct memory *m, const struct memory_options *opt, struct err *
  * case.
  */
 int memory_adopt(struct memory *m, int fd, const struct memory_options *opt, struct err *e);
+
+/**
+ * memory_map_file - RAM that is the file's content at first, read when it is touched
+ * @fd: of the saved guest, still the caller's; @offset: of RAM in it, a multiple of the page size
+ * What the guest writes stays in this process; the file is not changed, and must not be changed or
+ * cut short by others as long as the guest lives. Its memory cannot be handed over as a descriptor
+ * (m->fd is -1), and a later migration of it reads holes like other pages.
+ * Return: 0; -EINVAL when the file is too short; -ENOMEM, -errno. @m may be given to memory_fini()
+ * in any case.
+ */
+int memory_map_file(struct memory *m, int fd, uint64_t offset, uint64_t size_bytes, struct err *e);
+
 void memory_fini(struct memory *m);
 
 #endif

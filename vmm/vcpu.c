@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <linux/kvm.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -266,6 +267,32 @@ static bool pin(struct vcpu *v)
 }
 
 /*
+ * The kick is blocked from the look at immediate_exit, which every request to leave sets first, to
+ * the sleep that lets it in: so none is missed.
+ */
+static void nap(const struct vcpu *v, uint32_t us)
+{
+	const struct timespec t = {.tv_sec = us / 1000000, .tv_nsec = us % 1000000 * 1000L};
+	sigset_t kick, before;
+
+	sigemptyset(&kick);
+	sigaddset(&kick, KICK_SIGNAL);
+	pthread_sigmask(SIG_BLOCK, &kick, &before);
+	if (!__atomic_load_n(&v->run->immediate_exit, __ATOMIC_ACQUIRE))
+		ppoll(NULL, 0, &t, &before);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+/* The kick of a nap asked for during another ends the first. */
+static void naps(struct vcpu *v)
+{
+	uint32_t us;
+
+	while ((us = __atomic_exchange_n(&v->nap_us, 0, __ATOMIC_ACQ_REL)))
+		nap(v, us);
+}
+
+/*
  * Called only where no exit is half done: before the first KVM_RUN, and after one that returned
  * EINTR. With immediate_exit set, KVM first completes the access that the last exit was about (and
  * may exit again for the rest of it), then returns EINTR: api.rst 5, "immediate_exit".
@@ -297,6 +324,7 @@ static void run_loop(struct vcpu *v)
 			/* kicked, or woken by INIT; exit_reason is that of an older exit */
 			if (__atomic_exchange_n(&v->check, false, __ATOMIC_ACQ_REL))
 				mitigation_check_vcpu(v->env->mitigation, v->id);
+			naps(v);
 			if (ret == EINTR)
 				park_if_asked(v);
 			continue;
@@ -414,6 +442,14 @@ void vcpu_request_check(struct vcpu *v)
 		return;
 	/* one that comes between the thread's look and KVM_RUN is seen at the next kick */
 	__atomic_store_n(&v->check, true, __ATOMIC_RELEASE);
+	pthread_kill(v->thread, KICK_SIGNAL);
+}
+
+void vcpu_request_nap(struct vcpu *v, uint32_t us)
+{
+	if (!v->started)
+		return;
+	__atomic_store_n(&v->nap_us, us, __ATOMIC_RELEASE);
 	pthread_kill(v->thread, KICK_SIGNAL);
 }
 

@@ -48,7 +48,8 @@ struct vcpu {
 	bool parked; /* under park_lock: it stands in vcpu_thread() with its registers in order */
 	bool ended;  /* under park_lock: the thread has left the run loop */
 	bool check;  /* atomic: compare the mitigation's bits with KVM's */
-	int tid;     /* of its thread, atomic; 0: none yet */
+	uint32_t nap_us; /* atomic: stay out of the guest for so long, once */
+	int tid;	 /* of its thread, atomic; 0: none yet */
 	/* exits to user space, counted by its own thread, read by any (atomic) */
 	uint64_t exits, exits_io, exits_mmio, exits_msr;
 };
@@ -99,6 +100,11 @@ void vcpu_resume(struct vcpu *v);
 /** vcpu_request_check - let the thread compare SPEC_CTRL with what is to be held; returns at once
  */
 void vcpu_request_check(struct vcpu *v);
+/**
+ * vcpu_request_nap - keep the vCPU out of the guest for @us microseconds; returns at once
+ * A stop or a pause ends the nap. A nap asked for during another takes its place.
+ */
+void vcpu_request_nap(struct vcpu *v, uint32_t us);
 /** vcpu_join - wait until it has left; does nothing if it never started */
 void vcpu_join(struct vcpu *v);
 

@@ -1,0 +1,42 @@
+/*
+ * Guest RAM in a file: page i at a fixed place, offset + i * GUEST_PAGE, and holes for pages that
+ * are zero. So the file is as large as what the guest uses, it can be mapped as it is, and a
+ * restored guest reads only what it touches.
+ */
+#ifndef VMM_RAM_FILE_H
+#define VMM_RAM_FILE_H
+
+#include <stdint.h>
+
+struct err;
+
+#define RAM_FILE_PART (1024 * 1024ULL) /* what one checksum covers */
+
+/** ram_file_parts - how many checksums belong to @n_bytes of RAM */
+static inline uint64_t ram_file_parts(uint64_t n_bytes)
+{
+	return (n_bytes + RAM_FILE_PART - 1) / RAM_FILE_PART;
+}
+
+/**
+ * ram_file_save - write the RAM of a paused guest
+ * @map: of all RAM; @n_bytes: its size, a multiple of GUEST_PAGE
+ * @hole_fd: the memory file behind @map, whose holes read as zero; -1: none
+ * @fd: a regular file without data from @offset (a multiple of GUEST_PAGE) on; made as long as
+ * needed
+ * @crc: room for ram_file_parts(); crc32c_pages() of each part, 0 for one that is all zero
+ * @cancel_fd: readable: give up. -1: never
+ * Return: 0; -ENOSPC, -ECANCELED, -errno with what to do in @e
+ */
+int ram_file_save(const uint8_t *map, uint64_t n_bytes, int hole_fd, int fd, uint64_t offset,
+		  uint32_t *crc, int cancel_fd, struct err *e);
+
+/**
+ * ram_file_check - read all RAM in the file and compare it with its checksums
+ * A guest that is restored lazily runs before its memory could be checked; this is for who wants
+ * to know first.
+ * Return: 0; -EILSEQ naming the first part that differs; -errno
+ */
+int ram_file_check(int fd, uint64_t offset, uint64_t n_bytes, const uint32_t *crc, struct err *e);
+
+#endif
