@@ -112,7 +112,9 @@ int backend_probe(struct backend *b, const struct kvm *kvm, uint32_t force_cap, 
 		ret = rows[i]->probe ? rows[i]->probe(b, kvm, t) : 0;
 		if (ret < 0 && ret != -ENOTSUP)
 			return err_set(e, ret, "probing back end %s: %s; %s", t->name,
-				       strerror(-ret), t->why);
+				       strerror(-ret),
+				       ret == -EMFILE ? "raise the limit of open files (ulimit -n)"
+						      : "see the kernel's log");
 		t->usable = ret == 0;
 		t->can_force = b->can_force;
 		if (t->usable)

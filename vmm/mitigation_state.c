@@ -10,6 +10,7 @@
 #include "base/err.h"
 #include "migration/section.h"
 #include "msr/spec_ctrl.h"
+#include "policy/explain.h"
 #include "vmm/mitigation.h"
 
 #define VERSION	  1
@@ -209,20 +210,13 @@ static const char *bit_names(uint64_t bits, char *text, size_t len)
 static int refuse(const struct mitigation *m, uint32_t id, const struct mitigation_promise *p,
 		  const struct mitigation_decision *d, struct err *e)
 {
-	const struct decision_step *s = d->step;
-	char names[160];
-	unsigned int i;
+	char text[768];
 
-	for (i = 0; i + 1 < d->n_steps && s->verdict != VERDICT_REFUSE; i++)
-		s++;
 	return err_set(e, -EPERM,
-		       "refused by policy: vCPU %u may not run here: %s: held there=%#" PRIx64
-		       ", held here=%#" PRIx64 " (back end %s can hold %#" PRIx64
-		       "): row %u of table %s: %s (%s); use a host that can hold it, or allow it "
-		       "by incoming-cannot: warn and strict: no in the policy here",
-		       id, bit_names(s->bit, names, sizeof(names)), p->value, d->value,
-		       backend_name(m->backend.ops->kind), m->backend.can_force, s->row,
-		       decision_table_name(s->table), s->reason, s->source);
+		       "refused by policy: back end %s: vCPU %u may not run here: held "
+		       "there=%#" PRIx64 ", held here=%#" PRIx64 ": %s",
+		       backend_name(m->backend.ops->kind), id, p->value, d->value,
+		       explain_reasons(d, text, sizeof(text)));
 }
 
 static bool same_contract(const struct guest_contract *a, const struct guest_contract *b)
