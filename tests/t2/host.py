@@ -33,7 +33,8 @@ KINDS = {
     "amd-stock": Kind("EPYC-Rome,+svm,+npt", "kvm_amd"),
 }
 HOST_MODULES = ["virtio_pci", "virtio_blk", "virtio_console", "tun"]
-GUEST_MODULES = ["virtio_mmio", "virtio_blk", "virtio_net", "virtio_rng", "pvpanic_mmio", "msr"]
+GUEST_MODULES = ["virtio_mmio", "virtio_blk", "virtio_net", "virtio_rng", "pvpanic_mmio", "msr", "button",
+                 "evdev"]
 QEMU_FIRMWARE = ["bios-microvm.bin", "linuxboot_dma.bin", "pvh.bin"]
 
 
