@@ -39,7 +39,7 @@ struct rig {
 	struct loop loop;
 	struct kvm kvm;
 	struct cpuid_set cpuid;
-	struct host_file facts;
+	struct host_facts facts; /* of the host that this one stands for; zeroed: of this one */
 	struct policy policy;
 	struct isolation isolation;
 	struct mitigation mitigation;
@@ -158,7 +158,7 @@ static inline int rig_engine(struct rig *r, const struct mitigation_saved *from)
 {
 	struct mitigation_options options = {
 		.policy = r->policy.mitigation,
-		.facts = r->config.host_facts ? &r->facts.facts : NULL,
+		.facts = r->facts.vendor_id[0] ? &r->facts : NULL,
 		.force_cap = r->config.force_cap,
 	};
 	int ret = mitigation_init(&r->mitigation, &options, &r->kvm, r->config.n_vcpus, &r->e);
@@ -169,8 +169,9 @@ static inline int rig_engine(struct rig *r, const struct mitigation_saved *from)
 		    : mitigation_make_contract(&r->mitigation, &r->cpuid, &r->e);
 }
 
-/* Everything up to a machine whose vCPUs stand still. @words: as after `testudo run -k GUEST` */
-static inline struct rig *rig_new(const char *const *words)
+/* Everything up to a machine whose vCPUs stand still. @words: as after `testudo run -k GUEST`;
+ * @facts: NULL for this host */
+static inline struct rig *rig_new(const char *const *words, const struct host_facts *facts)
 {
 	static const struct chardev_ops serial_ops = {rig_serial_write, rig_serial_kick};
 	const struct itimerspec ms = {{0, 1000000}, {0, 1000000}};
@@ -199,8 +200,8 @@ static inline struct rig *rig_new(const char *const *words)
 	/* the host that this runs on may be one that the default would let nobody move to */
 	if (!r->config.policy)
 		r->policy.mitigation.incoming_cannot = CANNOT_WARN;
-	if (r->config.host_facts)
-		rig_ok(r, host_facts_load(r->config.host_facts, &r->facts, &r->e));
+	if (facts)
+		r->facts = *facts;
 	rig_ok(r, isolation_enter(&r->isolation, &isolation, r->config.n_vcpus, &r->e));
 	r->cpuid = r->kvm.cpuid;
 	vcpu_base_cpuid(&r->cpuid, &r->kvm, false);
@@ -231,13 +232,18 @@ static inline struct rig *rig_new(const char *const *words)
 	return r;
 }
 
-static inline struct rig *rig_boot(const char *const *words)
+static inline struct rig *rig_boot_on(const char *const *words, const struct host_facts *facts)
 {
-	struct rig *r = rig_new(words);
+	struct rig *r = rig_new(words, facts);
 
 	rig_ok(r, machine_load(&r->m, &r->e));
 	rig_ok(r, machine_start(&r->m, &r->e));
 	return r;
+}
+
+static inline struct rig *rig_boot(const char *const *words)
+{
+	return rig_boot_on(words, NULL);
 }
 
 static inline void rig_free(struct rig *r)
