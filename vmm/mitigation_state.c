@@ -420,8 +420,7 @@ void mitigation_stay(struct mitigation *m)
 
 		mitigation_check_vcpu(m, i);
 		pthread_mutex_lock(&v->lock);
-		if (!m->filter.spec_ctrl)
-			v->msrs.spec_ctrl = v->held.guest;
+		mitigation_read_value(m, v);
 		v->came = true;
 		if (i == 0)
 			start = v->decision;
