@@ -447,6 +447,51 @@ static void test_values(void **state)
 	unlink(path);
 }
 
+/* A disk in use, its driver in the middle of requests: rings that no driver could have left. */
+static void test_rings(void **state)
+{
+	static const struct {
+		const char *name;
+		size_t offset;
+		uint64_t value;
+		size_t size;
+		const char *says;
+	} cases[] = {
+		{"index ahead", 40 + 32, 0xfff0, 2, "has none in flight"},
+		{"ring outside of memory", 40, UINT64_C(1) << 40, 8, "cannot be taken up again"},
+		{"ring not aligned", 40 + 8, 0x1001, 8, "cannot be taken up again"},
+		{"size that is no power of 2", 40 + 24, 3, 4, "cannot be taken up again"},
+	};
+	char path[] = "/tmp/testudo-kvm-XXXXXX";
+	const char *words[] = {
+		"-p", "blk op=test irq=1 sectors=8192", "-d", make_disk(path), "-m", "64M", NULL};
+	struct saved s = {.r = rig_boot(words)};
+	size_t i;
+
+	(void)state;
+	while (!s.r->m.slot[0].mmio.regs.queue[0].used_idx)
+		rig_run_ms(s.r, 1);
+	rig_save(s.r, &s.state, &s.mitigation, &s.fd);
+	for (i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct wbuf w = {0};
+
+		print_message("case: %s\n", cases[i].name);
+		wbuf_bytes(&w, s.state.data, s.state.len);
+		poke(&w, "virtio-mmio", 0, cases[i].offset, cases[i].value, cases[i].size);
+		expect_refused(&s, &w, cases[i].says);
+		wbuf_fini(&w);
+	}
+	assert_int_equal(load(&s, s.state.data, s.state.len), 0);
+	rig_ok(s.r, machine_start_restored(&s.r->m, true, &s.r->e));
+	rig_run_ms(s.r, 20);
+	assert_false(rig_said(s.r, "done blk"));
+	machine_resume(&s.r->m);
+	rig_run_to_end(s.r);
+	rig_expect(s.r, "done blk");
+	saved_free(&s);
+	unlink(path);
+}
+
 /* usage: test_machine_state [PATTERN]: only the tests whose names match */
 int main(int argc, char **argv)
 {
@@ -457,6 +502,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_serial),	 cmocka_unit_test(test_disk),
 		cmocka_unit_test(test_rebuild),	 cmocka_unit_test(test_cut_short),
 		cmocka_unit_test(test_sections), cmocka_unit_test(test_values),
+		cmocka_unit_test(test_rings),
 	};
 
 	if (argc > 1)

@@ -1,0 +1,41 @@
+"""
+A running guest is saved and goes on in another machine, with its mitigations: the programs of tests/kvm, which build
+machines on this host's /dev/kvm without testudo's command line.
+"""
+
+import os
+import re
+import subprocess
+
+import pytest
+
+import harness
+
+FOLDER = harness.BUILD / "tests" / "kvm"
+SHIM = harness.BUILD / "tests" / "shim" / "libkvm_shim.so"
+
+
+def tests_of(program):
+    source = harness.ROOT / "tests" / "kvm" / f"{program}.c"
+    return re.findall(r"cmocka_unit_test\((\w+)\)", source.read_text())
+
+
+def run(program, name, env):
+    done = subprocess.run([FOLDER / program, name], env={**os.environ, **env}, stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=300,
+                          check=False)
+    assert done.returncode == 0, done.stdout
+    assert "1 test(s) run" in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize("name", tests_of("test_machine_state"))
+def test_state(name):
+    run("test_machine_state", name, {})
+
+
+@pytest.mark.shim
+@pytest.mark.parametrize("mode", ["filter", "rfc", "rfc-virtual-msrs"])
+@pytest.mark.parametrize("name", tests_of("test_mitigation_state"))
+def test_mitigations(name, mode):
+    run("test_mitigation_state", name,
+        {"LD_PRELOAD": str(SHIM), "KVM_SHIM": mode, "KVM_SHIM_ARCH_CAP": str(0x800eb)})
