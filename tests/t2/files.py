@@ -99,9 +99,11 @@ def unpack(package, version, path):
 
 
 class Stock:
-    """Debian's own kernel, its modules and busybox, unpacked in the cache."""
+    """Debian's own kernel, its modules and busybox, unpacked in the cache. @signed: leave the modules' signatures in;
+    a kernel takes modules without as well, and spends no time on the check."""
 
-    def __init__(self):
+    def __init__(self, signed=True):
+        self.signed = signed
         chosen = candidates()
         if not chosen:
             refresh_lists()
@@ -128,7 +130,13 @@ class Stock:
     def module(self, name):
         path = self._modules[name]
         data = path.read_bytes()
-        return lzma.decompress(data) if path.suffix == ".xz" else data
+        data = lzma.decompress(data) if path.suffix == ".xz" else data
+        # struct module_signature, its length field last, and the mark (include/linux/module_signature.h)
+        mark = b"~Module signature appended~\n"
+        if not self.signed and data.endswith(mark):
+            data = data[:-len(mark)]
+            data = data[:-12 - int.from_bytes(data[-4:], "big")]
+        return data
 
     def modules(self, names):
         """@names and what they need, as {name: content} in the order to load them. Names that this kernel has not

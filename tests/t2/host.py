@@ -90,13 +90,18 @@ def host_initrd(kind, stock, main):
     return files.initrd(stock, [*HOST_MODULES, KINDS[kind].module], HERE / "host-init", {"main": main})
 
 
-def host_disk(path, programs, tree):
-    """The image mounted on /t2: @programs in bin/ with the libraries that they load, and @tree."""
+def with_programs(programs, tree):
+    """What is to be in /t2: @tree, and @programs in bin/ with the libraries that they load."""
     tree = dict(tree)
     for program in programs:
         tree[f"bin/{pathlib.Path(program).name}"] = program
         tree |= {library.lstrip("/"): library for library in files.libraries(program)}
-    files.ext4_image(path, tree)
+    return tree
+
+
+def host_disk(path, programs, tree):
+    """The image mounted on /t2."""
+    files.ext4_image(path, with_programs(programs, tree))
 
 
 class EmulatedHost:
@@ -104,7 +109,9 @@ class EmulatedHost:
     @work: folder for images and logs; @testudo: the program under test; @with_qemu: take QEMU along, so that
     boot(vmm="qemu") runs the same guest under QEMU's microvm, to compare."""
 
-    def __init__(self, kind, work, testudo=None, with_qemu=False):
+    pace = 1	# the host's seconds in one of ours, at most
+
+    def __init__(self, kind, work, testudo=None, **options):
         self.kind = kind
         self.work = pathlib.Path(work)
         self.work.mkdir(parents=True, exist_ok=True)
@@ -114,7 +121,9 @@ class EmulatedHost:
         self._lost = ""
         self._next = 0
         self._boots = 0
+        self._bring_up(testudo, **options)
 
+    def _bring_up(self, testudo, with_qemu=False):
         tree = {"guest/vmlinuz": self.stock.vmlinuz,
                 "guest/vmlinux": self.stock.vmlinux(),
                 "guest/initrd": files.initrd(self.stock, GUEST_MODULES, HERE / "guest-init")}
@@ -145,13 +154,17 @@ class EmulatedHost:
         with theirs, open(errors, "wb") as stderr:
             self.process = start(command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr,
                                  pass_fds=[theirs.fileno()])
+        self._await_agent(errors)
+
+    def _await_agent(self, errors):
+        """@errors: the file with what the emulator itself says."""
         try:
             self._deadline = time.monotonic() + 90
             ready = self._line()
         except HostError as error:
             self.close()
-            raise HostError(f"the emulated host {self.kind} did not come up: {error}\n{errors.read_text()}"
-                            f"{self.console()[-3000:]}") from None
+            raise HostError(f"the emulated host {self.kind} did not come up: {error}\n"
+                            f"{errors.read_text(errors='replace')[-3000:]}{self.console()[-3000:]}") from None
         assert ready.split()[0] == "ready", ready
 
     def close(self):
@@ -180,7 +193,7 @@ class EmulatedHost:
         except TimeoutError:
             raise HostError("no answer in time") from None
         if not data:
-            raise HostError("QEMU has ended")
+            raise HostError("the emulator has ended")
         return data
 
     def _line(self):
@@ -211,7 +224,7 @@ class EmulatedHost:
 
     def run(self, command, timeout=30, binary=False):
         """Runs a shell command; (exit status, its output with standard error). Background jobs go on after it."""
-        status, output = self._request("run", command.encode(), timeout, timeout)
+        status, output = self._request("run", command.encode(), timeout * self.pace, timeout)
         if not binary:
             output = output.decode(errors="replace")
         if status == "timeout":

@@ -1,0 +1,72 @@
+"""Emulated Intel hosts: machines in Bochs, which has VMX and the controls of IA32_SPEC_CTRL. What a test does with one
+is what it does with those of tests/t2; see host.py there.
+
+    host = IntelHost("intel-stock", work_dir, testudo="build/vmm/testudo")
+"""
+import collections
+import pathlib
+import shutil
+import socket
+import subprocess
+
+from t2 import T2
+import bochs
+import files
+import host
+
+# What a kind of host is: the CPU, whose kernel, and what that needs on its command line.
+Kind = collections.namedtuple("Kind", "model kernel")
+KINDS = {
+    "intel-stock": Kind("arrow_lake", "debian"),
+    "intel-old": Kind("corei7_icelake_u", "debian"),
+}
+MODULES = ["ata_piix", "sd_mod", "ext4", "msr", "kvm_intel"]
+
+MIPS = 50
+MEM_MIB = 1024
+# tsc_early_khz: CPUID tells the frequency of the real part, Bochs counts instructions; time would run in two speeds.
+# cryptomgr.notests: tests of ciphers, a fifth of the boot.
+# enable_apicv=0: Bochs 3.0 wants the posted-interrupt descriptor on a page boundary.
+APPEND = f"console=ttyS0,115200 panic=-1 tsc_early_khz={MIPS}000 cryptomgr.notests kvm_intel.enable_apicv=0"
+ACCEPT_S = 20
+
+
+class IntelHost(host.EmulatedHost):
+    """One emulated host of a @kind of KINDS. @disks: raw images for /dev/sda and so on, to carry files from one host
+    to the next; @tree: more files for /t2, {path there: path here or bytes}."""
+
+    pace = 10
+
+    def _bring_up(self, testudo, disks=(), tree=None):
+        self.stock = files.Stock(signed=False)
+        self.work = self.work / self.kind
+        shutil.rmtree(self.work, ignore_errors=True)
+        self.work.mkdir()
+        self.log = self.work / "console.log"
+        kind = KINDS[self.kind]
+        content = {"guest/vmlinuz": self.stock.vmlinuz,
+                   "guest/initrd": files.initrd(self.stock, host.GUEST_MODULES, T2 / "guest-init"), **(tree or {})}
+        content = host.with_programs([testudo] if testudo else [], content)
+        more = {f"t2/{name}": data if isinstance(data, bytes) else pathlib.Path(data).read_bytes()
+                for name, data in content.items()}
+        initrd = self.work / "initrd"
+        initrd.write_bytes(files.initrd(self.stock, MODULES, T2 / "host-init",
+                                        {"main": (T2 / "host-agent").read_bytes(), **more}))
+        bochs.make_disc(self.work / "disc.iso", self.stock.vmlinuz, initrd, f"{APPEND} agent=/dev/ttyS1")
+        self._start_bochs(kind, disks)
+
+    def _start_bochs(self, kind, disks):
+        errors = self.work / "emulator.log"
+        with socket.create_server(("localhost", 0)) as server, open(errors, "wb") as stderr:
+            config = self.work / "bochsrc"
+            config.write_text(bochs.configuration(kind.model, MIPS, MEM_MIB, self.work, self.work / "disc.iso",
+                                                  server.getsockname()[1], disks))
+            words, env = bochs.command(config)
+            self.process = host.start(words, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, env=env)
+            server.settimeout(ACCEPT_S)
+            try:
+                self.port, _ = server.accept()
+            except TimeoutError:
+                self.close()
+                raise host.HostError(f"Bochs did not start:\n{errors.read_text(errors='replace')[-3000:]}") from None
+        self._await_agent(errors)
