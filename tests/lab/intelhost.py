@@ -22,7 +22,7 @@ KINDS = {
 }
 MODULES = ["ata_piix", "sd_mod", "ext4", "msr", "kvm_intel"]
 
-MIPS = 50
+MIPS = 100
 MEM_MIB = 1024
 # tsc_early_khz: CPUID tells the frequency of the real part, Bochs counts instructions; time would run in two speeds.
 # cryptomgr.notests: tests of ciphers, a fifth of the boot.

@@ -1,0 +1,88 @@
+"""Stock Debian kernel on a CPU that has BHI_DIS_S: bits held by the MSR filter."""
+import json
+
+import pytest
+
+from runs import BHI, HIDDEN, IBRS, NUMBER, expected, late_report, msrs, series
+
+VALUES = [1, 0x401, 0, 3, 0x400]
+SPECTRE_V2 = "/sys/devices/system/cpu/vulnerabilities/spectre_v2"
+
+
+def test_host(intel_stock):
+    """The kernel uses the bit itself; testudo finds the filter, and by it all that forcing needs."""
+    assert "BHI: BHI_DIS_S" in intel_stock.check(f"cat {SPECTRE_V2}")
+    here = json.loads(intel_stock.check("testudo host --json"))
+    assert here["facts"]["vendor"] == "GenuineIntel"
+    assert int(here["facts"]["cpuid-7-2-edx"], 16) & 0x10, "BHI_CTRL"
+    assert here["backend"]["name"] == "msr-filter"
+    assert set(NUMBER) <= set(here["backend"]["can-force"])
+
+
+@pytest.fixture(scope="module")
+def held(intel_stock):
+    """Two vCPUs, BHI_CTRL hidden; each writes its series, and the second goes through INIT once more."""
+    steps = series(VALUES) + series(VALUES, cpu=1) + ["1.init"] + series(VALUES, cpu=1) + ["0.w.48.1", "1.w.48.3"]
+    return msrs(intel_stock, steps, *HIDDEN, cpus=2)
+
+
+def test_guest_reads_back_what_it_writes(held):
+    assert held.seen == 3 * expected(VALUES) + [1, 3]
+
+
+def test_bits_are_held_and_read_back(held):
+    assert held.report["backend"]["name"] == "msr-filter"
+    for number, own in enumerate((1, 3)):
+        assert held.held(number) & BHI
+        assert int(held.vcpu(number)["guest_spec_ctrl"], 16) == own
+        assert held.effective(number) == (own | held.held(number), "read back")
+        assert not held.vcpu(number)["failed"]
+
+
+def test_bits_are_held_after_init(held):
+    """The second vCPU came up twice; each time it passed its write of EFER, where the bits are put back."""
+    assert held.vcpu(1)["exits"]["efer"] >= 2
+    assert held.vcpu(1)["exits"]["spec_ctrl"] >= 2 * len(expected(VALUES))
+
+
+def test_shown_control_is_the_guests_own(intel_stock):
+    run = msrs(intel_stock, series([0x401, 1]))
+    assert run.seen == expected([0x401, 1])
+    assert not run.held() & BHI and not run.effective()[0] & BHI
+
+
+def test_late_report(intel_stock):
+    """Nothing is held until the guest says that it uses the sequence, where the policy waits for it."""
+    before, after = late_report(intel_stock, *HIDDEN, policy="force-unaware: off\n")
+    assert not before.held() & BHI and not before.effective()[0] & BHI
+    assert after.held() & BHI and after.effective() == (IBRS | after.held(), "read back")
+    assert after.seen[-1] == IBRS, "the guest's own view stays"
+
+
+# An unmodified Debian guest
+
+GUEST = f"cat {SPECTRE_V2}"
+APPEND = "quiet cryptomgr.notests"  # ciphers tested: a third of the boot
+
+
+def debian(host, *args):
+    boot = host.boot(GUEST, append=APPEND, timeout=120, args=[*args, "--mitigation-report", "/tmp/report.json"])
+    assert boot.status == 0, boot
+    return boot.output, json.loads(host.get("/tmp/report.json"))["vcpus"][0]
+
+
+def test_debian_guest_without_the_control(intel_stock):
+    """It takes the software sequence, which is too short on this CPU; the bit is held for it."""
+    said, vcpu = debian(intel_stock, *HIDDEN)
+    assert "BHI: SW loop" in said
+    assert "BHI_DIS_S" in vcpu["held"]["names"]
+    assert int(vcpu["effective"]["value"], 16) & BHI and vcpu["effective"]["known"] == "read back"
+    assert not int(vcpu["guest_spec_ctrl"], 16) & BHI
+
+
+def test_debian_guest_with_the_control(intel_stock):
+    """It sets the bit itself, and none is held."""
+    said, vcpu = debian(intel_stock)
+    assert "BHI: BHI_DIS_S" in said
+    assert int(vcpu["guest_spec_ctrl"], 16) & BHI
+    assert "BHI_DIS_S" not in vcpu["held"]["names"]
