@@ -1,21 +1,21 @@
-"""Bochs of a later Debian than this machine's may be, and the disc it boots from.
+"""Bochs, and the disc that it boots from.
 
-Nothing of that Debian is installed: mmdebstrap unpacks the packages into a tree in memory, of which the program, its
-plugins, firmware and libraries are kept in the cache. It runs by the loader of its own C library.
+Debian 12 has one too old, so it comes from the next; program, plugins, firmware and the libraries that they load are
+kept in the cache. It runs by the loader of its own C library.
 """
-import hashlib
 import os
 import pathlib
+import shutil
 import subprocess
 import tempfile
 
 import t2  # noqa: F401  (makes the next one findable)
 import files
+import later
 
-SUITE, PACKAGES = "trixie", ["bochs", "bochs-term", "bochsbios", "vgabios"]
+PACKAGES = ["bochs", "bochs-term", "bochsbios", "vgabios"]
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
-KEPT = ["./usr/bin/bochs-bin", "./usr/share/bochs", "./usr/share/vgabios", f"./{LIBRARIES}"]
-# Of the libraries those that the program or a plugin loads; the rest is what its Debian could not do without.
+PARTS = ["usr/bin/bochs-bin", "usr/share/bochs", "usr/share/vgabios", LIBRARIES]
 PLUGINS = "bochs/plugins"
 
 # Bochs has no IA32_MISC_ENABLE. Without its bit 0 Linux takes the CPU for one without fast strings and picks a
@@ -23,29 +23,18 @@ PLUGINS = "bochs/plugins"
 MSRS = "1a0 0 00000000 00000001 00000000 00000000 00000000 00000000\n"
 
 
-def _fill(path):
-    with tempfile.TemporaryDirectory(prefix="testudo-") as work:
-        archive = pathlib.Path(work) / "tree.tar"
-        made = subprocess.run(
-            [files.tool("mmdebstrap"), "--quiet", "--variant=extract", f"--include={','.join(PACKAGES)}",
-             "--components=main", SUITE, archive], cwd=work, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            check=False)
-        if made.returncode != 0:
-            why = (made.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise files.FilesError(f"cannot get Bochs from Debian {SUITE}: {why}")
-        subprocess.run(["tar", "-x", "--no-same-owner", "-C", work, "-f", archive, *KEPT], check=True)
-        work = pathlib.Path(work)
-        for name in ("usr/share/bochs", "usr/share/vgabios", f"{LIBRARIES}/{PLUGINS}"):
-            (path / name).parent.mkdir(parents=True, exist_ok=True)
-            (work / name).rename(path / name)
-        (path / "bin").mkdir()
-        (work / "usr/bin/bochs-bin").rename(path / "bin/bochs")
-        wanted = {"ld-linux-x86-64.so.2"}
-        for program in [path / "bin/bochs", *(path / LIBRARIES / PLUGINS).glob("*.so")]:
-            wanted |= _needed(work / LIBRARIES, program)
-        for name in wanted:
-            (path / LIBRARIES / name).write_bytes((work / LIBRARIES / name).read_bytes())
-            (path / LIBRARIES / name).chmod(0o755)
+def _keep(tree, path):
+    """Moves what is wanted of the unpacked packages from @tree to @path."""
+    for name in ("usr/share/bochs", "usr/share/vgabios", f"{LIBRARIES}/{PLUGINS}"):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).rename(path / name)
+    (path / "bin").mkdir()
+    (tree / "usr/bin/bochs-bin").rename(path / "bin/bochs")
+    wanted = {"ld-linux-x86-64.so.2"}
+    for program in [path / "bin/bochs", *(path / LIBRARIES / PLUGINS).glob("*.so")]:
+        wanted |= _needed(tree / LIBRARIES, program)
+    for name in wanted:
+        shutil.copy(tree / LIBRARIES / name, path / LIBRARIES / name)
 
 
 def _needed(libraries, program):
@@ -57,9 +46,8 @@ def _needed(libraries, program):
 
 
 def folder():
-    """The cache's folder with Bochs, named after how it is made."""
-    recipe = hashlib.sha256(pathlib.Path(__file__).read_bytes()).hexdigest()[:16]
-    return files.cache_folder(f"bochs-{SUITE}-{recipe}", _fill)
+    """The cache's folder with Bochs."""
+    return later.folder("bochs", PACKAGES, PARTS, _keep)
 
 
 def command(config):

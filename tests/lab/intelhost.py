@@ -13,12 +13,14 @@ from t2 import T2
 import bochs
 import files
 import host
+import later
 
 # What a kind of host is: the CPU, whose kernel, and what that needs on its command line.
 Kind = collections.namedtuple("Kind", "model kernel")
 KINDS = {
     "intel-stock": Kind("arrow_lake", "debian"),
     "intel-old": Kind("corei7_icelake_u", "debian"),
+    "intel-later": Kind("arrow_lake", "later"),
 }
 MODULES = ["ata_piix", "sd_mod", "ext4", "msr", "kvm_intel"]
 
@@ -39,6 +41,9 @@ class IntelHost(host.EmulatedHost):
 
     def _bring_up(self, testudo, disks=(), tree=None):
         self.stock = files.Stock(signed=False)
+        running = self.stock
+        if KINDS[self.kind].kernel == "later":
+            running = files.Stock(signed=False, kernel=later.kernel())
         self.work = self.work / self.kind
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir()
@@ -50,9 +55,12 @@ class IntelHost(host.EmulatedHost):
         more = {f"t2/{name}": data if isinstance(data, bytes) else pathlib.Path(data).read_bytes()
                 for name, data in content.items()}
         initrd = self.work / "initrd"
-        initrd.write_bytes(files.initrd(self.stock, MODULES, T2 / "host-init",
+        initrd.write_bytes(files.initrd(running, MODULES, T2 / "host-init",
                                         {"main": (T2 / "host-agent").read_bytes(), **more}))
-        bochs.make_disc(self.work / "disc.iso", self.stock.vmlinuz, initrd, f"{APPEND} agent=/dev/ttyS1")
+        bochs.make_disc(self.work / "disc.iso", running.vmlinuz, initrd, f"{APPEND} agent=/dev/ttyS1")
+        for disk in disks:
+            # Bochs's own mark, which it leaves when it is killed; so are those of earlier runs.
+            pathlib.Path(f"{disk}.lock").unlink(missing_ok=True)
         self._start_bochs(kind, disks)
 
     def _start_bochs(self, kind, disks):

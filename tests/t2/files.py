@@ -100,9 +100,10 @@ def unpack(package, version, path):
 
 class Stock:
     """Debian's own kernel, its modules and busybox, unpacked in the cache. @signed: leave the modules' signatures in;
-    a kernel takes modules without as well, and spends no time on the check."""
+    a kernel takes modules without as well, and spends no time on the check. @kernel: a folder with another kernel's
+    package."""
 
-    def __init__(self, signed=True):
+    def __init__(self, signed=True, kernel=None):
         self.signed = signed
         chosen = candidates()
         if not chosen:
@@ -111,9 +112,9 @@ class Stock:
         if not chosen:
             raise FilesError(f"apt knows no {KERNEL} and {BUSYBOX}; add Debian's 'main' to apt's sources, "
                              "run 'apt-get update' and try again")
-        kernel, self.kernel_version, self.busybox_version = chosen
-        self.kernel = cache_folder(f"{kernel}_{self._plain(self.kernel_version)}",
-                                   lambda path: unpack(kernel, self.kernel_version, path))
+        package, self.kernel_version, self.busybox_version = chosen
+        self.kernel = kernel or cache_folder(f"{package}_{self._plain(self.kernel_version)}",
+                                             lambda path: unpack(package, self.kernel_version, path))
         self.vmlinuz = next(self.kernel.glob("boot/vmlinuz-*"))
         self.release = self.vmlinuz.name[len("vmlinuz-"):]
         folder = cache_folder(f"busybox-static_{self._plain(self.busybox_version)}",
