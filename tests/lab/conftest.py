@@ -17,6 +17,7 @@ BUILD = pathlib.Path(os.environ.get("TESTUDO_BUILD", TOP / "build"))
 TESTUDO = BUILD / "vmm" / "testudo"
 GUEST = BUILD / "tests" / "guest" / "guest.elf"
 REPORT = BUILD / "tools" / "guest-report" / "testudo-guest-report"
+ABI = BUILD / "tests" / "lab" / "abi"
 CARRIED_MIB = 256
 
 
@@ -46,8 +47,8 @@ class Lab:
     def _host(self, kind):
         if kind in t2host.KINDS:
             return t2host.EmulatedHost(kind, self.work, testudo=TESTUDO)
-        return intelhost.IntelHost(kind, self.work, testudo=TESTUDO, disks=[self.disk],
-                                   tree={"guest/guest.elf": GUEST, "guest/guest-report": REPORT})
+        tree = {"guest/guest.elf": GUEST, "guest/guest-report": REPORT, "bin/abi": ABI}
+        return intelhost.IntelHost(kind, self.work, testudo=TESTUDO, disks=[self.disk], tree=tree)
 
     def close(self):
         if self.current:
@@ -57,7 +58,7 @@ class Lab:
 
 @pytest.fixture(scope="session")
 def lab():
-    for path in (TESTUDO, GUEST, REPORT):
+    for path in (TESTUDO, GUEST, REPORT, ABI):
         assert path.exists(), f"{path} is not built; run tools/test or 'ninja -C {BUILD}'"
     hosts = Lab()
     yield hosts

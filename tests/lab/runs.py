@@ -8,6 +8,8 @@ import shlex
 IBRS, STIBP, SSBD, RRSBA, BHI = 1, 2, 4, 0x40, 0x400
 NUMBER = {"IBRS": IBRS, "STIBP": STIBP, "SSBD": SSBD, "RRSBA_DIS_S": RRSBA, "BHI_DIS_S": BHI}
 MITIGATION_CTRL = "50000002"
+SPECTRE_V2 = "/sys/devices/system/cpu/vulnerabilities/spectre_v2"
+APPEND = "quiet cryptomgr.notests"  # of Debian guests; ciphers tested: a third of the boot
 
 # A CPU as before BHI_CTRL; the host's otherwise.
 HIDDEN = ["--cpu", "host,-bhi_ctrl"]
@@ -71,23 +73,85 @@ def expected_hidden(values):
     return seen
 
 
-def late_report(host, *args, policy):
-    """A guest that reports the short BHB sequence some time after its start: the reports before and after."""
-    host.put(f"version: 1\n{policy}".encode(), "/tmp/policy.yaml")
-    # Reads of the APIC's base take a while; meanwhile the report is looked at.
-    command = guest_command(["0.w.48.1", "0.spin.20000.1b", f"0.w.{MITIGATION_CTRL}.1", "0.r.48"],
-                            "--policy", "/tmp/policy.yaml", *args)
+# What the patched kernel saw in the register at VM exits, a file a vCPU; written to, it begins anew.
+HARDWARE = "/sys/kernel/debug/kvm/$vmm-*/vcpu*/lab_spec_ctrl"
+PAUSE = "0.spin.8000.1b"  # reads of the APIC's base: time to look at what is
+
+
+@dataclasses.dataclass
+class Look:
+    """What was to be seen at one moment of a run."""
+    report: dict
+    hardware: list	# by vCPU {"last", "all", "any": value at the last exit, at all, at any; "exits": count}
+
+    def held(self, number=0):
+        return int(self.report["vcpus"][number]["held"]["value"], 16)
+
+    def effective(self, number=0):
+        return int(self.report["vcpus"][number]["effective"]["value"], 16)
+
+
+def watched(host, groups, *args, cpus=1, policy=None):
+    """As msrs(), with a pause and a Look after each of @groups of steps; (Run, Looks). The hardware's record begins
+    anew after each look."""
+    if policy is not None:
+        host.put(f"version: 1\n{policy}".encode(), "/tmp/policy.yaml")
+        args = (*args, "--policy", "/tmp/policy.yaml")
+    command = guest_command([step for group in groups for step in (*group, PAUSE)], *args, cpus=cpus)
+    look, lines = "", 0
+    for group in groups:
+        lines += len(group)
+        look += f"""
+until [ $(grep -c ^msrs /tmp/watched.out) -ge {lines} ] || ! kill -0 $vmm; do sleep 0.02; done
+cat /tmp/report.json; echo @hardware
+for file in {HARDWARE}; do grep ^l1 $file; echo >$file; done 2>/dev/null
+echo @lines $(grep -c ^msrs /tmp/watched.out); echo @look
+"""
+        lines += 1
     status, output = host.run(f"""
-rm -f /tmp/report.json
-{command} >/tmp/late.out 2>&1 & vmm=$!
-until [ -s /tmp/report.json ] || ! kill -0 $vmm; do sleep 0.05; done
-cat /tmp/report.json
-echo @@@
-wait $vmm || exit 1
-cat /tmp/report.json
-echo @@@
-cat /tmp/late.out""")
-    assert status == 0, output
-    before, after, said = output.replace("\r", "").split("@@@\n")
-    assert said.endswith("done msrs\n"), said
-    return tuple(Run(status, said, outcomes(said), json.loads(text)) for text in (before, after))
+rm -f /tmp/report.json; : >/tmp/watched.out
+{command} >/tmp/watched.out 2>&1 & vmm=$!
+{look}
+wait $vmm; status=$?
+cat /tmp/watched.out
+exit $status""", 60)
+    *looks, said = output.replace("\r", "").split("@look\n")
+    assert status == 0 and said.endswith("done msrs\n"), output
+    looks = [_look(text, count) for text, count in zip(looks, _counts(groups), strict=True)]
+    seen = outcomes(said)
+    # The reads of the pauses are left out.
+    for count in reversed(_counts(groups)):
+        del seen[count - sum(step.endswith(".init") for step in sum(groups, [])[:count])]
+    return Run(status, said, seen, json.loads(host.get("/tmp/report.json"))), looks
+
+
+def _counts(groups):
+    """The number of lines at each look."""
+    counts = []
+    for group in groups:
+        counts.append((counts[-1] + 1 if counts else 0) + len(group))
+    return counts
+
+
+def _look(text, count):
+    report, rest = text.split("@hardware\n")
+    assert f"@lines {count}\n" in rest, f"the guest went on while it was looked at:\n{text}"
+    hardware = [{key: int(value, 0) for key, value in (pair.split("=") for pair in line.split()[1:])}
+                for line in rest.splitlines() if line.startswith("l1")]
+    return Look(json.loads(report), hardware)
+
+
+def debian(host, *args):
+    """Boots an unmodified Debian guest; (what its sysfs says about spectre_v2, the Look at it after that)."""
+    host.put(f"""
+until grep -q @look /tmp/boot*.out 2>/dev/null; do sleep 0.1; done
+vmm=$(pidof testudo)
+cat /tmp/report.json; echo @hardware
+for file in {HARDWARE}; do grep ^l1 $file; done 2>/dev/null
+echo @lines 0
+""".encode(), "/tmp/look")
+    host.check("(sh /tmp/look >/tmp/looked 2>&1) &")
+    boot = host.boot(f"cat {SPECTRE_V2}; echo @look >/dev/console; sleep 2", append=APPEND, timeout=120,
+                     args=[*args, "--mitigation-report", "/tmp/report.json"])
+    assert boot.status == 0, boot
+    return boot.output, _look(host.check("cat /tmp/looked"), 0)

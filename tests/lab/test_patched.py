@@ -1,0 +1,94 @@
+"""Our patched kernel: KVM_CAP_FORCE_SPEC_CTRL by its rules, and what the hardware's register really held at VM exits, which
+a patch for the lab shows."""
+import json
+
+import pytest
+
+from runs import (BHI, HIDDEN, IBRS, MITIGATION_CTRL, SPECTRE_V2, debian, expected, expected_hidden, msrs, series,
+                  watched)
+
+CAP, SUPPORTED = 236, 0x407
+VALUES = [1, 0x401, 0, 3, 0x400]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def debugfs(intel_patched):
+    intel_patched.check("mountpoint -q /sys/kernel/debug || mount -t debugfs none /sys/kernel/debug")
+
+
+def per_vcpu(report):
+    return "per vCPU" in report["backend"]["name"]
+
+
+def test_abi(intel_patched):
+    """All refusals, order, last call wins; see abi.c."""
+    status, output = intel_patched.run(f"/t2/bin/abi {SUPPORTED:#x} {CAP}")
+    assert status == 0 and output.count("ok ") == 24 and "FAIL" not in output, output
+
+
+def test_probe(intel_patched):
+    here = json.loads(intel_patched.check("testudo host --json"))
+    assert here["backend"]["name"].startswith("force-spec-ctrl")
+    assert here["backend"]["can-force"] == ["IBRS", "STIBP", "SSBD", "BHI_DIS_S"]
+    assert "BHI: BHI_DIS_S" in intel_patched.check(f"cat {SPECTRE_V2}")
+
+
+def test_probe_under_another_number(intel_patched):
+    """A kernel whose number is not the one that testudo was given: it says so, and does not take the back end."""
+    run = msrs(intel_patched, series([1]), *HIDDEN, "--kvm-cap-force-spec-ctrl", "300")
+    assert not run.report["backend"]["name"].startswith("force-spec-ctrl")
+    why = {trial["name"]: trial["why"] for trial in run.report["backend"]["tried"]}["force-spec-ctrl"]
+    assert "300" in why and "refuses" in why, why
+
+
+@pytest.mark.parametrize("backend", ["force-spec-ctrl", "msr-filter"])
+def test_hardware_keeps_what_is_held(intel_patched, backend):
+    """Two vCPUs write their series; the second comes from INIT twice. By either back end the bit is in the register at
+    each exit after that of the last INIT."""
+    args = HIDDEN if backend == "force-spec-ctrl" else [*HIDDEN, "--kvm-cap-force-spec-ctrl", "300"]
+    groups = [series(VALUES), series(VALUES, cpu=1), ["1.init", *series(VALUES, cpu=1)], ["0.w.48.1", "1.w.48.3"]]
+    run, looks = watched(intel_patched, groups, *args, cpus=2)
+    assert run.report["backend"]["name"].startswith(backend)
+    assert run.seen == 3 * expected_hidden(VALUES) + [1, 3]
+    for look in looks:
+        assert look.hardware[0]["exits"] and look.hardware[0]["all"] & BHI, look.hardware
+    for number, own in enumerate((1, 3)):
+        last = looks[-1].hardware[number]
+        assert last["all"] & BHI and last["last"] == own | looks[-1].held(number), last
+    if backend == "force-spec-ctrl":
+        assert all(vcpu["all"] & BHI for look in looks for vcpu in look.hardware if vcpu["exits"]), "INIT keeps it too"
+
+
+def test_guest_may_write_what_is_held(intel_patched):
+    run, (look,) = watched(intel_patched, [series(VALUES)], policy="bhi: on\n")
+    assert run.seen == expected(VALUES)
+    assert look.hardware[0]["all"] & BHI
+
+
+def test_shown_control_is_the_guests_own(intel_patched):
+    run, looks = watched(intel_patched, [series([0x401]), series([0x401, 1])])
+    assert not run.held() & BHI
+    assert looks[0].hardware[0]["last"] == 0x401
+    assert looks[1].hardware[0]["last"] == IBRS and not looks[1].hardware[0]["all"] & BHI
+
+
+def test_late_report(intel_patched):
+    """The form for the whole VM cannot wait for a report; the one for each vCPU does."""
+    _, (before, after) = watched(intel_patched, [["0.w.48.1"], [f"0.w.{MITIGATION_CTRL}.1"], ["0.r.48"]][:2], *HIDDEN,
+                                 policy="force-unaware: off\n")
+    assert bool(before.hardware[0]["last"] & BHI) == (not per_vcpu(before.report)), before
+    assert after.hardware[0]["last"] == IBRS | BHI, after
+
+
+def test_debian_guest_without_the_control(intel_patched):
+    said, look = debian(intel_patched, *HIDDEN)
+    assert "BHI: SW loop" in said
+    assert look.held() & BHI
+    assert look.hardware[0]["last"] & BHI and look.hardware[0]["all"] & BHI, look.hardware
+
+
+def test_debian_guest_with_the_control(intel_patched):
+    said, look = debian(intel_patched)
+    assert "BHI: BHI_DIS_S" in said
+    assert not look.held() & BHI
+    assert look.hardware[0]["last"] & BHI and not look.hardware[0]["all"] & BHI, look.hardware
