@@ -14,7 +14,7 @@ import intelhost
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("TESTUDO_BUILD", TOP / "build"))
-TESTUDO = BUILD / "vmm" / "testudo"
+TESTUDO = pathlib.Path(os.environ.get("TESTUDO", BUILD / "vmm" / "testudo"))
 GUEST = BUILD / "tests" / "guest" / "guest.elf"
 REPORT = BUILD / "tools" / "guest-report" / "testudo-guest-report"
 ABI = BUILD / "tests" / "lab" / "abi"

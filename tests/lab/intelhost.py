@@ -56,7 +56,8 @@ class IntelHost(host.EmulatedHost):
     """One emulated host of a @kind of KINDS. @disks: raw images for /dev/sda and so on, to carry files from one host
     to the next; @tree: more files for /t2, {path there: path here or bytes}."""
 
-    pace = 10
+    pace = 20
+    up_s = 300
 
     def _bring_up(self, testudo, disks=(), tree=None):
         kind = KINDS[self.kind]

@@ -110,6 +110,7 @@ class EmulatedHost:
     boot(vmm="qemu") runs the same guest under QEMU's microvm, to compare."""
 
     pace = 1	# the host's seconds in one of ours, at most
+    up_s = 90	# for the host to come up
 
     def __init__(self, kind, work, testudo=None, **options):
         self.kind = kind
@@ -159,7 +160,7 @@ class EmulatedHost:
     def _await_agent(self, errors):
         """@errors: the file with what the emulator itself says."""
         try:
-            self._deadline = time.monotonic() + 90
+            self._deadline = time.monotonic() + self.up_s
             ready = self._line()
         except HostError as error:
             self.close()
