@@ -14,10 +14,6 @@ import intelhost
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("TESTUDO_BUILD", TOP / "build"))
-TESTUDO = pathlib.Path(os.environ.get("TESTUDO", BUILD / "vmm" / "testudo"))
-GUEST = BUILD / "tests" / "guest" / "guest.elf"
-REPORT = BUILD / "tools" / "guest-report" / "testudo-guest-report"
-ABI = BUILD / "tests" / "lab" / "abi"
 CARRIED_MIB = 256
 
 
@@ -28,7 +24,7 @@ class Lab:
         self.current = None
         self.absent = {}
         self.work = BUILD / "lab"
-        self.work.mkdir(exist_ok=True)
+        self.work.mkdir(parents=True, exist_ok=True)
         self.disk = self.work / "carried.ext4"
         files.ext4_image(self.disk, {}, spare_mib=CARRIED_MIB)
 
@@ -46,9 +42,8 @@ class Lab:
 
     def _host(self, kind):
         if kind in t2host.KINDS:
-            return t2host.EmulatedHost(kind, self.work, testudo=TESTUDO)
-        tree = {"guest/guest.elf": GUEST, "guest/guest-report": REPORT, "bin/abi": ABI}
-        return intelhost.IntelHost(kind, self.work, testudo=TESTUDO, disks=[self.disk], tree=tree)
+            return t2host.EmulatedHost(kind, self.work, testudo=BUILD / "vmm" / "testudo")
+        return intelhost.with_build(kind, self.work, BUILD, disks=[self.disk])
 
     def close(self):
         if self.current:
@@ -58,8 +53,6 @@ class Lab:
 
 @pytest.fixture(scope="session")
 def lab():
-    for path in (TESTUDO, GUEST, REPORT, ABI):
-        assert path.exists(), f"{path} is not built; run tools/test or 'ninja -C {BUILD}'"
     hosts = Lab()
     yield hosts
     hosts.close()
@@ -72,8 +65,8 @@ def kind_fixture(kind):
     return fixture
 
 
-amd_stock, intel_old, intel_stock, intel_patched = map(
-    kind_fixture, ("amd-stock", "intel-old", "intel-stock", "intel-patched"))
+amd_stock, intel_old, intel_stock, intel_later, intel_patched = map(
+    kind_fixture, ("amd-stock", "intel-old", "intel-stock", "intel-later", "intel-patched"))
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -2,13 +2,18 @@
 is what it does with those of tests/t2; see host.py there.
 
     host = IntelHost("intel-stock", work_dir, testudo="build/vmm/testudo")
+
+Run as a program it is the last step of tools/lab.
 """
+import argparse
 import collections
 import os
 import pathlib
 import shutil
 import socket
 import subprocess
+import sys
+import tempfile
 
 from t2 import T2
 import bochs
@@ -61,17 +66,15 @@ class IntelHost(host.EmulatedHost):
 
     def _bring_up(self, testudo, disks=(), tree=None):
         kind = KINDS[self.kind]
-        self.stock = files.Stock(signed=False)
-        kernel, modules = self.stock.vmlinuz, MODULES
-        running = self.stock
+        self.stock = running = files.Stock(signed=False)
         if kind.kernel == "later":
             running = files.Stock(signed=False, kernel=later.kernel())
-            kernel = running.vmlinuz
-        elif kind.kernel == "patched":
+        kernel, modules = running.vmlinuz, MODULES
+        if kind.kernel == "patched":
             kernel, modules = patched_kernel(), []
         self.work = self.work / self.kind
         shutil.rmtree(self.work, ignore_errors=True)
-        self.work.mkdir()
+        self.work.mkdir(parents=True)
         self.log = self.work / "console.log"
         content = {"guest/vmlinuz": self.stock.vmlinuz,
                    "guest/initrd": files.initrd(self.stock, host.GUEST_MODULES, T2 / "guest-init"), **(tree or {})}
@@ -81,8 +84,7 @@ class IntelHost(host.EmulatedHost):
         initrd = self.work / "initrd"
         initrd.write_bytes(files.initrd(running, modules, T2 / "host-init",
                                         {"main": (T2 / "host-agent").read_bytes(), **more}))
-        bochs.make_disc(self.work / "disc.iso", kernel, initrd,
-                        f"{APPEND} {kind.append} agent=/dev/ttyS1")
+        bochs.make_disc(self.work / "disc.iso", kernel, initrd, f"{APPEND} {kind.append} agent=/dev/ttyS1")
         for disk in disks:
             # Bochs's own mark, which it leaves when it is killed; so are those of earlier runs.
             pathlib.Path(f"{disk}.lock").unlink(missing_ok=True)
@@ -103,3 +105,49 @@ class IntelHost(host.EmulatedHost):
                 self.close()
                 raise host.HostError(f"Bochs did not start:\n{errors.read_text(errors='replace')[-3000:]}") from None
         self._await_agent(errors)
+
+
+def with_build(kind, work, build, disks=()):
+    """A host with what was built in the folder @build: testudo, and in /t2 the test guest, the program that reports in
+    a guest, and the test of the ABI."""
+    programs = {"guest/guest.elf": "tests/guest/guest.elf", "bin/abi": "tests/lab/abi",
+                "guest/guest-report": "tools/guest-report/testudo-guest-report"}
+    tree = {name: build / path for name, path in programs.items()}
+    testudo = pathlib.Path(os.environ.get("TESTUDO", build / "vmm" / "testudo"))
+    for path in (testudo, *tree.values()):
+        assert path.exists(), f"{path} is not built; run tools/test or 'ninja -C {build}'"
+    return IntelHost(kind, work, testudo=testudo, disks=disks, tree=tree)
+
+
+def prepare():
+    """Fills the cache with all that the hosts are made of."""
+    files.Stock()
+    bochs.folder()
+    later.kernel()
+    patched_kernel()
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("prepare")
+    shell = verbs.add_parser("sh")
+    shell.add_argument("kind", choices=KINDS)
+    shell.add_argument("command")
+    args = parser.parse_args()
+    try:
+        if args.verb == "prepare":
+            prepare()
+            return 0
+        with tempfile.TemporaryDirectory(prefix="testudo-") as work, \
+                with_build(args.kind, work, files.TOP / "build") as machine:
+            status, output = machine.run(args.command, 600)
+            print(output, end="")
+            return status
+    except (files.FilesError, host.HostError) as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
