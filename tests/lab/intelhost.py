@@ -77,7 +77,9 @@ class IntelHost(host.EmulatedHost):
         self.work.mkdir(parents=True)
         self.log = self.work / "console.log"
         content = {"guest/vmlinuz": self.stock.vmlinuz,
-                   "guest/initrd": files.initrd(self.stock, host.GUEST_MODULES, T2 / "guest-init"), **(tree or {})}
+                   "guest/initrd": files.initrd(self.stock, host.GUEST_MODULES, T2 / "guest-init"),
+                   "guest/initrd-kvm": files.initrd(self.stock, [*host.GUEST_MODULES, "kvm_intel"], T2 / "guest-init"),
+                   **(tree or {})}
         content = host.with_programs([testudo] if testudo else [], content)
         more = {f"t2/{name}": data if isinstance(data, bytes) else pathlib.Path(data).read_bytes()
                 for name, data in content.items()}
