@@ -68,6 +68,8 @@ int loop_call(struct loop_call *c, int (*fn)(void *arg), void *arg);
 
 /** loop_call_close - on the loop's thread: no call begins any more, a waiting one is refused */
 void loop_call_close(struct loop_call *c);
+/** loop_call_open - calls may begin again */
+void loop_call_open(struct loop_call *c);
 
 /** loop_stop - make loop_run() return after the current callback; loop's thread only */
 void loop_stop(struct loop *l);

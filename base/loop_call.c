@@ -98,3 +98,10 @@ void loop_call_close(struct loop_call *c)
 	}
 	pthread_mutex_unlock(&c->lock);
 }
+
+void loop_call_open(struct loop_call *c)
+{
+	pthread_mutex_lock(&c->lock);
+	c->closed = false;
+	pthread_mutex_unlock(&c->lock);
+}

@@ -335,8 +335,8 @@ static int fail_error(const struct channel *ch, const struct frame *f, struct er
 }
 
 /* Is @f, which was received, the frame that is due? */
-static int check_due(const struct channel *ch, const struct frame *f, enum frame_type type,
-		     struct err *e)
+int channel_check_due(const struct channel *ch, const struct frame *f, enum frame_type type,
+		      struct err *e)
 {
 	if (f->type == type)
 		return 0;
@@ -353,7 +353,7 @@ int channel_expect(struct channel *ch, enum frame_type type, struct frame *f, st
 	int ret = channel_recv(ch, f, e);
 
 	if (!ret)
-		ret = check_due(ch, f, type, e);
+		ret = channel_check_due(ch, f, type, e);
 	if (ret < 0)
 		frame_fini(f);
 	return ret;
@@ -508,7 +508,7 @@ int channel_recv_fds(struct channel *ch, enum frame_type type, struct frame *f, 
 	if (!ret)
 		ret = recv_payload(ch, &h, f, e);
 	if (!ret)
-		ret = check_due(ch, f, type, e);
+		ret = channel_check_due(ch, f, type, e);
 	if (!ret && (too_many || n_came != n))
 		ret = err_set(e, -EPROTO, "frame %s came with %u%s descriptors; %u belong to it",
 			      frame_type_name(f->type), n_came, too_many ? " or more" : "", n);
@@ -520,4 +520,13 @@ int channel_recv_fds(struct channel *ch, enum frame_type type, struct frame *f, 
 		close(came[i]);
 	frame_fini(f);
 	return ret;
+}
+
+int channel_release(struct channel *ch)
+{
+	const int fd = ch->plain.fd;
+
+	ch->plain.fd = -1;
+	channel_fini(ch);
+	return fd;
 }

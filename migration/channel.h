@@ -49,6 +49,9 @@ void channel_zero(struct channel *ch);
 /** channel_fini - close; accepts a channel that is closed */
 void channel_fini(struct channel *ch);
 
+/** channel_release - close all but a plain descriptor. Return: it, the caller's from here on */
+int channel_release(struct channel *ch);
+
 /*
  * All of the following return 0, or
  *   -ECANCELED   the cancel descriptor became readable
@@ -98,6 +101,10 @@ int channel_recv(struct channel *ch, struct frame *f, struct err *e);
  * for CANCEL or a FAIL that says so, -EREMOTEIO for anything else. Any other frame is -EPROTO.
  */
 int channel_expect(struct channel *ch, enum frame_type type, struct frame *f, struct err *e);
+
+/** channel_check_due - the same for a frame that channel_recv() got */
+int channel_check_due(const struct channel *ch, const struct frame *f, enum frame_type type,
+		      struct err *e);
 
 /**
  * channel_send_fail - tell the other side why; the result does not matter any more

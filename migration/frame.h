@@ -151,7 +151,7 @@ struct frame_hello {
 struct frame_verdict {
 	uint16_t code;		 /* enum frame_code */
 	uint32_t features;	 /* those of HELLO that will be used */
-	char text[ERR_TEXT_MAX]; /* why, one line; "" when all is well */
+	char text[ERR_TEXT_MAX]; /* why not; when all is well, what is held differently there */
 	const char *json; /* the mitigation decision as a report; borrowed, no NUL, may be NULL */
 	uint32_t json_len;
 };

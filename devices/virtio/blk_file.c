@@ -102,7 +102,7 @@ static bool blk_qemu_writes(int fd)
 }
 
 /* The lock belongs to the open file, not to the process, and goes with the last descriptor. */
-static int blk_lock(const struct blk_file *f, struct err *e)
+int blk_file_lock(const struct blk_file *f, struct err *e)
 {
 	struct flock lock = {.l_type = f->readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
 	const bool locked = fcntl(f->fd, F_OFD_SETLK, &lock) == 0;
@@ -124,6 +124,33 @@ static int blk_lock(const struct blk_file *f, struct err *e)
 		       "disk image '%s' is in use by another virtual machine; stop that one, or "
 		       "add ',ro' to both",
 		       f->path);
+}
+
+int blk_file_take_over(const struct blk_file *f, struct err *e)
+{
+	int ret = blk_file_lock(f, e);
+
+	/* what was read before is from a time when somebody else could write */
+	if (!ret)
+		posix_fadvise(f->fd, 0, 0, POSIX_FADV_DONTNEED);
+	return ret;
+}
+
+static void blk_unlock(const struct blk_file *f)
+{
+	struct flock lock = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
+
+	fcntl(f->fd, F_OFD_SETLK, &lock); /* where locks do not work there was none */
+}
+
+int blk_file_hand_over(const struct blk_file *f, struct err *e)
+{
+	if (!f->readonly && fdatasync(f->fd) < 0)
+		return err_set(e, -errno,
+			       "disk image '%s': cannot write back: %s; look at the disk", f->path,
+			       strerror(errno));
+	blk_unlock(f);
+	return 0;
 }
 
 static int blk_find_size(struct blk_file *f, struct err *e)
@@ -250,8 +277,8 @@ int blk_file_open(struct blk_file *f, const struct blk_options *opt, struct err 
 	f->readonly = opt->readonly;
 	f->direct = opt->direct;
 	ret = blk_open_fd(f, opt, &type, e);
-	if (!ret)
-		ret = blk_lock(f, e);
+	if (!ret && !opt->unlocked)
+		ret = blk_file_lock(f, e);
 	if (!ret)
 		ret = blk_find_size(f, e);
 	if (!ret)

@@ -20,6 +20,7 @@ struct blk_options {
 	const char *path;
 	bool readonly;
 	bool direct;	    /* O_DIRECT: past the host's page cache */
+	bool unlocked;	    /* blk_file_lock() comes later: another one has it now */
 	const char *serial; /* for virtio_blk_init(); at most 20 bytes, NULL: none */
 };
 
@@ -43,6 +44,18 @@ struct blk_file {
  * way
  */
 int blk_file_open(struct blk_file *f, const struct blk_options *opt, struct err *e);
+
+/**
+ * blk_file_lock - take the lock of an image that was opened unlocked, or given back
+ * Exclusive for a writer, shared for readers. Where the file system has no locks: a warning.
+ * Return: 0; -EBUSY when another virtual machine has it
+ */
+int blk_file_lock(const struct blk_file *f, struct err *e);
+
+/** blk_file_take_over - blk_file_lock() of an image that another virtual machine wrote until now */
+int blk_file_take_over(const struct blk_file *f, struct err *e);
+/** blk_file_hand_over - everything is on the disk, the lock is given back. Return: 0 or -errno */
+int blk_file_hand_over(const struct blk_file *f, struct err *e);
 
 /** blk_file_close - release file, lock and ring; the device in front must be gone */
 void blk_file_close(struct blk_file *f);
