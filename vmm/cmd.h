@@ -8,7 +8,9 @@ enum exit_code {
 	EXIT_VMM_ERROR = 1,
 	EXIT_USAGE = 2,
 	EXIT_BAD_INPUT = 3,
-	EXIT_POLICY = 4, /* this host cannot give what the policy demands */
+	EXIT_POLICY = 4,	  /* this host cannot give what the policy demands */
+	EXIT_MIGRATE_FAILED = 5,  /* the guest goes on at the source */
+	EXIT_MIGRATE_UNKNOWN = 6, /* who has the guest is not known */
 	EXIT_GUEST_RESET = 32,
 	EXIT_GUEST_CRASH = 33,
 	EXIT_GUEST_PANIC = 34,
@@ -31,5 +33,7 @@ int cmd_stat(int argc, char **argv);
 int cmd_pause(int argc, char **argv);
 int cmd_resume(int argc, char **argv);
 int cmd_stop(int argc, char **argv);
+/** cmd_migrate - move a running guest to another process */
+int cmd_migrate(int argc, char **argv);
 
 #endif

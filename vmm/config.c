@@ -21,6 +21,7 @@
 enum {
 	OPT_SERIAL = 256,
 	OPT_NAME,
+	OPT_INCOMING,
 	OPT_NO_REBOOT,
 	OPT_HUGEPAGES,
 	OPT_PREALLOC,
@@ -61,6 +62,10 @@ static const struct option_row {
 	 "guest, Ctrl-a h tells more"},
 	{"name", OPT_NAME, "NAME",
 	 "what testudo list and its like know the guest by (default guest-PID)"},
+	{"incoming", OPT_INCOMING, "URI",
+	 "do not boot: wait for a guest that testudo migrate sends to tcp:HOST:PORT, unix:PATH or "
+	 "fd:N, or load the one that testudo save wrote to file:PATH"},
+	{"paused", 'S', NULL, "do not let the guest run before testudo resume"},
 	{"no-reboot", OPT_NO_REBOOT, NULL,
 	 "end with exit code 32 when the guest resets, do not restart it"},
 	{"hugepages", OPT_HUGEPAGES, NULL, "guest memory from the host's pool of 2 MiB pages"},
@@ -247,13 +252,16 @@ static int apply(struct run_config *c, int value, char *arg, struct err *e)
 		c->initrd = arg;
 		return 0;
 	case 'p':
+		c->params_given = true;
 		return append_params(c, arg, e);
 	case 'c':
-		ret = num_parse_u64("-c", arg, 1, 255, &n, e);
+		ret = num_parse_u64("-c", arg, 1, CONFIG_MAX_VCPUS, &n, e);
 		if (!ret)
 			c->n_vcpus = (uint32_t)n;
+		c->cpus_given = true;
 		return ret;
 	case 'm':
+		c->memory_given = true;
 		return num_parse_size("-m", arg, &c->memory.size_bytes, e);
 	case 'd':
 		return parse_disk(c, arg, e);
@@ -261,6 +269,12 @@ static int apply(struct run_config *c, int value, char *arg, struct err *e)
 		return parse_net(c, arg, e);
 	case OPT_SERIAL:
 		c->serial = arg;
+		return 0;
+	case OPT_INCOMING:
+		c->incoming = arg;
+		return 0;
+	case 'S':
+		c->paused = true;
 		return 0;
 	case OPT_NAME:
 		c->name = arg;
@@ -378,8 +392,16 @@ int config_parse(struct run_config *c, int argc, char **argv, struct err *e)
 	ret = parse_words(c, argc, argv, e);
 	if (ret < 0 || c->help)
 		return ret;
-	if (!c->kernel)
+	if (!c->kernel && !c->incoming)
 		return err_set(e, -EINVAL, "no kernel; give one: testudo run [OPTION]... KERNEL");
+	if (c->incoming && c->cpu)
+		return err_set(
+			e, -EINVAL,
+			"--cpu %s with --incoming: a guest brings the CPU that it was shown; "
+			"leave --cpu out",
+			c->cpu);
+	if (c->incoming && !c->cpus_given)
+		c->n_vcpus = CONFIG_MAX_VCPUS;
 	if (c->n_disks + c->n_nets + c->rng > LAYOUT_VIRTIO_SLOTS)
 		return err_set(e, -EINVAL,
 			       "%u disks (-d), %u network devices (-n) and %d entropy source do "

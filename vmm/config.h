@@ -11,13 +11,14 @@
 
 struct err;
 
+#define CONFIG_MAX_VCPUS 255
 #define CONFIG_MAX_DISKS 18 /* virtio slots less one for the entropy source */
 #define CONFIG_MAX_NETS	 8
 
 struct run_config {
 	const char *kernel, *initrd; /* paths; initrd may be NULL */
 	char *params;		     /* kernel command line, owned */
-	uint32_t n_vcpus;
+	uint32_t n_vcpus; /* as many as there can be when @incoming is set and -c was not given */
 	struct memory_options memory;
 	unsigned int n_disks;
 	struct blk_options disk[CONFIG_MAX_DISKS];
@@ -27,6 +28,9 @@ struct run_config {
 	const char *serial;
 	const char *name; /* NULL: guest-PID */
 	bool no_reboot;
+	const char *incoming; /* URI that a guest will come from; NULL: boot one */
+	bool paused;	      /* it waits for cont */
+	bool cpus_given, memory_given, params_given;
 	bool sandbox;
 	const char *cpu;	       /* NULL: what KVM supports */
 	const char *policy;	       /* NULL: the default */

@@ -75,6 +75,19 @@ bool control_begin(struct control *c, struct machine *m)
 	return !c->hold;
 }
 
+int control_arrive(struct control *c, struct machine *m, bool running, struct err *e)
+{
+	int ret = machine_start_restored(m, !running, e);
+
+	if (ret < 0)
+		return ret;
+	c->machine = m;
+	c->state = running ? RUN_RUNNING : RUN_PAUSED;
+	if (running)
+		control_event(c, "RESUME", NULL);
+	return 0;
+}
+
 void control_end(struct control *c)
 {
 	c->hold = c->state == RUN_PAUSED || c->state == RUN_PRELAUNCH;

@@ -99,6 +99,12 @@ int control_resume(struct control *c, struct err *e);
  * Return: true: start it; false: it waits for cont, since the one before was paused
  */
 bool control_begin(struct control *c, struct machine *m);
+/**
+ * control_arrive - @m came from another process, restored, and is the machine from here on
+ * @running: let it go on; else it stands, paused. Clients are told RESUME.
+ * Return: 0 or -errno of the start
+ */
+int control_arrive(struct control *c, struct machine *m, bool running, struct err *e);
 /** control_end - the machine of control_begin() is about to go */
 void control_end(struct control *c);
 

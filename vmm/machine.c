@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <linux/kvm.h>
+#include <linux/virtio_ids.h>
 #include <linux/virtio_mmio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -160,6 +161,8 @@ static int build(struct machine *m, struct err *e)
 	if (!ret)
 		ret = vm_add_memory(&m->vm, &m->memory.guest, e);
 	if (!ret)
+		ret = dirty_log_init(&m->dirty_log, &m->memory.guest, m->vm.fd, e);
+	if (!ret)
 		ret = mitigation_setup_vm(m->host->mitigation, &m->vm, e);
 	if (!ret)
 		ret = vm_create_irqchip(&m->vm, e);
@@ -311,6 +314,15 @@ void machine_request_checks(struct machine *m)
 		vcpu_request_check(&m->vcpus[i]);
 }
 
+void machine_announce(struct machine *m)
+{
+	unsigned int n;
+
+	for (n = 0; n < m->n_slots; n++)
+		if (m->slot[n].mmio.vdev->ops->device_id == VIRTIO_ID_NET)
+			virtio_net_announce(&m->slot[n].net);
+}
+
 /* The last look at what is held, while the vCPUs still have their descriptors. */
 static void end_mitigation(struct machine *m)
 {
@@ -358,6 +370,7 @@ void machine_fini(struct machine *m)
 	for (i = 0; i < ARRAY_SIZE(m->irq); i++)
 		if (m->irq[i].fd >= 0)
 			close(m->irq[i].fd);
+	dirty_log_fini(&m->dirty_log);
 	memory_fini(&m->memory);
 	m->vcpus = NULL;
 	m->slot = NULL;

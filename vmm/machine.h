@@ -18,6 +18,7 @@
 #include "devices/vm_event.h"
 #include "vmm/boot/kernel.h"
 #include "vmm/config.h"
+#include "vmm/dirty_log.h"
 #include "vmm/kvm.h"
 #include "vmm/layout.h"
 #include "vmm/memory.h"
@@ -56,6 +57,7 @@ struct machine {
 	const struct machine_host *host;
 	struct memory memory;
 	struct vm vm;
+	struct dirty_log dirty_log; /* off but for a migration */
 	struct bus ports, mmio;
 	struct irq_line irq[LAYOUT_VIRTIO_GSI + LAYOUT_VIRTIO_SLOTS]; /* by GSI */
 	struct serial serial;
@@ -107,6 +109,9 @@ int machine_start_restored(struct machine *m, bool paused, struct err *e);
 
 /** machine_stop - stop all vCPUs and wait for them; harmless on a machine that does not run */
 void machine_stop(struct machine *m);
+
+/** machine_announce - tell the networks where the guest is now; on the loop's thread */
+void machine_announce(struct machine *m);
 
 /** machine_request_checks - see vcpu_request_check() */
 void machine_request_checks(struct machine *m);

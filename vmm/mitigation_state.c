@@ -391,7 +391,7 @@ void mitigation_describe_change(struct mitigation *m, const struct mitigation_sa
 		unsigned int n;
 
 		pthread_mutex_lock(&v->lock);
-		now = v->held.value;
+		now = v->fd < 0 ? v->decision.value : v->held.value;
 		pthread_mutex_unlock(&v->lock);
 		changed = (now ^ was) & ~told;
 		told |= changed;

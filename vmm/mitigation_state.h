@@ -77,7 +77,8 @@ int mitigation_update(struct mitigation *m, const struct mitigation_saved *s, st
 /**
  * mitigation_describe_change - what is held differently from @from, in words, one line
  * @there, @here: names of the two hosts
- * After the vCPUs were set up. @text is "" when all is held as it was.
+ * After mitigation_adopt(): of a vCPU that does not exist yet it is what was decided. @text is ""
+ * when all is held as it was.
  */
 void mitigation_describe_change(struct mitigation *m, const struct mitigation_saved *from,
 				const char *there, const char *here, char *text, size_t len);

@@ -26,40 +26,8 @@
 #include "vmm/mitigation.h"
 #include "vmm/mitigation_watch.h"
 #include "vmm/policy_file.h"
+#include "vmm/run.h"
 #include "vmm/sandbox.h"
-
-struct run {
-	struct run_config config;
-	struct loop loop;
-	struct kvm kvm;
-	struct cpuid_set cpuid; /* the guest's */
-	struct cpu_msrs cpu_msrs;
-	struct policy policy;
-	struct host_file facts; /* of --host-facts */
-	struct isolation isolation;
-	struct mitigation mitigation;
-	struct mitigation_listener refusal;
-	struct mitigation_watch watch;
-	struct control control;
-	struct kernel_config kernel;
-	struct blk_file disk[CONFIG_MAX_DISKS];
-	unsigned int n_disks; /* opened so far */
-	struct tap tap[CONFIG_MAX_NETS];
-	unsigned int n_taps; /* opened so far */
-	struct char_backend serial;
-
-	/* the first event of a machine's life decides, or the user; it reaches the loop by wake_fd
-	 */
-	struct vm_event_sink sink;
-	int event; /* enum vm_event, atomic */
-	int wake_fd;
-	struct loop_watch wake;
-
-	sigset_t old_mask;
-	int signal_fd;
-	struct loop_watch signals;
-	int fatal_signal; /* 0: none */
-};
 
 static void raise_event(struct vm_event_sink *sink, enum vm_event event)
 {
@@ -173,6 +141,25 @@ static int open_loop(struct run *r, struct err *e)
 	return open_signals(r, e);
 }
 
+/* Both directions: where a guest may come from, and how this one may leave. */
+static int open_migration(struct run *r, struct err *e)
+{
+	int ret = loop_call_init(&r->calls, &r->loop);
+
+	if (ret < 0)
+		return err_set(e, ret, "eventfd: %s; raise the limit of open files (ulimit -n)",
+			       strerror(-ret));
+	r->incoming = r->config.incoming;
+	r->control.hold = r->config.paused;
+	if (r->incoming)
+		ret = migrate_dest_open(&r->dest, r->config.incoming, e);
+	if (!ret)
+		ret = migrate_source_init(&r->source, r, e);
+	if (!ret)
+		migrate_qmp_init(&r->migrate, r);
+	return ret;
+}
+
 /* The user's files and interfaces. An error in here is bad input, one anywhere else is ours or the
  * host's. */
 static int open_input(struct run *r, struct err *e)
@@ -184,8 +171,10 @@ static int open_input(struct run *r, struct err *e)
 	r->kernel.kernel_path = c->kernel;
 	r->kernel.initrd_path = c->initrd;
 	r->kernel.cmdline = c->params;
-	ret = kernel_open(&r->kernel, e);
+	ret = c->kernel ? kernel_open(&r->kernel, e) : 0;
 	for (i = 0; !ret && i < c->n_disks; i++) {
+		/* the guest's present owner holds the locks until it hands over */
+		r->config.disk[i].unlocked = c->incoming;
 		ret = blk_file_open(&r->disk[i], &c->disk[i], e);
 		r->n_disks = i + 1;
 	}
@@ -201,6 +190,8 @@ static void run_close(struct run *r)
 	unsigned int i;
 
 	char_close(&r->serial);
+	migrate_source_fini(&r->source);
+	migrate_dest_fini(&r->dest);
 	mitigation_watch_close(&r->watch);
 	mitigation_fini(&r->mitigation);
 	cpu_msrs_fini(&r->cpu_msrs);
@@ -216,14 +207,19 @@ static void run_close(struct run *r)
 		close(r->wake_fd);
 	/* late: clients take the end of their connection for the end of everything above */
 	control_close(&r->control);
+	loop_call_fini(&r->calls);
 	loop_fini(&r->loop);
 	config_fini(&r->config);
 }
 
-/* One life of the guest, from reset to whatever ends it; *code is set when it could not begin. */
-static enum vm_event run_machine(struct run *r, int *code, struct err *e)
+bool run_event_waits(const struct run *r)
 {
-	const struct machine_host host = {
+	return __atomic_load_n(&r->event, __ATOMIC_ACQUIRE) != VM_EVENT_NONE;
+}
+
+static void host_of(struct run *r, const int *memory_fd, struct machine_host *host)
+{
+	*host = (struct machine_host) {
 		.config = &r->config,
 		.kvm = &r->kvm,
 		.kernel = &r->kernel,
@@ -233,35 +229,88 @@ static enum vm_event run_machine(struct run *r, int *code, struct err *e)
 		.isolation = &r->isolation,
 		.disks = r->disk,
 		.taps = r->tap,
+		.memory_fd = memory_fd,
 		.serial = &r->serial.dev,
 		.loop = &r->loop,
 		.sink = &r->sink,
 	};
-	struct machine m;
-	int ret, event;
+}
 
-	*code = EXIT_VMM_ERROR;
-	ret = machine_init(&m, &host, e);
+int run_build_machine(struct run *r, int memory_fd, struct err *e)
+{
+	int ret;
+
+	host_of(r, memory_fd < 0 ? NULL : &memory_fd, &r->host);
+	r->built = true;
+	ret = machine_init(&r->machine, &r->host, e);
+	r->host.memory_fd = NULL; /* taken over */
+	return ret;
+}
+
+int run_start_arrived(struct run *r, bool running, struct err *e)
+{
+	int ret = control_arrive(&r->control, &r->machine, running && !r->config.paused, e);
+
+	if (!ret) {
+		machine_announce(&r->machine);
+		mitigation_started(&r->mitigation);
+		r->watch.machine = &r->machine;
+	}
+	return ret;
+}
+
+/* Boot: an empty machine, the kernel in it. Return: 0, or -errno and the exit code */
+static int boot_machine(struct run *r, int *code, struct err *e)
+{
+	int ret = run_build_machine(r, -1, e);
+
 	if (ret == -ENOTSUP) /* of the user's CPU, by this host's KVM */
 		*code = EXIT_BAD_INPUT;
 	if (!ret) {
-		ret = machine_load(&m, e);
+		ret = machine_load(&r->machine, e);
 		if (ret < 0)
 			*code = EXIT_BAD_INPUT;
 	}
-	if (!ret && control_begin(&r->control, &m))
-		ret = machine_start(&m, e);
+	if (!ret && control_begin(&r->control, &r->machine))
+		ret = machine_start(&r->machine, e);
 	if (!ret) {
 		mitigation_started(&r->mitigation);
-		r->watch.machine = &m;
+		r->watch.machine = &r->machine;
+	}
+	return ret;
+}
+
+static int await_machine(struct run *r, struct err *e)
+{
+	r->incoming = false; /* the next life is a boot */
+	control_set_state(&r->control, RUN_INMIGRATE);
+	return migrate_dest_start(&r->dest, e);
+}
+
+/* One life of the guest, from reset to whatever ends it; *code is set when it could not begin. */
+static enum vm_event run_machine(struct run *r, int *code, struct err *e)
+{
+	int ret, event;
+
+	*code = EXIT_VMM_ERROR;
+	ret = r->incoming ? await_machine(r, e) : boot_machine(r, code, e);
+	if (!ret) {
 		ret = loop_run(&r->loop);
-		r->watch.machine = NULL;
 		if (ret < 0)
 			err_set(e, ret, "event loop: %s", strerror(-ret));
 	}
+	r->watch.machine = NULL;
+	migrate_source_stop(&r->source);
+	migrate_dest_stop(&r->dest);
 	control_end(&r->control);
-	machine_fini(&m);
+	if (r->built)
+		machine_fini(&r->machine);
+	r->built = false;
 	event = __atomic_exchange_n(&r->event, VM_EVENT_NONE, __ATOMIC_ACQ_REL);
+	if (!ret && event == VM_EVENT_FAILED && r->dest.code < 0) {
+		ret = err_set(e, r->dest.code, "incoming migration: %s", r->dest.err.text);
+		*code = ret == -EPERM ? EXIT_POLICY : EXIT_VMM_ERROR;
+	}
 	return ret < 0 ? VM_EVENT_FAILED : (enum vm_event)event;
 }
 
@@ -272,7 +321,10 @@ static int run_guest(struct run *r, struct err *e)
 
 	for (;;) {
 		event = run_machine(r, &code, e);
-		if (event == VM_EVENT_RESET && !r->config.no_reboot) {
+		if (event == VM_EVENT_RESET && r->kernel.kernel_fd < 0) {
+			log_warn("the guest reset, and no kernel was given here (-k) to boot it "
+				 "again");
+		} else if (event == VM_EVENT_RESET && !r->config.no_reboot) {
 			log_debug("guest reset, starting it again");
 			control_tell_reset(&r->control);
 			continue;
@@ -357,6 +409,7 @@ static int open_mitigation(struct run *r, struct err *e)
 		.observe_ibpb = r->policy.isolation.observe_ibpb,
 	};
 	struct mitigation *m = &r->mitigation;
+	uint32_t n_vcpus;
 	int ret;
 
 	isolation_from_policy(&r->policy, &isolation);
@@ -364,7 +417,10 @@ static int open_mitigation(struct run *r, struct err *e)
 	if (ret < 0)
 		return ret == -EINVAL && !cpu_option_is_path(r->config.cpu) ? EXIT_USAGE
 									    : EXIT_BAD_INPUT;
-	ret = isolation_enter(&r->isolation, &isolation, r->config.n_vcpus, e);
+	n_vcpus = r->config.n_vcpus;
+	if (r->incoming && !r->config.cpus_given && isolation.n_pins)
+		n_vcpus = isolation.n_pins;
+	ret = isolation_enter(&r->isolation, &isolation, n_vcpus, e);
 	if (ret < 0)
 		return EXIT_POLICY;
 	ret = mitigation_init(m, &options, &r->kvm, r->config.n_vcpus, e);
@@ -375,7 +431,7 @@ static int open_mitigation(struct run *r, struct err *e)
 			       &m->options.pool, e);
 	if (ret < 0)
 		return EXIT_BAD_INPUT;
-	if (mitigation_make_contract(m, &r->cpuid, e) < 0)
+	if (!r->incoming && mitigation_make_contract(m, &r->cpuid, e) < 0)
 		return EXIT_POLICY;
 	r->refusal.changed = verdict_changed;
 	if (r->policy.stop_on_refuse)
@@ -397,6 +453,8 @@ static int run_all(struct run *r, struct err *e)
 		return EXIT_VMM_ERROR;
 	if (control_open(&r->control, &r->config, &r->loop, &r->sink, e) < 0)
 		return EXIT_BAD_INPUT;
+	if (open_migration(r, e) < 0)
+		return r->incoming && e->code == -EINVAL ? EXIT_USAGE : EXIT_VMM_ERROR;
 	if (open_input(r, e) < 0)
 		return EXIT_BAD_INPUT;
 	code = open_policy(r, e);
@@ -405,10 +463,10 @@ static int run_all(struct run *r, struct err *e)
 	if (kvm_open(&r->kvm, e) < 0)
 		return EXIT_VMM_ERROR;
 	phys_bits = cpuid_phys_bits(&r->kvm.cpuid);
-	ret = memory_check(&r->config.memory, phys_bits, e);
+	ret = r->incoming ? 0 : memory_check(&r->config.memory, phys_bits, e);
 	if (ret < 0)
 		return ret == -EINVAL ? EXIT_USAGE : EXIT_VMM_ERROR;
-	if (r->config.n_vcpus > r->kvm.max_vcpus) {
+	if (r->config.n_vcpus > r->kvm.max_vcpus && (!r->incoming || r->config.cpus_given)) {
 		err_set(e, -EINVAL, "-c: %u vCPUs, this host's KVM has room for %u; give fewer",
 			r->config.n_vcpus, r->kvm.max_vcpus);
 		return EXIT_USAGE;
@@ -422,7 +480,8 @@ static int run_all(struct run *r, struct err *e)
 	if (char_open(&r->serial, r->config.serial, &r->loop, &r->sink, e) < 0)
 		return e->code == -EINVAL ? EXIT_USAGE : EXIT_BAD_INPUT;
 	needs = (struct sandbox_needs) {
-		.socket_path = r->serial.path,
+		.socket_path = {r->serial.path,
+				r->dest.listener.path[0] ? r->dest.listener.path : NULL},
 		.report_fd = r->watch.file.dir_fd,
 		.runbase_fd = r->control.dir.base_fd,
 		.rundir_fd = r->control.dir.dir_fd,
@@ -447,6 +506,7 @@ int cmd_run(int argc, char **argv)
 	r->loop.epfd = r->wake_fd = r->signal_fd = r->kvm.fd = -1;
 	mitigation_watch_init(&r->watch);
 	control_init(&r->control);
+	migrate_dest_init(&r->dest, r);
 	r->kernel.kernel_fd = r->kernel.initrd_fd = -1;
 	if (config_parse(&r->config, argc, argv, &e) < 0) {
 		code = EXIT_USAGE;

@@ -72,8 +72,12 @@ static int allow_needs(int ruleset, const struct sandbox_needs *needs)
 		/* other guests' directories hold a lock file: they are not empty and stay */
 		{needs->runbase_fd, LANDLOCK_ACCESS_FS_REMOVE_DIR},
 	};
-	int ret = needs->socket_path ? allow_unlink(ruleset, needs->socket_path) : 0;
 	size_t i;
+	int ret = 0;
+
+	for (i = 0; !ret && i < ARRAY_SIZE(needs->socket_path); i++)
+		if (needs->socket_path[i])
+			ret = allow_unlink(ruleset, needs->socket_path[i]);
 
 	for (i = 0; !ret && i < ARRAY_SIZE(rows); i++)
 		if (rows[i].dir_fd >= 0)

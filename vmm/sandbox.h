@@ -23,7 +23,9 @@ struct err;
 
 /* What is still to be done in the file system. */
 struct sandbox_needs {
-	const char *socket_path; /* a socket that is to be unlinked at the end, or NULL */
+	/* sockets that are to be unlinked at the end, or NULL: the console's, the incoming guest's
+	 */
+	const char *socket_path[2];
 	/* SANDBOX_REPORT_FD when files are to be made and replaced in that directory, or -1 */
 	int report_fd;
 	/* SANDBOX_RUNBASE_FD and SANDBOX_RUNDIR_FD when a run directory is to be removed, or -1 */

@@ -1,0 +1,275 @@
+#include "vmm/describe.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/err.h"
+#include "migration/description.h"
+#include "vmm/layout.h"
+#include "vmm/mitigation_state.h"
+#include "vmm/run.h"
+#include "vmm/version.h"
+
+static int no_room(struct err *e)
+{
+	return err_set(e, -ENOSPC, "too many devices to describe; leave some out");
+}
+
+static struct description_device *add_virtio(struct machine_description *d, const char *type,
+					     unsigned int slot)
+{
+	struct description_device *dev = description_add_device(d, type);
+
+	if (!dev)
+		return NULL;
+	dev->slot = slot;
+	dev->space = DESCRIPTION_MMIO;
+	dev->base = LAYOUT_VIRTIO_BASE + (uint64_t)slot * LAYOUT_VIRTIO_SIZE;
+	dev->size = LAYOUT_VIRTIO_SIZE;
+	dev->irq = LAYOUT_VIRTIO_GSI + slot;
+	return dev;
+}
+
+static int add_disk(const struct blk_file *f, const struct blk_options *o, unsigned int slot,
+		    struct machine_description *d, struct err *e)
+{
+	struct description_device *dev = add_virtio(d, "virtio-blk", slot);
+	int ret;
+
+	if (!dev)
+		return no_room(e);
+	ret = description_add_prop(dev, DESCRIPTION_CAPACITY, "%llu",
+				   (unsigned long long)f->size_bytes);
+	if (!ret)
+		ret = description_add_prop(dev, DESCRIPTION_BLOCK_SIZE, "%u", f->block_size);
+	if (!ret)
+		ret = description_add_prop(dev, DESCRIPTION_READ_ONLY, "%s",
+					   f->readonly ? "yes" : "no");
+	if (!ret && o->serial)
+		ret = description_add_prop(dev, DESCRIPTION_SERIAL_NUMBER, "%s", o->serial);
+	if (ret)
+		return err_set(e, ret, "disk '%s' cannot be described; is its serial printable?",
+			       o->path);
+	/* only a hint; a path that is too long is left out */
+	description_add_prop(dev, DESCRIPTION_PATH, "%s", o->path);
+	return 0;
+}
+
+static int add_net(const struct tap *tap, bool fixed_mac, unsigned int slot,
+		   struct machine_description *d, struct err *e)
+{
+	struct description_device *dev = add_virtio(d, "virtio-net", slot);
+	const uint8_t *m = tap->mac;
+
+	if (!dev)
+		return no_room(e);
+	description_add_prop(dev, DESCRIPTION_INTERFACE, "%s", tap->name);
+	if (!fixed_mac) /* the guest brings its own */
+		return 0;
+	return description_add_prop(dev, DESCRIPTION_MAC, "%02x:%02x:%02x:%02x:%02x:%02x", m[0],
+				    m[1], m[2], m[3], m[4], m[5]);
+}
+
+static int add_port(struct machine_description *d, const char *type, uint16_t base, uint16_t size,
+		    uint32_t irq, struct err *e)
+{
+	struct description_device *dev = description_add_device(d, type);
+
+	if (!dev)
+		return no_room(e);
+	dev->space = DESCRIPTION_PORTS;
+	dev->base = base;
+	dev->size = size;
+	dev->irq = irq;
+	return 0;
+}
+
+int describe_devices(const struct run *r, struct machine_description *d, struct err *e)
+{
+	const struct run_config *c = &r->config;
+	unsigned int i, slot = 0;
+	int ret = add_port(d, "serial", LAYOUT_PORT_COM1, 8, LAYOUT_GSI_COM1, e);
+
+	if (!ret)
+		ret = add_port(d, "power", LAYOUT_PORT_RESET, 3, DESCRIPTION_NO_IRQ, e);
+	if (!ret)
+		ret = add_port(d, "pvpanic", LAYOUT_PORT_PVPANIC, 1, DESCRIPTION_NO_IRQ, e);
+	for (i = 0; !ret && i < c->n_disks; i++)
+		ret = add_disk(&r->disk[i], &c->disk[i], slot++, d, e);
+	for (i = 0; !ret && i < c->n_nets; i++)
+		ret = add_net(&r->tap[i], !r->incoming || c->net[i].has_mac, slot++, d, e);
+	if (!ret && c->rng && !add_virtio(d, "virtio-rng", slot))
+		ret = no_room(e);
+	return ret;
+}
+
+static int describe_mitigation(struct run *r, struct machine_description *d, struct err *e)
+{
+	struct mitigation_saved saved = {0};
+	uint32_t i;
+	int ret = mitigation_save(&r->mitigation, false, &saved, e);
+
+	if (!ret) {
+		d->contract = saved.contract;
+		d->n_vcpus = saved.n_vcpus;
+		for (i = 0; i < saved.n_vcpus; i++)
+			d->vcpu[i] = (struct description_vcpu) {
+				.report = saved.vcpu[i].report,
+				.promise = saved.vcpu[i].promise,
+				.shadow = saved.vcpu[i].shadow,
+			};
+		snprintf(d->backend, sizeof(d->backend), "%s", backend_name(saved.backend));
+	}
+	mitigation_saved_fini(&saved);
+	return ret;
+}
+
+int describe_guest(struct run *r, struct machine_description *d, struct err *e)
+{
+	const struct guest_mem *gm = &r->machine.memory.guest;
+	struct host_file host = {.facts = r->mitigation.host,
+				 .backend = mitigation_backend_facts(&r->mitigation)};
+	unsigned int i;
+	int ret;
+
+	snprintf(d->program, sizeof(d->program), "testudo %s", TESTUDO_VERSION);
+	snprintf(d->guest_name, sizeof(d->guest_name), "%.63s", r->control.dir.name);
+	d->n_regions = gm->n_regions;
+	for (i = 0; i < gm->n_regions; i++) {
+		d->region[i].base = gm->region[i].gpa;
+		d->region[i].size = gm->region[i].len_bytes;
+	}
+	if (strlen(r->config.params) >= sizeof(d->cmdline))
+		return err_set(e, -E2BIG, "the kernel command line has %zu bytes; at most %zu move",
+			       strlen(r->config.params), sizeof(d->cmdline) - 1);
+	snprintf(d->cmdline, sizeof(d->cmdline), "%s", r->config.params);
+	d->cpuid = r->cpuid;
+	d->nested_shown = r->mitigation.nested;
+	ret = describe_mitigation(r, d, e);
+	if (ret < 0)
+		return ret;
+	d->policy = policy_format(&r->policy);
+	d->host_facts = host_file_format(&host);
+	if (!d->policy || !d->host_facts)
+		return err_set(e, -ENOMEM, "out of memory");
+	return describe_devices(r, d, e);
+}
+
+/* Memory and CPUs that the command line named must be the guest's. */
+static int check_sizes(const struct run *r, const struct machine_description *d, struct err *e)
+{
+	const uint64_t size = description_memory_size(d);
+	const struct run_config *c = &r->config;
+
+	if (c->memory_given && c->memory.size_bytes != size)
+		return err_set(e, -EINVAL,
+			       "-m says %llu MiB, the guest that comes has %llu MiB; leave -m out",
+			       (unsigned long long)(c->memory.size_bytes / MiB),
+			       (unsigned long long)(size / MiB));
+	if (c->cpus_given && c->n_vcpus != d->n_vcpus)
+		return err_set(e, -EINVAL,
+			       "-c says %u vCPUs, the guest that comes has %u; leave -c out",
+			       c->n_vcpus, d->n_vcpus);
+	if (d->n_vcpus > r->kvm.max_vcpus)
+		return err_set(e, -EINVAL,
+			       "the guest has %u vCPUs, this host's KVM has room for %u; it "
+			       "cannot run here",
+			       d->n_vcpus, r->kvm.max_vcpus);
+	return 0;
+}
+
+/* The network devices of the guest keep their addresses, wherever the user gave none. */
+static int take_macs(struct run *r, const struct machine_description *d, struct err *e)
+{
+	unsigned int i, net = 0;
+	int ret = 0;
+
+	for (i = 0; !ret && i < d->n_devices; i++) {
+		const char *mac = description_prop(&d->device[i], DESCRIPTION_MAC);
+
+		if (strcmp(d->device[i].type, "virtio-net") != 0 || net >= r->config.n_nets)
+			continue;
+		if (mac && !r->config.net[net].has_mac)
+			ret = tap_parse_mac("the guest's MAC", mac, r->tap[net].mac, e);
+		net++;
+	}
+	return ret;
+}
+
+/* The host's name in messages: what its CPU is. */
+static void host_name(const char *facts, char *name, size_t len)
+{
+	struct host_file f;
+
+	if (facts && host_file_parse("of the source", facts, strlen(facts), &f, NULL) == 0)
+		snprintf(name, len, "the source (%s)", f.info.cpu[0] ? f.info.cpu : "CPU unknown");
+	else
+		snprintf(name, len, "the source");
+}
+
+static int adopt_mitigation(struct run *r, const struct machine_description *d, char *change,
+			    size_t len, struct err *e)
+{
+	struct mitigation_saved saved = {.contract = d->contract, .n_vcpus = d->n_vcpus};
+	char there[96];
+	uint32_t i;
+	int ret;
+
+	saved.vcpu = calloc(d->n_vcpus, sizeof(*saved.vcpu));
+	if (!saved.vcpu)
+		return err_set(e, -ENOMEM, "out of memory");
+	for (i = 0; i < d->n_vcpus; i++)
+		saved.vcpu[i] = (struct mitigation_saved_vcpu) {
+			.report = d->vcpu[i].report,
+			.promise = d->vcpu[i].promise,
+			.held = d->vcpu[i].promise.value,
+			.shadow = d->vcpu[i].shadow,
+		};
+	r->mitigation.n_vcpus = d->n_vcpus;
+	ret = mitigation_adopt(&r->mitigation, &r->cpuid, &saved, e);
+	if (!ret) {
+		host_name(d->host_facts, there, sizeof(there));
+		mitigation_describe_change(&r->mitigation, &saved, there, "this host", change, len);
+	}
+	mitigation_saved_fini(&saved);
+	return ret;
+}
+
+int describe_apply(struct run *r, const struct machine_description *d, char *change, size_t len,
+		   struct err *e)
+{
+	struct machine_description *here = description_new();
+	int ret;
+
+	if (!here)
+		return err_set(e, -ENOMEM, "out of memory");
+	ret = check_sizes(r, d, e);
+	if (!ret)
+		ret = describe_devices(r, here, e);
+	if (!ret)
+		ret = description_check(d, here, e);
+	description_free(here);
+	if (ret < 0)
+		return ret;
+	r->config.n_vcpus = d->n_vcpus;
+	r->config.memory.size_bytes = description_memory_size(d);
+	ret = memory_check(&r->config.memory, cpuid_phys_bits(&r->kvm.cpuid), e);
+	if (!ret)
+		ret = take_macs(r, d, e);
+	if (ret < 0)
+		return ret;
+	if (!r->config.params_given) {
+		char *params = strdup(d->cmdline);
+
+		if (!params)
+			return err_set(e, -ENOMEM, "out of memory");
+		free(r->config.params);
+		r->config.params = params;
+		r->kernel.cmdline = params;
+	}
+	r->cpuid = d->cpuid;
+	return adopt_mitigation(r, d, change, len, e);
+}

@@ -1,0 +1,32 @@
+/* The run as a machine description (migration/description.h), and the other way round. */
+#ifndef VMM_DESCRIBE_H
+#define VMM_DESCRIBE_H
+
+#include <stddef.h>
+
+struct err;
+struct machine_description;
+struct run;
+
+/**
+ * describe_devices - what this run's command line and open files make: devices, properties, places
+ * The CPU, memory and what was promised are left as they are. Return: 0 or -errno
+ */
+int describe_devices(const struct run *r, struct machine_description *d, struct err *e);
+
+/**
+ * describe_guest - all of it, of a run whose machine exists; on the loop's thread
+ * Return: 0 or -errno
+ */
+int describe_guest(struct run *r, struct machine_description *d, struct err *e);
+
+/**
+ * describe_apply - become what @d says: memory, CPUs, command line, CPU contract, MAC addresses
+ * @r: a run that waits for a guest. Decides about the mitigations there, before any vCPU exists.
+ * @change: receives what is held differently here, in words; "" when nothing is
+ * Return: 0; -EPERM when policy refuses, -EINVAL or -ENODEV when this run is not made for the guest
+ */
+int describe_apply(struct run *r, const struct machine_description *d, char *change, size_t len,
+		   struct err *e);
+
+#endif

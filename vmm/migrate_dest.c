@@ -1,0 +1,563 @@
+#include "vmm/migrate_dest.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "migration/buf.h"
+#include "migration/description.h"
+#include "vmm/describe.h"
+#include "vmm/machine_state.h"
+#include "vmm/ram_recv.h"
+#include "vmm/run.h"
+
+/* a connection that does not say what it is goes away after this */
+#define HEAD_MS 5000
+
+/* One connection, from its head to the guest's first instruction here, or to a failure. */
+struct arrival {
+	struct migrate_dest *d;
+	struct channel control;
+	int data_fd[MIGRATE_MAX_CHANNELS];
+	unsigned int n_data;
+	struct frame_hello hello;
+	struct ram_recv ram;
+	int memory_fd; /* passed by the source; -1: none */
+	bool running;  /* the guest is to run on arrival */
+	char change[ERR_TEXT_MAX];
+	struct err *e;
+};
+
+/* ---- steps on the loop's thread ---- */
+
+struct on_loop {
+	struct arrival *a;
+	const struct machine_description *description;
+	struct frame *state;
+	struct err *e;
+};
+
+static int build_on_loop(void *arg)
+{
+	struct on_loop *c = arg;
+	struct run *r = c->a->d->run;
+	int memory_fd;
+	int ret = describe_apply(r, c->description, c->a->change, sizeof(c->a->change), c->e);
+
+	if (ret < 0)
+		return ret;
+	if (c->a->hello.flags & FRAME_HELLO_DRY_RUN)
+		return 0;
+	memory_fd = c->a->memory_fd;
+	c->a->memory_fd = -1; /* the machine's from here on */
+	return run_build_machine(r, memory_fd, c->e);
+}
+
+static int load_on_loop(void *arg)
+{
+	struct on_loop *c = arg;
+	struct run *r = c->a->d->run;
+	struct rbuf in = rbuf_of(c->state->payload, c->state->len);
+	unsigned int i;
+	int ret = machine_restore(&r->machine, &in, c->e);
+
+	for (i = 0; !ret && i < r->n_disks; i++)
+		ret = blk_file_take_over(&r->disk[i], c->e);
+	return ret;
+}
+
+static int start_on_loop(void *arg)
+{
+	struct on_loop *c = arg;
+
+	return run_start_arrived(c->a->d->run, c->a->running, c->e);
+}
+
+static int call(struct arrival *a, int (*fn)(void *), const struct machine_description *d,
+		struct frame *state)
+{
+	struct on_loop c = {.a = a, .description = d, .state = state, .e = a->e};
+	int ret = loop_call(&a->d->run->calls, fn, &c);
+
+	if (ret == -ECANCELED)
+		err_set(a->e, ret, "testudo was told to end while the guest was on its way");
+	return ret;
+}
+
+/* ---- connections ---- */
+
+/* The next connection with a head of ours; others are told nothing and closed. */
+static int accept_channel(struct arrival *a, unsigned int timeout_ms, struct channel *ch,
+			  struct stream_head *h, uint64_t *session)
+{
+	struct migrate_dest *d = a->d;
+	int fd, ret;
+
+	for (;;) {
+		struct err stray = {0};
+
+		ret = socket_accept(&d->listener, timeout_ms, d->cancel_fd, &fd, a->e);
+		if (ret < 0)
+			return ret;
+		ret = channel_init(ch, fd, FRAME_FROM_SOURCE, d->cancel_fd, HEAD_MS);
+		if (!ret)
+			ret = channel_recv_head(ch, h, session, &stray);
+		if (!ret)
+			return 0;
+		channel_fini(ch);
+		if (ret == -ECANCELED)
+			return err_set(a->e, ret, "%s", stray.text);
+		log_warn("incoming migration: a connection is not one of testudo: %s", stray.text);
+	}
+}
+
+static int accept_control(struct arrival *a)
+{
+	struct migrate_dest *d = a->d;
+	struct stream_head h;
+	uint64_t session;
+	int ret;
+
+	if (d->fd >= 0) { /* --incoming fd:N, connected */
+		const int fd = d->fd;
+
+		d->fd = -1;
+		ret = channel_init(&a->control, fd, FRAME_FROM_SOURCE, d->cancel_fd, 0);
+		return ret < 0 ? err_set(a->e, ret, "--incoming: %s", strerror(-ret))
+			       : channel_recv_head(&a->control, &h, &session, a->e);
+	}
+	for (;;) {
+		ret = accept_channel(a, 0, &a->control, &h, &session);
+		if (ret < 0 || h.channel == 0)
+			return ret;
+		channel_fini(&a->control); /* a data channel whose migration has failed */
+	}
+}
+
+static int accept_data(struct arrival *a)
+{
+	int ret;
+
+	while (a->n_data < a->hello.n_data) {
+		struct stream_head h;
+		struct channel ch;
+		uint64_t session;
+
+		if (a->d->listener.fd < 0)
+			return err_set(a->e, -EINVAL,
+				       "data channels need an address to connect to; --incoming "
+				       "fd:N with one connection serves local hand-overs only");
+		ret = accept_channel(a, MIGRATE_STALL_MS, &ch, &h, &session);
+		if (ret < 0)
+			return ret;
+		if (h.channel != a->n_data + 1 || session != a->hello.session) {
+			channel_fini(&ch);
+			continue;
+		}
+		a->data_fd[a->n_data++] = channel_release(&ch);
+	}
+	return 0;
+}
+
+/* ---- the handshake ---- */
+
+static int hear_hello(struct arrival *a)
+{
+	struct frame f;
+	int ret = channel_expect(&a->control, FRAME_HELLO, &f, a->e);
+
+	if (ret < 0)
+		return ret;
+	ret = frame_hello_decode(&f, &a->hello, a->e);
+	frame_fini(&f);
+	if (!ret &&
+	    (a->hello.version_min > STREAM_VERSION || a->hello.version_max < STREAM_VERSION))
+		ret = err_set(a->e, -EPROTONOSUPPORT,
+			      "%s speaks versions %u to %u of the stream, this side %u; bring both "
+			      "to the same release",
+			      a->hello.program, a->hello.version_min, a->hello.version_max,
+			      STREAM_VERSION);
+	return ret;
+}
+
+static int hear_description(struct arrival *a, struct machine_description **d)
+{
+	struct frame f;
+	int ret = channel_expect(&a->control, FRAME_DESCRIPTION, &f, a->e);
+
+	if (ret < 0)
+		return ret;
+	ret = description_from_fdt(f.payload, f.len, d, a->e);
+	frame_fini(&f);
+	return ret;
+}
+
+static int hear_memory(struct arrival *a)
+{
+	struct frame_memory m;
+	struct frame f;
+	int ret;
+
+	if (!(a->hello.flags & FRAME_HELLO_PASS_FD))
+		return 0;
+	ret = channel_recv_fds(&a->control, FRAME_MEMORY, &f, &a->memory_fd, 1, a->e);
+	if (ret < 0)
+		return ret;
+	ret = frame_memory_decode(&f, &m, a->e);
+	frame_fini(&f);
+	return ret;
+}
+
+static enum frame_code code_of(int ret)
+{
+	switch (ret) {
+	case -EPERM:
+		return FRAME_CODE_POLICY;
+	case -EINVAL:
+	case -ENODEV:
+		return FRAME_CODE_MISMATCH;
+	case -EBADMSG:
+	case -EPROTO:
+	case -EPROTONOSUPPORT:
+		return FRAME_CODE_PROTOCOL;
+	case -ECANCELED:
+		return FRAME_CODE_CANCELLED;
+	default:
+		return FRAME_CODE_FAILED;
+	}
+}
+
+static int send_frame(struct arrival *a, enum frame_type type, struct wbuf *w)
+{
+	int ret = w->failed ? err_set(a->e, -ENOMEM, "out of memory")
+			    : channel_send(&a->control, type, w->data, (uint32_t)w->len, a->e);
+
+	wbuf_fini(w);
+	return ret;
+}
+
+static int send_verdict(struct arrival *a, int ret)
+{
+	struct frame_verdict v = {.code = (uint16_t)(ret ? code_of(ret) : FRAME_CODE_OK),
+				  .features = FRAME_FEATURES};
+	struct err *e = a->e, unheard = {0};
+	struct wbuf w = {0};
+	int sent;
+
+	snprintf(v.text, sizeof(v.text), "%s", ret ? e->text : a->change);
+	frame_verdict_encode(&v, &w);
+	if (!ret)
+		return send_frame(a, FRAME_VERDICT, &w);
+	a->e = &unheard; /* the reason is worth more than that nobody hears it */
+	sent = send_frame(a, FRAME_VERDICT, &w);
+	a->e = e;
+	if (sent < 0)
+		log_debug("the source does not hear the verdict: %s", unheard.text);
+	return ret;
+}
+
+static int handshake(struct arrival *a)
+{
+	struct machine_description *d = NULL;
+	int ret = hear_hello(a);
+
+	if (!ret)
+		ret = hear_description(a, &d);
+	if (!ret)
+		ret = hear_memory(a);
+	if (!ret)
+		ret = accept_data(a);
+	if (!ret)
+		ret = call(a, build_on_loop, d, NULL);
+	description_free(d);
+	a->control.timeout_ms = MIGRATE_STALL_MS;
+	return send_verdict(a, ret);
+}
+
+/* ---- memory, state, and the hand-over ---- */
+
+/* The marks of the rounds lie before it. */
+static int hear_state(struct arrival *a, struct frame *state)
+{
+	int ret;
+
+	for (;;) {
+		ret = channel_recv(&a->control, state, a->e);
+		if (ret < 0)
+			return ret;
+		if (state->type != FRAME_ROUND_END)
+			break;
+		frame_fini(state);
+	}
+	ret = channel_check_due(&a->control, state, FRAME_STATE, a->e);
+	if (ret < 0)
+		frame_fini(state);
+	return ret;
+}
+
+static int hear_finish(struct arrival *a)
+{
+	struct frame_finish finish;
+	struct frame f;
+	int ret = channel_expect(&a->control, FRAME_FINISH, &f, a->e);
+
+	if (ret < 0)
+		return ret;
+	ret = frame_finish_decode(&f, &finish, a->e);
+	frame_fini(&f);
+	a->running = finish.running;
+	return ret;
+}
+
+static int start_receiving(struct arrival *a)
+{
+	const struct memory *mem = &a->d->run->machine.memory;
+	const struct ram_recv_config config = {
+		.map = mem->map,
+		.fd = mem->hugepages ? -1 : mem->fd,
+		.n_pages = mem->size_bytes / GUEST_PAGE,
+		.fds = a->data_fd,
+		.n = a->n_data,
+		.cancel_fd = a->d->cancel_fd,
+		.stall_ms = MIGRATE_STALL_MS,
+	};
+
+	return ram_recv_start(&a->ram, &config, a->e);
+}
+
+/* What the source said before it hung up is nearer to the cause than a broken connection. */
+static int prefer_reason(struct arrival *a, int ret)
+{
+	struct frame_fail fail;
+
+	if (ret != -ECONNRESET || !channel_recv_reason(&a->control, &fail))
+		return ret;
+	*a->e = (struct err) {0};
+	return err_set(a->e, -ECONNRESET, "the source gave up: %s", fail.text);
+}
+
+/* All memory first: a source that fails closes the data channels, which ends the wait. */
+static int receive_memory(struct arrival *a)
+{
+	int ret = start_receiving(a);
+
+	if (!ret)
+		ret = ram_recv_join(&a->ram, a->e);
+	ram_recv_fini(&a->ram);
+	return prefer_reason(a, ret);
+}
+
+static int receive(struct arrival *a)
+{
+	const uint64_t begin = migrate_now_ns();
+	struct frame_ready ready;
+	struct frame state = {0};
+	struct wbuf w = {0};
+	int ret = a->n_data ? receive_memory(a) : 0;
+
+	if (!ret)
+		ret = hear_state(a, &state);
+	if (!ret)
+		ret = hear_finish(a);
+	if (!ret)
+		ret = call(a, load_on_loop, NULL, &state);
+	frame_fini(&state);
+	if (ret < 0)
+		return ret;
+	ready.load_ns = migrate_now_ns() - begin;
+	frame_ready_encode(&ready, &w);
+	return send_frame(a, FRAME_READY, &w);
+}
+
+static int hear_commit(struct arrival *a)
+{
+	struct frame_commit c;
+	struct frame f;
+	int ret = channel_expect(&a->control, FRAME_COMMIT, &f, a->e);
+
+	if (ret < 0)
+		return ret;
+	ret = frame_commit_decode(&f, &c, a->e);
+	frame_fini(&f);
+	if (!ret && c.session != a->hello.session)
+		ret = err_set(a->e, -EPROTO, "COMMIT is for another migration");
+	return ret;
+}
+
+/* From here on the guest is ours, and nobody's if we lose it. */
+static int take_over(struct arrival *a)
+{
+	const uint64_t begin = migrate_now_ns();
+	struct frame_ack ack = {0};
+	struct wbuf w = {0};
+	int ret;
+
+	__atomic_store_n(&a->d->committed, true, __ATOMIC_RELEASE);
+	ret = call(a, start_on_loop, NULL, NULL);
+	if (ret < 0)
+		return ret;
+	ack.resume_ns = a->running ? migrate_now_ns() - begin : 0;
+	frame_ack_encode(&ack, &w);
+	if (send_frame(a, FRAME_ACK, &w) < 0)
+		log_warn("the guest runs here, but the source could not be told: %s", a->e->text);
+	*a->e = (struct err) {0};
+	return 0;
+}
+
+static int receive_guest(struct arrival *a)
+{
+	int ret = receive(a);
+
+	if (!ret)
+		ret = hear_commit(a);
+	return ret ? ret : take_over(a);
+}
+
+static void close_arrival(struct arrival *a)
+{
+	unsigned int i;
+
+	channel_fini(&a->control);
+	for (i = 0; i < a->n_data; i++)
+		close(a->data_fd[i]);
+	if (a->memory_fd >= 0)
+		close(a->memory_fd);
+}
+
+/* Return: 0: the guest is here; 1: wait for another connection; -errno: it is over */
+static int one_arrival(struct migrate_dest *d, struct err *e)
+{
+	struct arrival a = {.d = d, .memory_fd = -1, .e = e};
+	bool dry_run;
+	int ret;
+
+	channel_zero(&a.control);
+	ret = accept_control(&a);
+	if (!ret)
+		ret = handshake(&a);
+	dry_run = a.hello.flags & FRAME_HELLO_DRY_RUN;
+	if (!ret && !dry_run)
+		ret = receive_guest(&a);
+	if (ret < 0 && ret != -EPERM && ret != -ECONNRESET)
+		channel_send_fail(&a.control, code_of(ret), e->text);
+	close_arrival(&a);
+	if (ret < 0 && ret != -ECANCELED && (dry_run || !a.hello.session) && d->listener.fd >= 0) {
+		log_warn("incoming migration: %s; still waiting", e->text);
+		*e = (struct err) {0};
+		return 1;
+	}
+	if (!ret && dry_run) {
+		log_info("incoming migration: a dry run went well; still waiting");
+		return 1;
+	}
+	return ret;
+}
+
+static void *dest_thread(void *arg)
+{
+	struct migrate_dest *d = arg;
+	int ret;
+
+	pthread_setname_np(pthread_self(), "incoming");
+	do
+		ret = one_arrival(d, &d->err);
+	while (ret > 0);
+	socket_listener_fini(&d->listener); /* one guest a process */
+	d->code = ret;
+	if (ret < 0 && ret != -ECANCELED)
+		d->run->sink.raise(&d->run->sink, VM_EVENT_FAILED);
+	return NULL;
+}
+
+/* ---- for the loop's thread ---- */
+
+void migrate_dest_init(struct migrate_dest *d, struct run *run)
+{
+	memset(d, 0, sizeof(*d));
+	d->run = run;
+	d->fd = d->cancel_fd = -1;
+	socket_listener_zero(&d->listener);
+}
+
+static int adopt_fd(struct migrate_dest *d, const char *uri, struct err *e)
+{
+	int listening = 0;
+	socklen_t len = sizeof(listening);
+
+	if (d->uri.fd < 0)
+		return err_set(e, -EINVAL,
+			       "--incoming %s: a descriptor's number is needed here; give fd:N",
+			       uri);
+	if (getsockopt(d->uri.fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) < 0)
+		return err_set(e, -errno,
+			       "--incoming %s: %s; give the number of an open stream socket", uri,
+			       strerror(errno));
+	fcntl(d->uri.fd, F_SETFD, FD_CLOEXEC);
+	if (listening)
+		d->listener.fd = d->uri.fd;
+	else
+		d->fd = d->uri.fd;
+	return 0;
+}
+
+int migrate_dest_open(struct migrate_dest *d, const char *uri, struct err *e)
+{
+	int ret = uri_parse("--incoming", uri, &d->uri, e);
+
+	if (ret < 0)
+		return ret;
+	d->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (d->cancel_fd < 0)
+		return err_set(e, -errno, "eventfd: %s; raise the limit of open files (ulimit -n)",
+			       strerror(errno));
+	switch (d->uri.kind) {
+	case URI_FD:
+		return adopt_fd(d, uri, e);
+	case URI_FILE:
+		return err_set(e, -EINVAL, "--incoming %s: not yet", uri);
+	default:
+		return socket_listen(&d->listener, &d->uri, e);
+	}
+}
+
+void migrate_dest_fini(struct migrate_dest *d)
+{
+	if (!d->run)
+		return;
+	socket_listener_fini(&d->listener);
+	if (d->fd >= 0)
+		close(d->fd);
+	if (d->cancel_fd >= 0)
+		close(d->cancel_fd);
+	d->run = NULL;
+}
+
+int migrate_dest_start(struct migrate_dest *d, struct err *e)
+{
+	int ret = -pthread_create(&d->thread, NULL, dest_thread, d);
+
+	if (ret < 0)
+		return err_set(e, ret, "no thread for the migration: %s", strerror(-ret));
+	d->started = true;
+	return 0;
+}
+
+void migrate_dest_stop(struct migrate_dest *d)
+{
+	const uint64_t one = 1;
+
+	if (!d->started)
+		return;
+	if (write(d->cancel_fd, &one, sizeof(one)) < 0)
+		log_err("cannot wake the migration: %s", strerror(errno));
+	loop_call_close(&d->run->calls);
+	pthread_join(d->thread, NULL);
+	d->started = false;
+	loop_call_open(&d->run->calls);
+}

@@ -1,0 +1,75 @@
+/*
+ * The side that has the guest and gives it away. One migration at a time, in a thread of its own;
+ * whatever belongs to the machine as a whole (pausing, saving, locks of disks) it has done on the
+ * event loop's thread. Until COMMIT has left, every failure ends with the guest as it was.
+ */
+#ifndef VMM_MIGRATE_SOURCE_H
+#define VMM_MIGRATE_SOURCE_H
+
+#include <pthread.h>
+#include <stdbool.h>
+
+#include "migration/channel.h"
+#include "migration/uri.h"
+#include "vmm/migrate.h"
+
+struct err;
+struct run;
+
+struct migrate_source {
+	struct run *run;
+	pthread_mutex_t lock; /* guards stats */
+	struct migrate_stats stats;
+	struct migrate_params params;
+
+	pthread_t thread;
+	bool started;	  /* the thread is to be joined */
+	bool busy;	  /* atomic: a migration goes on */
+	bool handed_over; /* atomic: COMMIT is on its way */
+	int cancel_fd;
+	struct uri uri; /* to connect to, if @connect */
+	bool connect;
+
+	/* the thread's own */
+	struct channel control;
+	int data_fd[MIGRATE_MAX_CHANNELS];
+	unsigned int n_data;
+	uint64_t session;
+};
+
+/** migrate_source_init - nothing goes on */
+int migrate_source_init(struct migrate_source *s, struct run *run, struct err *e);
+void migrate_source_fini(struct migrate_source *s);
+
+/**
+ * migrate_source_start - begin to move the guest; returns at once
+ * @control, @data: connected stream sockets; theirs from here on, also on error
+ * @n_data: data channels; 0 only for a local hand-over
+ * On the loop's thread. Return: 0; -EBUSY while one goes on, -EINVAL when there is no guest to move
+ */
+int migrate_source_start(struct migrate_source *s, const struct migrate_params *params, int control,
+			 const int *data, unsigned int n_data, struct err *e);
+
+/**
+ * migrate_source_connect - the same, connecting by itself
+ * Where this process may: the sandbox does not let it.
+ */
+int migrate_source_connect(struct migrate_source *s, const struct migrate_params *params,
+			   const struct uri *uri, unsigned int n_data, struct err *e);
+
+/**
+ * migrate_source_cancel - as soon as possible; the outcome is in the stats
+ * Return: 0; -ENOENT when none goes on, -EBUSY when the guest was handed over already
+ */
+int migrate_source_cancel(struct migrate_source *s, struct err *e);
+
+/**
+ * migrate_source_stop - cancel and wait until its thread is gone
+ * On the loop's thread, before the machine is taken apart.
+ */
+void migrate_source_stop(struct migrate_source *s);
+
+/** migrate_source_stats - a copy of how far it is; any thread */
+void migrate_source_stats(struct migrate_source *s, struct migrate_stats *stats);
+
+#endif

@@ -1,0 +1,85 @@
+/*
+ * One `testudo run`: everything that a guest has of the host, its machine, and the event loop.
+ * What is declared here is for the parts that act on the whole of it; all on the loop's thread.
+ */
+#ifndef VMM_RUN_H
+#define VMM_RUN_H
+
+#include <signal.h>
+#include <stdbool.h>
+
+#include "base/loop.h"
+#include "devices/char/char.h"
+#include "policy/facts.h"
+#include "policy/policy.h"
+#include "vmm/config.h"
+#include "vmm/control.h"
+#include "vmm/cpu_msrs.h"
+#include "vmm/isolation.h"
+#include "vmm/machine.h"
+#include "vmm/migrate_dest.h"
+#include "vmm/migrate_qmp.h"
+#include "vmm/migrate_source.h"
+#include "vmm/mitigation.h"
+#include "vmm/mitigation_watch.h"
+
+struct run {
+	struct run_config config;
+	struct loop loop;
+	struct loop_call calls; /* for the threads of migrations */
+	struct kvm kvm;
+	struct cpuid_set cpuid; /* the guest's */
+	struct cpu_msrs cpu_msrs;
+	struct policy policy;
+	struct host_file facts; /* of --host-facts */
+	struct isolation isolation;
+	struct mitigation mitigation;
+	struct mitigation_listener refusal;
+	struct mitigation_watch watch;
+	struct control control;
+	struct kernel_config kernel;
+	struct blk_file disk[CONFIG_MAX_DISKS];
+	unsigned int n_disks; /* opened so far */
+	struct tap tap[CONFIG_MAX_NETS];
+	unsigned int n_taps; /* opened so far */
+	struct char_backend serial;
+
+	struct machine_host host; /* what @machine borrows */
+	struct machine machine;	  /* there from machine_init() on, if @built */
+	bool built;
+	bool incoming; /* the first life comes from another process */
+	struct migrate_source source;
+	struct migrate_dest dest;
+	struct migrate_qmp migrate;
+
+	/* the first event of a machine's life decides, or the user; it reaches the loop by wake_fd
+	 */
+	struct vm_event_sink sink;
+	int event; /* enum vm_event, atomic */
+	int wake_fd;
+	struct loop_watch wake;
+
+	sigset_t old_mask;
+	int signal_fd;
+	struct loop_watch signals;
+	int fatal_signal; /* 0: none */
+};
+
+/** run_event_waits - has something happened that will end this life of the machine? */
+bool run_event_waits(const struct run *r);
+
+/**
+ * run_build_machine - for a guest that arrives: config and CPU contract are in place
+ * @memory_fd: its memory, taken over, also on failure; -1: new memory
+ * Return: 0 or -errno; what was built is taken apart when the loop ends
+ */
+int run_build_machine(struct run *r, int memory_fd, struct err *e);
+
+/**
+ * run_start_arrived - the restored machine is the guest's from here on
+ * @running: it was, where it came from; --paused keeps it still all the same
+ * Return: 0 or -errno
+ */
+int run_start_arrived(struct run *r, bool running, struct err *e);
+
+#endif
