@@ -1,0 +1,226 @@
+"""Guests that move: a source, a destination, `testudo migrate` between them, and what both sides hold in memory."""
+
+import json
+import os
+import pathlib
+import socket
+import struct
+import subprocess
+import time
+
+import harness
+
+HEARTBEAT_GPA = 0x40000
+HEARTBEAT_MAGIC = 0x7461656274726165
+HEARTBEAT_HEAD = struct.Struct("<QII6Q")
+HEARTBEAT_CPU = struct.Struct("<8Q")
+
+# Exit codes of testudo migrate
+MOVED, USAGE, NO_GUEST, REFUSED, SOURCE_RUNS, UNKNOWN = 0, 2, 3, 4, 5, 6
+
+class Guest:
+    """One testudo process with a name of its own."""
+
+    def __init__(self, work, name, *args, incoming=None, params="heartbeat", mem=64, cpus=1, env=None, prefix=()):
+        self.name = name
+        self.work = work
+        self.env = {**os.environ, "XDG_RUNTIME_DIR": str(work), **(env or {})}
+        words = ["run", "--name", name, "--serial", f"file:{work}/{name}.console"]
+        if incoming:
+            words += ["--incoming", incoming]
+        else:
+            words += ["-k", str(harness.GUEST), "-p", params, "-m", str(mem), "-c", str(cpus)]
+        self.log_path = pathlib.Path(work, name + ".log")
+        with open(self.log_path, "wb") as log:
+            self.p = subprocess.Popen([*prefix, str(harness.TESTUDO), *words, *map(str, args)], cwd=work,
+                                      env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self.socket = pathlib.Path(work, "testudo", name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.p.poll() is None:
+            self.p.kill()
+        self.p.wait()
+
+    def log(self):
+        return self.log_path.read_text(errors="replace")
+
+    def console(self):
+        path = pathlib.Path(self.work, self.name + ".console")
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def wait_console(self, text, timeout=60):
+        end = time.monotonic() + timeout
+        while text not in self.console():
+            assert self.p.poll() is None, f"ended early: {self.log()}"
+            assert time.monotonic() < end, f"no {text!r} in {self.console()!r}; {self.log()}"
+            time.sleep(0.005)
+
+    def wait_log(self, text, timeout=60):
+        end = time.monotonic() + timeout
+        while text not in self.log():
+            assert self.p.poll() is None, f"ended early: {self.log()}"
+            assert time.monotonic() < end, f"no {text!r}; {self.log()}"
+            time.sleep(0.005)
+
+    def end(self, timeout=60):
+        self.p.wait(timeout)
+        return self.p.returncode
+
+    # ---- memory
+
+    def memory_fd(self):
+        """The memfd of guest RAM."""
+        for fd in os.listdir(f"/proc/{self.p.pid}/fd"):
+            path = f"/proc/{self.p.pid}/fd/{fd}"
+            try:
+                if os.readlink(path).startswith("/memfd:guest-ram"):
+                    return os.open(path, os.O_RDONLY)
+            except OSError:
+                continue
+        raise AssertionError(f"{self.name} has no guest memory: {self.log()}")
+
+    def heartbeat(self):
+        """[(count, last_tsc, max_gap_tsc, max_gap_count, pages, generation, errors)] by CPU, and tsc_khz"""
+        fd = self.memory_fd()
+        try:
+            raw = os.pread(fd, HEARTBEAT_HEAD.size, HEARTBEAT_GPA)
+            magic, _, n, khz, *_ = HEARTBEAT_HEAD.unpack(raw)
+            assert magic == HEARTBEAT_MAGIC, "the guest's load does not run"
+            raw = os.pread(fd, n * HEARTBEAT_CPU.size, HEARTBEAT_GPA + HEARTBEAT_HEAD.size)
+            return [c[:7] for c in HEARTBEAT_CPU.iter_unpack(raw)], khz
+        finally:
+            os.close(fd)
+
+    def wait_beats(self, n=1000, timeout=60):
+        """Wait until every processor has beaten @n times more than now."""
+        end = time.monotonic() + timeout
+        while True:
+            try:
+                start, _ = self.heartbeat()
+                break
+            except AssertionError:
+                assert self.p.poll() is None and time.monotonic() < end, self.log()
+                time.sleep(0.005)
+        while True:
+            now, _ = self.heartbeat()
+            if all(b[0] >= a[0] + n for a, b in zip(start, now)):
+                assert all(b[6] == 0 for b in now), "memory lost what was written to it"
+                return now
+            assert self.p.poll() is None, f"ended early: {self.log()}"
+            assert time.monotonic() < end, f"the heart of {self.name} stands still: {now}; {self.log()}"
+            time.sleep(0.002)
+
+def same_memory(a, b):
+    """Are the RAMs of two paused guests the same? Return: index of the first page that differs, or None"""
+    fds = [a.memory_fd(), b.memory_fd()]
+    try:
+        sizes = [os.fstat(fd).st_size for fd in fds]
+        assert sizes[0] == sizes[1], sizes
+        step = 1 << 20
+        for at in range(0, sizes[0], step):
+            x, y = (os.pread(fd, step, at) for fd in fds)
+            if x != y:
+                for page in range(0, step, 4096):
+                    if x[page:page + 4096] != y[page:page + 4096]:
+                        return (at + page) // 4096
+        return None
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+def migrate(source, uri, *args, timeout=120):
+    """testudo migrate --json. Return: (exit code, [events], standard error)"""
+    p = subprocess.run([str(harness.TESTUDO), "migrate", source.name, uri, "--json", *map(str, args)],
+                       env=source.env, cwd=source.work, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout)
+    events = [json.loads(line) for line in p.stdout.decode().splitlines()]
+    return p.returncode, events, p.stderr.decode()
+
+def moved(source, destination, uri, *args, timeout=120):
+    """Move it, or fail the test with all there is to know. Return: the last event"""
+    code, events, err = migrate(source, uri, *args, timeout=timeout)
+    assert code == MOVED, f"exit code {code}\n{err}\n{events}\nsource:\n{source.log()}\n" \
+                          f"destination:\n{destination.log()}"
+    return events[-1]
+
+def leftovers(work):
+    """Names in the run directory of @work's guests: nothing may stay behind."""
+    root = pathlib.Path(work, "testudo")
+    return sorted(name for name in os.listdir(root) if name[0] != ".") if root.exists() else []
+
+def wait_listening(guest, timeout=20):
+    """A destination is ready as soon as its control socket answers: it listens before that."""
+    Qmp(guest, timeout).close()
+
+class Qmp:
+    """A monitor's client of a guest's control socket."""
+
+    def __init__(self, guest, timeout=20):
+        end = time.monotonic() + timeout
+        while True:
+            self.sock = socket.socket(socket.AF_UNIX)
+            try:
+                self.sock.connect(str(guest.socket / "qmp.sock"))
+                break
+            except OSError:
+                self.sock.close()
+                assert guest.p.poll() is None, f"ended early: {guest.log()}"
+                assert time.monotonic() < end, guest.log()
+                time.sleep(0.002)
+        self.sock.settimeout(30)
+        self.file = self.sock.makefile("rb")
+        self.events = []
+        json.loads(self.file.readline())
+        self.ask("qmp_capabilities")
+
+    def close(self):
+        self.file.close()
+        self.sock.close()
+
+    def ask(self, command, fd=None, **arguments):
+        message = {"execute": command}
+        if arguments:
+            message["arguments"] = arguments
+        raw = json.dumps(message).encode() + b"\n"
+        if fd is None:
+            self.sock.sendall(raw)
+        else:
+            socket.send_fds(self.sock, [raw], [fd])
+        while True:
+            line = self.file.readline()
+            if not line:
+                raise EOFError("the control socket was closed")
+            answer = json.loads(line)
+            if "return" in answer:
+                return answer["return"]
+            if "error" in answer:
+                raise RuntimeError(answer["error"]["desc"])
+            self.events.append(answer)
+
+    def migrate(self, uri, channels=2, **options):
+        """As testudo migrate does it: connect, pass the sockets, go."""
+        names = []
+        for number in range(channels + 1):
+            kind, rest = uri.split(":", 1)
+            if kind == "unix":
+                s = socket.socket(socket.AF_UNIX)
+                s.connect(rest)
+            else:
+                host, port = rest.rsplit(":", 1)
+                s = socket.create_connection((host, int(port)))
+            names.append(f"channel{number}")
+            self.ask("getfd", fd=s.fileno(), fdname=names[-1])
+            s.close()
+        arguments = {"uri": f"fd:{names[0]}", "x-testudo-channels": names[1:], **options}
+        return self.ask("migrate", **arguments)
+
+    def wait_migration(self, timeout=60):
+        end = time.monotonic() + timeout
+        while True:
+            state = self.ask("query-migrate")
+            if state["status"] in ("completed", "failed", "cancelled"):
+                return state
+            assert time.monotonic() < end, state
+            time.sleep(0.005)

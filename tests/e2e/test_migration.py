@@ -1,0 +1,262 @@
+"""Moving guests on this machine: they go on where they were, with the memory that they had."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+
+import harness
+import moving
+
+# This machine's KVM can hold no bit, and is not asked to: the matrix of mitigations is another file's.
+POLICY = "version: 1\nincoming-cannot: warn\n"
+HOPS = int(os.environ.get("TESTUDO_HOPS", "20"))  # of each case of test_hops; ten cases
+
+
+@pytest.fixture
+def policy(work):
+    path = pathlib.Path(work, "policy.yaml")
+    path.write_text(POLICY)
+    return str(path)
+
+
+@pytest.fixture
+def guest(work, policy):
+    """guest(name, *args, incoming=..): a guest with the policy of this file, ended with the test."""
+    guests = []
+
+    def start(name, *args, **kwargs):
+        g = moving.Guest(work, name, "--policy", policy, *args, **kwargs)
+        guests.append(g)
+        return g
+
+    yield start
+    for g in guests:
+        g.__exit__()
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def uri_for(kind, work, number=0):
+    return f"unix:{work}/m{number}" if kind == "unix" else f"tcp:127.0.0.1:{free_port()}"
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+def test_memory_arrives_byte_for_byte(guest, work, kind):
+    # with the frequency given the guest has no kvmclock, which KVM would write into the memory of the one that waits
+    a = guest("a", params="dirty wss=24 order=rand tsc_khz=2000000", mem=64)
+    a.wait_beats()
+    uri = uri_for(kind, work)
+    b = guest("b", "-S", incoming=uri)
+    moving.wait_listening(b)
+    # the source stays to be compared: not through testudo migrate, which ends it
+    monitor = moving.Qmp(a)
+    monitor.migrate(uri)
+    assert monitor.wait_migration()["status"] == "completed"
+    assert moving.Qmp(b).ask("query-status")["status"] == "paused"
+    assert monitor.ask("query-status")["status"] == "postmigrate"
+    assert moving.same_memory(a, b) is None
+    with pytest.raises(RuntimeError, match="must not run twice"):
+        monitor.ask("cont")
+    monitor.ask("quit")
+    assert a.end() == 0
+    moving.Qmp(b).ask("cont")
+    b.wait_beats()
+
+
+CASES = [(kind, cpus, params) for kind in ("unix", "tcp") for cpus, params in
+         [(1, "dirty wss=8"), (2, "dirty wss=16 cpus=2 order=rand"), (4, "dirty wss=8 cpus=4"),
+          (1, "heartbeat"), (3, "heartbeat cpus=3")]]
+
+
+@pytest.mark.parametrize("kind, cpus, params", CASES, ids=lambda v: str(v).replace(" ", "-"))
+def test_hops(guest, work, kind, cpus, params):
+    """From process to process, as often as TESTUDO_HOPS says; every page is checked by the guest itself."""
+    here = guest("g0", params=params, cpus=cpus, mem=48)
+    before = here.wait_beats()
+    for hop in range(1, HOPS + 1):
+        uri = uri_for(kind, work, hop)
+        there = guest(f"g{hop}", incoming=uri)
+        moving.wait_listening(there)
+        moving.moved(here, there, uri)
+        assert here.end() == 0, here.log()
+        now = there.wait_beats(50)
+        assert all(n[0] > b[0] for n, b in zip(now, before)), "the guest went back in time"
+        here, before = there, now
+    assert moving.leftovers(work) == [here.name]
+
+
+def test_a_paused_guest_arrives_paused(guest, work):
+    a = guest("a", params="dirty wss=8")
+    a.wait_beats()
+    moving.Qmp(a).ask("stop")
+    b = guest("b", incoming=f"unix:{work}/m")
+    moving.wait_listening(b)
+    moving.moved(a, b, f"unix:{work}/m")
+    assert moving.Qmp(b).ask("query-status")["status"] == "paused"
+    count = b.heartbeat()[0][0][0]
+    time.sleep(0.1)
+    assert b.heartbeat()[0][0][0] == count
+    moving.Qmp(b).ask("cont")
+    b.wait_beats()
+
+
+def test_local_hand_over_copies_nothing(guest, work):
+    a = guest("a", params="dirty wss=8", mem=512)
+    a.wait_beats()
+    b = guest("b", incoming=f"unix:{work}/m")
+    moving.wait_listening(b)
+    last = moving.moved(a, b, f"unix:{work}/m", "--local")
+    assert last["ram"]["transferred"] < 1 << 20
+    b.wait_beats()
+
+
+def test_dry_run_moves_nothing_and_can_be_repeated(guest, work):
+    a = guest("a", params="heartbeat")
+    a.wait_beats()
+    uri = f"unix:{work}/m"
+    b = guest("b", incoming=uri)
+    moving.wait_listening(b)
+    for _ in range(3):
+        code, events, err = moving.migrate(a, uri, "--dry-run")
+        assert code == moving.MOVED, err
+        assert events[-1]["x-testudo-outcome"] == "here"
+        a.wait_beats()
+    moving.moved(a, b, uri)
+    b.wait_beats()
+
+
+def test_refused_by_policy(guest, work):
+    """The default policy, on a host whose KVM can hold nothing and whose CPU may need it."""
+    facts = pathlib.Path(harness.ROOT, "tests/data/hosts")
+    a = guest("a", params="heartbeat")
+    a.wait_beats()
+    uri = f"unix:{work}/m"
+    with moving.Guest(work, "b", "--host-facts", facts / "sapphire-rapids.json", incoming=uri) as b:
+        moving.wait_listening(b)
+        code, events, err = moving.migrate(a, uri)
+        assert code == moving.REFUSED, err
+        assert "BHI_DIS_S" in err and "row" in err and "it goes on here" in err
+        assert b.end() == 4, b.log()
+    a.wait_beats()
+    assert moving.leftovers(work) == ["a"]
+
+
+def test_ports_of_the_outside_stay_open(guest, work):
+    """A stranger on the port does not end the wait."""
+    uri = uri_for("tcp", work)
+    b = guest("b", incoming=uri)
+    moving.wait_listening(b)
+    for junk in (b"", b"GET / HTTP/1.0\r\n\r\n", b"TSTUDOMG" + bytes(8), bytes(64)):
+        with socket.create_connection(("127.0.0.1", int(uri.rsplit(":", 1)[1]))) as s:
+            s.settimeout(10)
+            try:  # it hangs up, sooner or later
+                s.sendall(junk)
+                s.shutdown(socket.SHUT_WR)
+                while s.recv(4096):
+                    pass
+            except OSError:
+                pass
+        assert b.p.poll() is None, b.log()
+    a = guest("a", params="heartbeat")
+    a.wait_beats()
+    moving.moved(a, b, uri)
+    b.wait_beats()
+
+
+MISFITS = {
+    "a disk more here": (["-d", "disk.img"], [], "virtio-blk"),
+    "a disk more there": ([], ["-d", "disk.img"], "virtio-blk"),
+    "another serial number": (["-d", "disk.img,serial=A"], ["-d", "disk.img,serial=B"], "serial-number"),
+    "another size": (["-d", "disk.img"], ["-d", "small.img"], "capacity"),
+    "no entropy source there": ([], ["--no-rng"], "virtio-rng"),
+    "other memory": ([], ["-m", "32"], "-m"),
+    "other vCPUs": ([], ["-c", "2"], "-c"),
+}
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_a_destination_that_does_not_fit(guest, work, case):
+    here, there, word = MISFITS[case]
+    for name, size in (("disk.img", 1 << 20), ("small.img", 1 << 19)):
+        with open(pathlib.Path(work, name), "wb") as f:
+            f.truncate(size)
+    a = guest("a", *here, params="heartbeat")
+    a.wait_beats()
+    uri = f"unix:{work}/m"
+    b = guest("b", *there, incoming=uri)
+    moving.wait_listening(b)
+    code, _, err = moving.migrate(a, uri)
+    assert code == moving.SOURCE_RUNS, err
+    assert word in err, err
+    b.end()
+    a.wait_beats()
+    assert moving.leftovers(work) == ["a"]
+
+
+def test_twice_at_once_is_refused(guest, work):
+    a = guest("a", params="dirty wss=32", mem=128)
+    a.wait_beats()
+    uri = f"unix:{work}/m"
+    b = guest("b", incoming=uri)
+    moving.wait_listening(b)
+    monitor = moving.Qmp(a)
+    monitor.ask("migrate-set-parameters", **{"downtime-limit": 1})
+    monitor.migrate(uri)
+    with pytest.raises(RuntimeError, match="already"):
+        monitor.migrate(uri)
+    monitor.ask("migrate_cancel")
+    assert monitor.wait_migration()["status"] in ("cancelled", "completed")
+    if monitor.ask("query-migrate")["status"] == "cancelled":
+        a.wait_beats()
+
+
+@pytest.mark.parametrize("irq", [0, 1])
+def test_busy_disk(guest, work, irq):
+    """Requests in flight are answered once, by the one side or the other, over several moves."""
+    disk = pathlib.Path(work, "disk.img")
+    with open(disk, "wb") as f:
+        f.truncate(32 << 20)
+    sectors = 30000
+    here = guest("g0", "-d", disk, params=f"blk sectors={sectors} irq={irq}")
+    here.wait_console("blk slot")
+    console, hops = "", 0
+    while hops < 6:
+        hops += 1
+        there = guest(f"g{hops}", "-d", disk, incoming=f"unix:{work}/m{hops}")
+        moving.wait_listening(there)
+        code, _, err = moving.migrate(here, f"unix:{work}/m{hops}")
+        if code == moving.NO_GUEST and here.p.wait(10) == 0:
+            break  # it was done
+        assert code == moving.MOVED, f"{err}\n{there.log()}"
+        console += here.console()
+        here = there
+    assert hops > 2, "the guest was done before it could move twice"
+    assert here.end() == 0, here.log()
+    assert (console + here.console()).rstrip().endswith("done blk")
+    assert disk.read_bytes()[:512 * sectors] == harness.disk_words(0, sectors)
+
+
+def test_exit_code_when_the_way_is_blocked(guest, work):
+    a = guest("a", params="heartbeat")
+    a.wait_beats()
+    code, _, err = moving.migrate(a, f"unix:{work}/nobody")
+    assert code == moving.SOURCE_RUNS and "nobody" in err
+    a.wait_beats()
+
+
+def test_usage():
+    for words, text in (([], "NAME URI"), (["x"], "NAME URI"), (["x", "ftp:y"], "ftp"), (["x", "file:y"], "save"),
+                        (["x", "tcp:h:1", "--local"], "unix"), (["x", "unix:y", "--channels", "0"], "--channels"),
+                        (["x", "unix:y", "--on-timeout", "pray"], "cancel, force or throttle")):
+        p = subprocess.run([harness.TESTUDO, "migrate", *words], capture_output=True, text=True)
+        assert p.returncode == moving.USAGE and text in p.stderr and p.stderr.count("\n") == 1, (words, p.stderr)
