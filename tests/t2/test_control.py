@@ -17,7 +17,7 @@ name=$(grep -l 'Power Button' /sys/class/input/input*/name)
 event=$(ls -d "${name%/name}"/event*)
 echo "waits for its button" >/dev/console
 dd if="/dev/input/${event##*/}" of=/tmp/event bs=24 count=1 2>/dev/null
-hexdump -s 16 -e '2/2 "%d " 1/4 "%d\\n"' /tmp/event
+hexdump -s 16 -e '1/2 "%d " 1/2 "%d " 1/4 "%d\\n"' /tmp/event
 grep -c 'ACPI:Ged' /proc/interrupts
 cat /sys/devices/system/clocksource/clocksource0/current_clocksource
 dmesg | grep -ciE 'soft lockup|rcu.*stall|hung task|clocksource.*unstable|ACPI (BIOS )?Error'
