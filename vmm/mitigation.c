@@ -448,27 +448,12 @@ static void log_verdict(const struct mitigation_vcpu *v, enum verdict before)
 		 explain_reasons(&v->decision, text, sizeof(text)));
 }
 
-/*
- * Where 0x48 is not denied to the guest, KVM alone knows its value: holding other bits from here on
- * must not put back the one that it had at its reset.
- */
-void mitigation_read_value(struct mitigation *m, struct mitigation_vcpu *v)
-{
-	struct backend_held now = v->held;
-
-	if (m->filter.spec_ctrl || v->fd < 0)
-		return;
-	m->active->vcpu_read(v->fd, &now);
-	v->msrs.spec_ctrl = now.known ? now.guest : 0;
-}
-
 bool mitigation_apply(struct mitigation *m, struct mitigation_vcpu *v, const char *why,
 		      enum mitigation_change *what)
 {
 	const struct backend_held before = v->held;
 	const struct mitigation_decision decided = v->decision;
 
-	mitigation_read_value(m, v);
 	mitigation_redecide(m, v);
 	if (v->decision.mask != decided.mask || v->decision.value != decided.value)
 		v->changes++;

@@ -165,10 +165,6 @@ void mitigation_forget_vm(struct mitigation *m);
 
 /** mitigation_redecide - @v->decision from @v's report, value and promise; @v->lock is held */
 void mitigation_redecide(const struct mitigation *m, struct mitigation_vcpu *v);
-/** mitigation_read_value - the guest's own SPEC_CTRL, as it is now; the vCPU stands, @v->lock is
- * held
- */
-void mitigation_read_value(struct mitigation *m, struct mitigation_vcpu *v);
 /**
  * mitigation_give_value - where nothing is held, SPEC_CTRL is the guest's own and KVM has to be
  * told what it was on another host; @v->lock is held. Return: 0; -EIO when KVM does not keep it

@@ -316,7 +316,12 @@ static int update_vcpu(struct mitigation *m, struct mitigation_vcpu *v,
 	mitigation_redecide(m, v);
 	if (v->decision.verdict == VERDICT_REFUSE)
 		return refuse(m, v->id, &v->promise, &v->decision, e);
-	ret = mitigation_hold(m, v);
+	/* not mitigation_hold(), which takes the guest's value from KVM: here it comes from @from
+	 */
+	v->held.mask = m->fixed_mask;
+	v->held.value = m->fixed_value;
+	ret = m->active->vcpu_apply(&m->backend, v->fd, v->decision.mask, v->decision.value,
+				    v->msrs.spec_ctrl, &v->held, NULL);
 	if (!ret)
 		ret = mitigation_give_value(m, v, e);
 	if (ret < 0)
@@ -420,7 +425,8 @@ void mitigation_stay(struct mitigation *m)
 
 		mitigation_check_vcpu(m, i);
 		pthread_mutex_lock(&v->lock);
-		mitigation_read_value(m, v);
+		if (!m->filter.spec_ctrl) /* KVM has it; mitigation_check_vcpu() has just asked */
+			v->msrs.spec_ctrl = v->held.guest;
 		v->came = true;
 		if (i == 0)
 			start = v->decision;

@@ -15,7 +15,7 @@ FOLDER = harness.BUILD / "tests" / "kvm"
 SHIM = harness.BUILD / "tests" / "shim" / "libkvm_shim.so"
 
 
-def tests_of(program):
+def names_in(program):
     source = harness.ROOT / "tests" / "kvm" / f"{program}.c"
     return re.findall(r"cmocka_unit_test\((\w+)\)", source.read_text())
 
@@ -28,14 +28,14 @@ def run(program, name, env):
     assert "1 test(s) run" in done.stdout, done.stdout
 
 
-@pytest.mark.parametrize("name", tests_of("test_machine_state"))
+@pytest.mark.parametrize("name", names_in("test_machine_state"))
 def test_state(name):
     run("test_machine_state", name, {})
 
 
 @pytest.mark.shim
 @pytest.mark.parametrize("mode", ["filter", "rfc", "rfc-virtual-msrs"])
-@pytest.mark.parametrize("name", tests_of("test_mitigation_state"))
+@pytest.mark.parametrize("name", names_in("test_mitigation_state"))
 def test_mitigations(name, mode):
     run("test_mitigation_state", name,
         {"LD_PRELOAD": str(SHIM), "KVM_SHIM": mode, "KVM_SHIM_ARCH_CAP": str(0x800eb)})

@@ -24,6 +24,7 @@
 #include "policy/facts.h"
 #include "policy/policy.h"
 #include "vmm/config.h"
+#include "vmm/cpu_msrs.h"
 #include "vmm/isolation.h"
 #include "vmm/machine.h"
 #include "vmm/machine_state.h"
@@ -39,7 +40,8 @@ struct rig {
 	struct loop loop;
 	struct kvm kvm;
 	struct cpuid_set cpuid;
-	struct host_facts facts; /* of the host that this one stands for; zeroed: of this one */
+	struct cpu_msrs cpu_msrs; /* none */
+	struct host_facts facts;  /* of the host that this one stands for; zeroed: of this one */
 	struct policy policy;
 	struct isolation isolation;
 	struct mitigation mitigation;
@@ -220,6 +222,7 @@ static inline struct rig *rig_new(const char *const *words, const struct host_fa
 		.kvm = &r->kvm,
 		.kernel = &r->kernel,
 		.cpuid = &r->cpuid,
+		.cpu_msrs = &r->cpu_msrs,
 		.mitigation = &r->mitigation,
 		.isolation = &r->isolation,
 		.disks = r->disk,
