@@ -7,6 +7,7 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
+#include "cpuid/subset.h"
 #include "migration/description.h"
 #include "vmm/layout.h"
 #include "vmm/mitigation_state.h"
@@ -199,6 +200,22 @@ static int take_macs(struct run *r, const struct machine_description *d, struct 
 	return ret;
 }
 
+/* KVM takes any CPUID; that the CPU has it, too, is for us to see. */
+static int check_cpu(const struct run *r, const struct machine_description *d, struct err *e)
+{
+	struct cpuid_set *set = calloc(2, sizeof(*set));
+	int ret;
+
+	if (!set)
+		return err_set(e, -ENOMEM, "out of memory");
+	set[0] = d->cpuid;
+	set[1] = r->kvm.cpuid;
+	vcpu_base_cpuid(&set[1], &r->kvm, true);
+	ret = cpuid_check_subset(&set[0], &set[1], e);
+	free(set);
+	return ret;
+}
+
 /* The host's name in messages: what its CPU is. */
 static void host_name(const char *facts, char *name, size_t len)
 {
@@ -270,6 +287,9 @@ int describe_apply(struct run *r, const struct machine_description *d, char *cha
 		r->config.params = params;
 		r->kernel.cmdline = params;
 	}
+	ret = check_cpu(r, d, e);
+	if (ret < 0)
+		return ret;
 	r->cpuid = d->cpuid;
 	return adopt_mitigation(r, d, change, len, e);
 }

@@ -1,0 +1,105 @@
+#include "cpuid/subset.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+#include "base/err.h"
+#include "base/text.h"
+#include "cpuid/feature.h"
+
+#define MISSING_MAX 512
+
+static const char *const reg_names[] = {"EAX", "EBX", "ECX", "EDX"};
+
+static uint32_t word(struct cpuid_set *set, const struct cpu_feature *f)
+{
+	struct cpuid_leaf *l = cpuid_find(set, f->leaf, f->subleaf);
+
+	return l ? *cpuid_reg(l, f->reg) : 0;
+}
+
+static bool same_register(const struct cpu_feature *a, const struct cpu_feature *b)
+{
+	return a->leaf == b->leaf && a->subleaf == b->subleaf && a->reg == b->reg;
+}
+
+/* Bits of the register of @features[first] that have no name; is it the first row of it? */
+static bool unnamed(const struct cpu_feature *features, unsigned int n, unsigned int first,
+		    uint32_t *mask)
+{
+	unsigned int i;
+
+	*mask = ~0u;
+	for (i = 0; i < n; i++) {
+		if (!same_register(&features[i], &features[first]))
+			continue;
+		if (i < first)
+			return false;
+		*mask &= ~(1u << features[i].bit);
+	}
+	return true;
+}
+
+static void check_unnamed(const struct cpu_feature *f, uint32_t lost, char *missing)
+{
+	char name[64];
+	unsigned int bit;
+
+	for (bit = 0; bit < 32; bit++) {
+		if (!(lost & 1u << bit))
+			continue;
+		snprintf(name, sizeof(name), "CPUID.(%x,%x).%s[%u]", f->leaf, f->subleaf,
+			 reg_names[f->reg], bit);
+		text_list_add(missing, MISSING_MAX, name);
+	}
+}
+
+static void check_features(struct cpuid_set *guest, struct cpuid_set *host, char *missing)
+{
+	unsigned int i, n;
+	const struct cpu_feature *f = cpu_features(&n);
+
+	for (i = 0; i < n; i++) {
+		const uint32_t lost = word(guest, &f[i]) & ~word(host, &f[i]);
+		uint32_t mask;
+
+		if (f[i].merge == MERGE_AND && lost & 1u << f[i].bit)
+			text_list_add(missing, MISSING_MAX, f[i].name);
+		if (unnamed(f, n, i, &mask))
+			check_unnamed(&f[i], lost & mask, missing);
+	}
+}
+
+static void check_xsave(struct cpuid_set *guest, struct cpuid_set *host, char *missing)
+{
+	const struct cpuid_leaf *g = cpuid_find(guest, 0xd, 0), *h = cpuid_find(host, 0xd, 0);
+	const uint64_t has = h ? (uint64_t)h->edx << 32 | h->eax : 0;
+	const uint64_t wants = g ? (uint64_t)g->edx << 32 | g->eax : 0;
+	char name[64];
+
+	if (!(wants & ~has))
+		return;
+	snprintf(name, sizeof(name), "XSAVE states %#llx", (unsigned long long)(wants & ~has));
+	text_list_add(missing, MISSING_MAX, name);
+}
+
+int cpuid_check_subset(struct cpuid_set *guest, struct cpuid_set *host, struct err *e)
+{
+	const unsigned int wants = cpuid_phys_bits(guest), has = cpuid_phys_bits(host);
+	char missing[MISSING_MAX] = "";
+	char name[64];
+
+	check_features(guest, host, missing);
+	check_xsave(guest, host, missing);
+	if (wants > has) {
+		snprintf(name, sizeof(name), "%u bits of physical address (%u here)", wants, has);
+		text_list_add(missing, MISSING_MAX, name);
+	}
+	if (!missing[0])
+		return 0;
+	return err_set(e, -EINVAL,
+		       "the guest was shown CPU features that this host or its KVM does not have: "
+		       "%s; move it to a host that has them, or boot it with --cpu and a model "
+		       "that all hosts of the pool can show",
+		       missing);
+}
