@@ -56,7 +56,9 @@ struct command {
 	bool local, dry_run, json;
 
 	struct qmp_client client;
-	bool bar; /* a progress bar is on the terminal's last line */
+	bool bar;	 /* a progress bar is on the terminal's last line */
+	bool ended;	 /* the guest ended by itself, and with it its process */
+	char reason[64]; /* then: why, as SHUTDOWN says it */
 };
 
 /* ---- telling ---- */
@@ -185,6 +187,28 @@ static int start(struct command *c, struct err *e)
 	return execute(c, "migrate", args, NULL, e);
 }
 
+/* SHUTDOWN says that the guest has ended here: nobody else has it. */
+static void note_event(struct command *c, const json_t *event)
+{
+	const json_t *data = json_object_get(event, "data");
+
+	if (strcmp(get_text(event, "event"), "SHUTDOWN") != 0)
+		return;
+	/* one that somebody ended here may have been handed over a moment before */
+	c->ended = json_is_true(json_object_get(data, "guest"));
+	snprintf(c->reason, sizeof(c->reason), "%.63s", get_text(data, "reason"));
+}
+
+static void note_events(struct command *c)
+{
+	json_t *event = NULL;
+
+	while (qmp_client_event(&c->client, 0, &event, NULL) > 0) {
+		note_event(c, event);
+		json_decref(event);
+	}
+}
+
 static bool is_over(const json_t *state)
 {
 	const char *status = get_text(state, "status");
@@ -233,8 +257,10 @@ static int watch(struct command *c, json_t **state, struct err *e)
 		*state = NULL;
 		cancel_if_asked(c, &signals, &asked);
 		ret = qmp_client_event(&c->client, LOOK_MS, &event, e);
-		if (ret > 0)
+		if (ret > 0) {
+			note_event(c, event);
 			json_decref(event);
+		}
 		if (ret < 0)
 			return ret;
 	}
@@ -290,6 +316,14 @@ static int run(struct command *c, struct err *e)
 	if (ret < 0) {
 		end_bar(c);
 		*e = (struct err) {0};
+		note_events(c);
+		if (c->ended) {
+			err_set(e, ret,
+				"guest '%s' ended while it moved (%s); nothing runs at the "
+				"destination",
+				c->name, c->reason);
+			return EXIT_MIGRATE_FAILED;
+		}
 		err_set(e, ret,
 			"the process of guest '%s' ended or does not answer; look at the "
 			"destination",
