@@ -31,13 +31,13 @@ _testudo()
         words=("${COMP_WORDS[@]}")
     }
     if [ "$cword" -eq 1 ]; then
-        mapfile -t COMPREPLY < <(compgen -W 'run list stat pause resume stop host policy version help --help
+        mapfile -t COMPREPLY < <(compgen -W 'run list stat pause resume stop migrate host policy version help --help
             --version' -- "$cur")
         return
     fi
     case ${words[1]} in
     help)
-        mapfile -t COMPREPLY < <(compgen -W 'run list stat pause resume stop host policy version help' -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W 'run list stat pause resume stop migrate host policy version help' -- "$cur")
         return
         ;;
     list)
@@ -60,6 +60,22 @@ _testudo()
         [ "$prev" = --timeout ] || _testudo_guest "$cur" '--timeout --force --help'
         return
         ;;
+    migrate)
+        case $prev in
+        --downtime-ms | --timeout | --channels) return ;;
+        --on-timeout)
+            mapfile -t COMPREPLY < <(compgen -W 'cancel force throttle' -- "$cur")
+            return
+            ;;
+        esac
+        if [ "$cword" -eq 3 ] && [[ $cur != -* ]]; then
+            compopt -o nospace
+            mapfile -t COMPREPLY < <(compgen -W 'tcp: unix:' -- "$cur")
+            return
+        fi
+        _testudo_guest "$cur" '--downtime-ms --timeout --on-timeout --channels --local --dry-run --json --help'
+        return
+        ;;
     policy)
         _testudo_policy "$cur" "$prev"
         return
@@ -79,6 +95,11 @@ _testudo()
         )
         return
         ;;
+    --incoming)
+        compopt -o nospace
+        mapfile -t COMPREPLY < <(compgen -W 'tcp: unix: fd: file:' -- "$cur")
+        return
+        ;;
     --serial)
         compopt -o nospace
         mapfile -t COMPREPLY < <(compgen -W 'stdio file: unix: pty none' -- "$cur")
@@ -87,7 +108,7 @@ _testudo()
     esac
     if [[ $cur == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W '--kernel --initrd --params --cpus --mem --disk --network --serial
-            --name --no-reboot --hugepages --prealloc --no-rng --no-sandbox --cpu --policy --host-facts --mitigation-report
+            --name --incoming --paused --no-reboot --hugepages --prealloc --no-rng --no-sandbox --cpu --policy --host-facts --mitigation-report
             --kvm-cap-force-spec-ctrl --verbose --help' -- "$cur")
     else
         compopt -o filenames
