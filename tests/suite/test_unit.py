@@ -9,7 +9,8 @@ import subprocess
 import pytest
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
-BUILDS = [pathlib.Path(path).resolve() for path in os.environ.get("TESTUDO_UNIT_BUILDS", TOP / "build").split(":")]
+BUILDS = [pathlib.Path(path).resolve()
+          for path in os.environ.get("TESTUDO_UNIT_BUILDS", str(TOP / "build")).split(":")]
 
 
 def programs():
