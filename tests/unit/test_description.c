@@ -405,7 +405,6 @@ static void dtc_is_content(void **state)
 	unlink(path);
 	strcat(path, ".dts");
 	unlink(path);
-	print_message("%s\n", all);
 	assert_null(strstr(all, "Warning"));
 	assert_null(strstr(all, "ERROR"));
 	assert_non_null(strstr(all, "bootargs = \"console=ttyS0 root=/dev/vda1 ro quiet\";"));
