@@ -86,6 +86,7 @@ class Look:
     """What was to be seen at one moment of a run."""
     report: dict
     hardware: list	# by vCPU {"last", "all", "any": value at the last exit, at all, at any; "exits": count}
+    inner: list		# the same of exits from a guest's guest
 
     def held(self, number=0):
         return int(self.report["vcpus"][number]["held"]["value"], 16)
@@ -108,7 +109,7 @@ def watched(host, groups, *args, cpus=1, policy=None):
 until [ $(grep -c ^msrs /tmp/watched.out) -ge {lines} ] || ! kill -0 $vmm; do sleep 0.02; done
 kill -STOP $vmm
 cat /tmp/report.json; echo @hardware
-for file in {HARDWARE}; do grep ^l1 $file; echo >$file; done 2>/dev/null
+for file in {HARDWARE}; do cat $file; echo >$file; done 2>/dev/null
 echo @lines $(grep -c ^msrs /tmp/watched.out); echo @look
 kill -CONT $vmm
 """
@@ -137,22 +138,22 @@ def _counts(groups):
 def _look(text, count):
     report, rest = text.split("@hardware\n")
     assert f"@lines {count}\n" in rest, f"the guest went on while it was looked at:\n{text}"
-    hardware = [{key: int(value, 0) for key, value in (pair.split("=") for pair in line.split()[1:])}
-                for line in rest.splitlines() if line.startswith("l1")]
-    return Look(json.loads(report), hardware)
+    levels = ([{key: int(value, 0) for key, value in (pair.split("=") for pair in line.split()[1:])}
+               for line in rest.splitlines() if line.startswith(level)] for level in ("l1", "l2"))
+    return Look(json.loads(report), *levels)
 
 
-def debian(host, *args):
-    """Boots an unmodified Debian guest; (what its sysfs says about spectre_v2, the Look at it after that)."""
+def debian(host, *args, script=f"cat {SPECTRE_V2}", **guest):
+    """Boots an unmodified Debian guest; (output of the @script, the Look at it after that)."""
     host.put(f"""
 until grep -q @look /tmp/boot*.out 2>/dev/null; do sleep 0.1; done
 vmm=$(pidof testudo)
 cat /tmp/report.json; echo @hardware
-for file in {HARDWARE}; do grep ^l1 $file; done 2>/dev/null
+for file in {HARDWARE}; do cat $file; done 2>/dev/null
 echo @lines 0
 """.encode(), "/tmp/look")
     host.check("(sh /tmp/look >/tmp/looked 2>&1) &")
-    boot = host.boot(f"cat {SPECTRE_V2}; echo @look >/dev/console; sleep 2", append=APPEND, timeout=TIMEOUT_S,
-                     args=[*args, "--mitigation-report", "/tmp/report.json"])
+    boot = host.boot(f"{script}; echo @look >/dev/console; sleep 2", append=APPEND, timeout=TIMEOUT_S,
+                     args=[*args, "--mitigation-report", "/tmp/report.json"], **guest)
     assert boot.status == 0, boot
     return boot.output, _look(host.check("cat /tmp/looked"), 0)
