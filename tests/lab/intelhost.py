@@ -21,14 +21,14 @@ import files
 import host
 import later
 
-# What a kind of host is: the CPU; whose kernel, Debian's, the next Debian's or ours; what is for that on its command line.
-Kind = collections.namedtuple("Kind", "model kernel append", defaults=[""])
+# What a kind of host is: the CPU; whose kernel, Debian's, the next Debian's, or that version of our own.
+Kind = collections.namedtuple("Kind", "model kernel")
 KINDS = {
     "intel-stock": Kind("arrow_lake", "debian"),
     "intel-old": Kind("corei7_icelake_u", "debian"),
     "intel-later": Kind("arrow_lake", "later"),
-    # Bochs 3.0 leaves the shadow of SPEC_CTRL as it is when the guest writes the register; so KVM does that for it.
-    "intel-patched": Kind("arrow_lake", "patched", "kvm_intel.lab_intercept_spec_ctrl=1"),
+    "intel-patched": Kind("arrow_lake", "6.1"),
+    "intel-renumbered": Kind("arrow_lake", "6.12"),
 }
 MODULES = ["ata_piix", "sd_mod", "ext4", "msr", "kvm_intel"]
 
@@ -38,20 +38,20 @@ MEM_MIB = 1024
 # cryptomgr.notests: tests of ciphers, a fifth of the boot.
 # enable_apicv=0: Bochs 3.0 wants the posted-interrupt descriptor on a page boundary.
 APPEND = f"console=ttyS0,115200 panic=-1 tsc_early_khz={MIPS}000 cryptomgr.notests kvm_intel.enable_apicv=0"
+# Bochs 3.0 leaves the shadow of SPEC_CTRL as it is when the guest writes the register; so KVM does that for it. What is
+# forced for a vCPU is to be testudo's doing, so KVM keeps the virtual MSRs to itself.
+PATCHED = "kvm_intel.lab_intercept_spec_ctrl=1 kvm_intel.lab_no_virtual_msrs=1"
 ACCEPT_S = 20
 
 
-def patched_kernel():
+def patched_kernel(version):
     """The bzImage of the kernel with the series of kernel/ and what the lab reads; built if need be."""
-    given = os.environ.get("LAB_KERNEL")
+    given = os.environ.get(f"LAB_KERNEL_{version}")
     if given:
         return pathlib.Path(given)
-    build = files.TOP / "kernel" / "build"
-    if not build.exists():
-        raise files.FilesError(f"{build} is not there, which makes the patched kernel")
-    out = files.cache_dir() / "lab-kernel"
-    made = subprocess.run([build, "6.1", "--lab", out], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                          check=False)
+    out = files.cache_dir() / f"lab-kernel-{version}"
+    made = subprocess.run([files.TOP / "kernel" / "build", version, "--lab", out], stdin=subprocess.DEVNULL,
+                          stderr=subprocess.PIPE, text=True, check=False)
     if made.returncode != 0:
         raise files.FilesError((made.stderr.strip().splitlines() or ["kernel/build failed"])[-1])
     return out / "bzImage"
@@ -69,9 +69,9 @@ class IntelHost(host.EmulatedHost):
         self.stock = running = files.Stock(signed=False)
         if kind.kernel == "later":
             running = files.Stock(signed=False, kernel=later.kernel())
-        kernel, modules = running.vmlinuz, MODULES
-        if kind.kernel == "patched":
-            kernel, modules = patched_kernel(), []
+        kernel, modules, append = running.vmlinuz, MODULES, APPEND
+        if kind.kernel not in ("debian", "later"):
+            kernel, modules, append = patched_kernel(kind.kernel), [], f"{APPEND} {PATCHED}"
         self.work = self.work / self.kind
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir(parents=True)
@@ -86,7 +86,7 @@ class IntelHost(host.EmulatedHost):
         initrd = self.work / "initrd"
         initrd.write_bytes(files.initrd(running, modules, T2 / "host-init",
                                         {"main": (T2 / "host-agent").read_bytes(), **more}))
-        bochs.make_disc(self.work / "disc.iso", kernel, initrd, f"{APPEND} {kind.append} agent=/dev/ttyS1")
+        bochs.make_disc(self.work / "disc.iso", kernel, initrd, f"{append} agent=/dev/ttyS1")
         for disk in disks:
             # Bochs's own mark, which it leaves when it is killed; so are those of earlier runs.
             pathlib.Path(f"{disk}.lock").unlink(missing_ok=True)
@@ -126,7 +126,9 @@ def prepare():
     files.Stock()
     bochs.folder()
     later.kernel()
-    patched_kernel()
+    for kind in KINDS.values():
+        if kind.kernel not in ("debian", "later"):
+            patched_kernel(kind.kernel)
 
 
 def main():

@@ -76,6 +76,15 @@ def expected_hidden(values):
     return seen
 
 
+SUPPORTED = 0x407  # what the RFC's rule makes of arrow_lake: RRSBA_DIS_S wants RRSBA
+
+
+def keeps_abi(host, cap):
+    """All cases of abi.c hold on the @host, whose number of the capability is @cap."""
+    status, output = host.run(f"/t2/bin/abi {SUPPORTED:#x} {cap}", TIMEOUT_S)
+    assert status == 0 and output.count("ok ") == 24 and "FAIL" not in output, output
+
+
 # What the patched kernel saw in the register at VM exits, a file a vCPU; written to, it begins anew.
 HARDWARE = "/sys/kernel/debug/kvm/$vmm-*/vcpu*/lab_spec_ctrl"
 PAUSE = "0.spin.1800.1b"  # reads of the APIC's base: time to stop the VMM and look
