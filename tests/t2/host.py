@@ -125,6 +125,7 @@ class EmulatedHost:
         self._bring_up(testudo, **options)
 
     def _bring_up(self, testudo, with_qemu=False):
+        kind = self.kind
         tree = {"guest/vmlinuz": self.stock.vmlinuz,
                 "guest/vmlinux": self.stock.vmlinux(),
                 "guest/initrd": files.initrd(self.stock, GUEST_MODULES, HERE / "guest-init")}
