@@ -46,9 +46,6 @@ ACCEPT_S = 20
 
 def patched_kernel(version):
     """The bzImage of the kernel with the series of kernel/ and what the lab reads; built if need be."""
-    given = os.environ.get(f"LAB_KERNEL_{version}")
-    if given:
-        return pathlib.Path(given)
     out = files.cache_dir() / f"lab-kernel-{version}"
     made = subprocess.run([files.TOP / "kernel" / "build", version, "--lab", out], stdin=subprocess.DEVNULL,
                           stderr=subprocess.PIPE, text=True, check=False)
