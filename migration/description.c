@@ -242,7 +242,7 @@ static int check_vcpus(const struct machine_description *d, struct err *e)
 	for (i = 0; i < d->n_vcpus; i++) {
 		const struct mitigation_promise *p = &d->vcpu[i].promise;
 
-		if (p->value & ~p->mask || (!p->valid && p->mask))
+		if (p->value & ~p->mask || (!p->valid && (p->mask || p->weak)))
 			return err_set(e, -EINVAL,
 				       "machine description: cpu@%x was promised 0x%llx within "
 				       "0x%llx; the value must lie within the mask",
@@ -260,6 +260,8 @@ int description_check_bounds(const struct machine_description *d, struct err *e)
 		ret = check_text("guest-name", TEXT_ASCII, d->guest_name, sizeof(d->guest_name), e);
 	if (!ret)
 		ret = check_text("bootargs", TEXT_CMDLINE, d->cmdline, sizeof(d->cmdline), e);
+	if (!ret)
+		ret = check_text("host-name", TEXT_ASCII, d->host_name, sizeof(d->host_name), e);
 	if (!ret)
 		ret = check_text("backend", TEXT_ASCII, d->backend, sizeof(d->backend), e);
 	if (!ret && d->policy)

@@ -67,6 +67,7 @@ struct description_device {
 struct description_vcpu {
 	struct vcpu_report report;
 	struct mitigation_promise promise;
+	uint64_t held;	 /* bits at 1 there now; the promise may name more */
 	uint64_t shadow; /* the guest's own value of SPEC_CTRL, never the effective one */
 };
 
@@ -85,9 +86,10 @@ struct machine_description {
 	unsigned int n_vcpus;
 	struct description_vcpu vcpu[DESCRIPTION_VCPUS_MAX];
 
-	char backend[32]; /* backend_name() where it was written; "" if none */
-	char *policy;	  /* policy_format(); owned, NULL: none */
-	char *host_facts; /* host_file_format(); owned, NULL: none */
+	char host_name[65]; /* of the host that wrote it, as it calls itself; "" if unknown */
+	char backend[32];   /* backend_name() where it was written; "" if none */
+	char *policy;	    /* policy_format(); owned, NULL: none */
+	char *host_facts;   /* host_file_format(); owned, NULL: none */
 
 	unsigned int n_devices;
 	struct description_device device[DESCRIPTION_DEVICES_MAX];

@@ -17,6 +17,7 @@
 #define FDT_CPUID	"testudo,cpuid"
 #define FDT_VENDOR	"testudo,vendor"
 #define FDT_MITIGATION	"mitigation" /* node */
+#define FDT_HOST_NAME	"testudo,host-name"
 #define FDT_BACKEND	"testudo,backend"
 #define FDT_POLICY	"testudo,policy"
 #define FDT_HOST_FACTS	"testudo,host-facts"
@@ -26,6 +27,8 @@
 #define FDT_WRITTEN	"testudo,report-written"
 #define FDT_CTRL	"testudo,report-ctrl"
 #define FDT_PROMISE	"testudo,promise" /* mask and value; absent: none was made */
+#define FDT_WEAK	"testudo,promise-weak"
+#define FDT_HELD	"testudo,held"
 #define FDT_SHADOW	"testudo,spec-ctrl"
 #define FDT_TYPE	"testudo,type"
 #define FDT_SLOT	"testudo,slot"

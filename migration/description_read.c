@@ -226,6 +226,9 @@ static int read_vcpu(const struct reader *r, int node, unsigned int i, struct de
 		ret = get_pair64(r, node, FDT_PROMISE, &v->promise.mask, &v->promise.value);
 	if (!ret)
 		ret = get_u64(r, node, FDT_CTRL, &v->report.ctrl);
+	v->promise.weak = has(r, node, FDT_WEAK);
+	if (!ret)
+		ret = get_u64(r, node, FDT_HELD, &v->held);
 	return ret ? ret : get_u64(r, node, FDT_SHADOW, &v->shadow);
 }
 
@@ -262,7 +265,9 @@ static int read_mitigation(const struct reader *r, struct machine_description *d
 	if (node < 0)
 		return node;
 	d->nested_shown = has(r, node, FDT_NESTED);
-	ret = get_text(r, node, FDT_BACKEND, d->backend, sizeof(d->backend));
+	ret = get_text(r, node, FDT_HOST_NAME, d->host_name, sizeof(d->host_name));
+	if (!ret)
+		ret = get_text(r, node, FDT_BACKEND, d->backend, sizeof(d->backend));
 	if (!ret)
 		ret = get_long_text(r, node, FDT_POLICY, &d->policy);
 	return ret ? ret : get_long_text(r, node, FDT_HOST_FACTS, &d->host_facts);

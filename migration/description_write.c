@@ -143,6 +143,8 @@ static void write_vcpu(struct tree *t, const struct description_vcpu *v, unsigne
 	cell64(t, FDT_CTRL, v->report.ctrl);
 	if (v->promise.valid)
 		pair64(t, FDT_PROMISE, v->promise.mask, v->promise.value);
+	flag(t, FDT_WEAK, v->promise.weak);
+	cell64(t, FDT_HELD, v->held);
 	cell64(t, FDT_SHADOW, v->shadow);
 	end(t);
 }
@@ -265,6 +267,7 @@ static void write_machine(struct tree *t, const struct machine_description *d)
 	}
 	write_cpus(t, d);
 	begin(t, FDT_MITIGATION);
+	text(t, FDT_HOST_NAME, d->host_name);
 	text(t, FDT_BACKEND, d->backend);
 	flag(t, FDT_NESTED, d->nested_shown);
 	if (d->policy)

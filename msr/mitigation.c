@@ -223,6 +223,30 @@ static bool enum_hollow(const struct facts *f)
 	       !f->sees_bhi_ctrl && !f->short_host && !bhi_no_enough(f);
 }
 
+/* BHI rows 13 and 14: the bit is needed, and cannot be had. */
+static bool is_weak(unsigned int bhi_row)
+{
+	return bhi_row == 13 || bhi_row == 14;
+}
+
+/* Row 4: what a guest loses by coming here, if anything. */
+static void incoming_weak(struct mitigation_decision *d, const struct facts *f)
+{
+	const bool declined = f->bhi_answered && f->answer_counts;
+	const bool no_worse = f->in->promise.weak && !(f->promised & BHI);
+
+	incoming_step(
+		d, 4, BHI,
+		(declined || no_worse) && !f->policy.strict ? VERDICT_WARN : incoming_verdict(f),
+		declined   ? "BHI_DIS_S cannot be held here; the guest says that it does not "
+			     "need it"
+		: no_worse ? "BHI_DIS_S cannot be held here, and could not be where the guest "
+			     "comes from: it may be vulnerable, as it was"
+			   : "the short sequence is too short here, BHI_DIS_S cannot be held, "
+			     "and the guest may rely on it",
+		SRC_INTEL);
+}
+
 static void decide_incoming(struct mitigation_decision *d, const struct facts *f,
 			    const struct rule *bhi, const struct rule *rsb)
 {
@@ -239,17 +263,8 @@ static void decide_incoming(struct mitigation_decision *d, const struct facts *f
 	keep_promise(d, f, BHI, bhi_promise(bhi));
 	keep_promise(d, f, RRSBA, rsb_promise(rsb));
 	keep_raw(d, f);
-	if (bhi->row == 13 || bhi->row == 14) {
-		const bool declined = f->bhi_answered && f->answer_counts;
-
-		incoming_step(d, 4, BHI,
-			      declined && !f->policy.strict ? VERDICT_WARN : incoming_verdict(f),
-			      declined ? "BHI_DIS_S cannot be held here; the guest says that it "
-					 "does not need it"
-				       : "the short sequence is too short here, BHI_DIS_S cannot "
-					 "be held, and the guest may rely on it",
-			      SRC_INTEL);
-	}
+	if (is_weak(bhi->row))
+		incoming_weak(d, f);
 	if (rsb->row == 9 && f->rsb_used && !f->sees_rrsba)
 		incoming_step(d, 6, RRSBA, f->policy.strict ? VERDICT_REFUSE : VERDICT_WARN,
 			      "the guest reports retpolines, was not shown RRSBA, and RRSBA_DIS_S "
@@ -332,6 +347,16 @@ void mitigation_decide(const struct mitigation_input *in, struct mitigation_deci
 			      out->verdict != VERDICT_REFUSE &&
 			      (f.short_enough || bhi->row == 7 || (out->value & BHI)) &&
 			      pool_makes_short_adequate(&in->pool);
+}
+
+bool mitigation_left_weak(const struct mitigation_decision *d)
+{
+	unsigned int i;
+
+	for (i = 0; i < d->n_steps; i++)
+		if (d->step[i].table == TABLE_BHI && is_weak(d->step[i].row))
+			return true;
+	return false;
 }
 
 static bool raw_clears(const struct mitigation_policy *p, uint64_t bit)

@@ -98,6 +98,7 @@ struct vcpu_report {
 struct mitigation_promise {
 	bool valid; /* false: first boot */
 	uint64_t mask, value;
+	bool weak; /* that host needed to hold BHI_DIS_S and could not: mitigation_left_weak() */
 };
 
 /* The hosts that the guest may move to, this one included. All false and n_hosts 0: only this one.
@@ -159,6 +160,13 @@ struct mitigation_decision {
  * it would leave weaker than the tables require.
  */
 void mitigation_decide(const struct mitigation_input *in, struct mitigation_decision *out);
+
+/**
+ * mitigation_left_weak - did @d leave the guest without BHI_DIS_S for want of the bit? BHI rows 13
+ * and 14. What that host promises to the next one says so: a guest that is no worse off there need
+ * not be refused.
+ */
+bool mitigation_left_weak(const struct mitigation_decision *d);
 
 /**
  * mitigation_advertise - what to offer to a guest at its first boot

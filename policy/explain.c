@@ -261,8 +261,9 @@ void explain_text(FILE *f, const struct mitigation_input *in, const struct mitig
 	print_guest(f, in);
 	print_pool(f, &in->pool);
 	if (in->promise.valid) {
-		snprintf(text, sizeof(text), "comes from a host that held %s for it",
-			 explain_bits(in->promise.value, bits, sizeof(bits)));
+		snprintf(text, sizeof(text), "comes from a host that held %s for it%s",
+			 explain_bits(in->promise.value, bits, sizeof(bits)),
+			 in->promise.weak ? ", needed BHI_DIS_S and could not hold it" : "");
 		print_line(f, "moved", text);
 	}
 	fputc('\n', f);
@@ -364,10 +365,10 @@ static json_t *pool_json(const struct pool_facts *p)
 
 json_t *explain_json(const struct mitigation_input *in, const struct mitigation_decision *d)
 {
-	return json_pack("{s:o, s:{s:s, s:o}, s:o, s:o, s:{s:b, s:o, s:o}, s:o}", "host",
+	return json_pack("{s:o, s:{s:s, s:o}, s:o, s:o, s:{s:b, s:o, s:o, s:b}, s:o}", "host",
 			 host_json(&in->host), "backend", "name", backend_name(in->backend.kind),
 			 "can-force", json_bits(in->backend.can_force), "guest", guest_json(in),
 			 "pool", pool_json(&in->pool), "promise", "valid", in->promise.valid,
 			 "mask", json_hex(in->promise.mask), "value", json_hex(in->promise.value),
-			 "decision", explain_decision_json(d));
+			 "weak", in->promise.weak, "decision", explain_decision_json(d));
 }

@@ -307,8 +307,8 @@ static void make_promise(struct question *q)
 	there.host = q->from.facts;
 	there.backend = q->from.backend;
 	mitigation_decide(&there, &d);
-	q->in.promise =
-		(struct mitigation_promise) {.valid = true, .mask = d.mask, .value = d.value};
+	q->in.promise = (struct mitigation_promise) {
+		.valid = true, .mask = d.mask, .value = d.value, .weak = mitigation_left_weak(&d)};
 }
 
 static int make_question(const struct ask *ask, struct question *q, struct err *e)

@@ -120,6 +120,7 @@ static int describe_mitigation(struct run *r, struct machine_description *d, str
 			d->vcpu[i] = (struct description_vcpu) {
 				.report = saved.vcpu[i].report,
 				.promise = saved.vcpu[i].promise,
+				.held = saved.vcpu[i].held,
 				.shadow = saved.vcpu[i].shadow,
 			};
 		snprintf(d->backend, sizeof(d->backend), "%s", backend_name(saved.backend));
@@ -137,6 +138,7 @@ int describe_guest(struct run *r, struct machine_description *d, struct err *e)
 	int ret;
 
 	snprintf(d->program, sizeof(d->program), "testudo %s", TESTUDO_VERSION);
+	snprintf(d->host_name, sizeof(d->host_name), "%s", r->host_name);
 	snprintf(d->guest_name, sizeof(d->guest_name), "%.63s", r->control.dir.name);
 	d->n_regions = gm->n_regions;
 	for (i = 0; i < gm->n_regions; i++) {
@@ -216,22 +218,35 @@ static int check_cpu(const struct run *r, const struct machine_description *d, s
 	return ret;
 }
 
-/* The host's name in messages: what its CPU is. */
-static void host_name(const char *facts, char *name, size_t len)
+/* A host in words: "icx1 (Ice Lake-SP)". @otherwise: for one that has no name */
+static void name_host(const char *host, const char *otherwise, const struct host_facts *facts,
+		      char *name, size_t len)
 {
-	struct host_file f;
+	struct host_traits t = {.name = "CPU unknown"};
 
-	if (facts && host_file_parse("of the source", facts, strlen(facts), &f, NULL) == 0)
-		snprintf(name, len, "the source (%s)", f.info.cpu[0] ? f.info.cpu : "CPU unknown");
-	else
-		snprintf(name, len, "the source");
+	if (facts)
+		host_traits_derive(facts, &t);
+	snprintf(name, len, "%s (%s)", *host ? host : otherwise, t.name);
+}
+
+static void tell_change(struct run *r, const struct machine_description *d,
+			const struct mitigation_saved *saved, char *change, size_t len)
+{
+	const char *text = d->host_facts;
+	char there[160], here[160];
+	struct host_file f;
+	const bool known =
+		text && host_file_parse("of the source", text, strlen(text), &f, NULL) == 0;
+
+	name_host(d->host_name, "the source", known ? &f.facts : NULL, there, sizeof(there));
+	name_host(r->host_name, "this host", &r->mitigation.host, here, sizeof(here));
+	mitigation_describe_change(&r->mitigation, saved, there, here, change, len);
 }
 
 static int adopt_mitigation(struct run *r, const struct machine_description *d, char *change,
 			    size_t len, struct err *e)
 {
 	struct mitigation_saved saved = {.contract = d->contract, .n_vcpus = d->n_vcpus};
-	char there[96];
 	uint32_t i;
 	int ret;
 
@@ -242,15 +257,13 @@ static int adopt_mitigation(struct run *r, const struct machine_description *d, 
 		saved.vcpu[i] = (struct mitigation_saved_vcpu) {
 			.report = d->vcpu[i].report,
 			.promise = d->vcpu[i].promise,
-			.held = d->vcpu[i].promise.value,
+			.held = d->vcpu[i].held,
 			.shadow = d->vcpu[i].shadow,
 		};
 	r->mitigation.n_vcpus = d->n_vcpus;
 	ret = mitigation_adopt(&r->mitigation, &r->cpuid, &saved, e);
-	if (!ret) {
-		host_name(d->host_facts, there, sizeof(there));
-		mitigation_describe_change(&r->mitigation, &saved, there, "this host", change, len);
-	}
+	if (!ret)
+		tell_change(r, d, &saved, change, len);
 	mitigation_saved_fini(&saved);
 	return ret;
 }
@@ -287,9 +300,8 @@ int describe_apply(struct run *r, const struct machine_description *d, char *cha
 		r->config.params = params;
 		r->kernel.cmdline = params;
 	}
-	ret = check_cpu(r, d, e);
-	if (ret < 0)
-		return ret;
 	r->cpuid = d->cpuid;
-	return adopt_mitigation(r, d, change, len, e);
+	/* policy first: a bit, a row and code 4 say more than the same bit as a missing feature */
+	ret = adopt_mitigation(r, d, change, len, e);
+	return ret ? ret : check_cpu(r, d, e);
 }

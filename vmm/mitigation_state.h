@@ -22,7 +22,7 @@ struct wbuf;
 struct mitigation_saved_vcpu {
 	struct vcpu_report report;
 	struct mitigation_promise promise; /* what is held, and what an earlier host held */
-	uint64_t held;			   /* bits at 1 there now, for the description only */
+	uint64_t held;			   /* bits at 1 there now, for the words only */
 	uint64_t shadow;		   /* the guest's own SPEC_CTRL, never the effective one */
 };
 
@@ -53,6 +53,9 @@ void mitigation_saved_encode(const struct mitigation_saved *s, struct wbuf *w);
  * Return: 0; -EINVAL, -ENOMEM; @s may be given to mitigation_saved_fini() in any case
  */
 int mitigation_saved_decode(struct rbuf *r, struct mitigation_saved *s, struct err *e);
+
+/** mitigation_saved_check - may these values be at all? Return: 0, or -EINVAL with one line */
+int mitigation_saved_check(const struct mitigation_saved *s, struct err *e);
 
 /**
  * mitigation_adopt - the next VM is for a guest that comes from another host

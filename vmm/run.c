@@ -9,6 +9,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include "base/bytes.h"
@@ -144,11 +145,14 @@ static int open_loop(struct run *r, struct err *e)
 /* Both directions: where a guest may come from, and how this one may leave. */
 static int open_migration(struct run *r, struct err *e)
 {
+	struct utsname host;
 	int ret = loop_call_init(&r->calls, &r->loop);
 
 	if (ret < 0)
 		return err_set(e, ret, "eventfd: %s; raise the limit of open files (ulimit -n)",
 			       strerror(-ret));
+	if (uname(&host) == 0)
+		host_info_set(r->host_name, sizeof(r->host_name), host.nodename);
 	r->incoming = r->config.incoming;
 	r->control.hold = r->config.paused;
 	if (r->incoming)

@@ -34,6 +34,8 @@ struct run {
 	struct host_file facts; /* of --host-facts */
 	struct isolation isolation;
 	struct mitigation mitigation;
+	char host_name[65]; /* as this host calls itself, printable; the sandbox does not let us ask
+			     */
 	struct mitigation_listener refusal;
 	struct mitigation_watch watch;
 	struct control control;

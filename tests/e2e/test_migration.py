@@ -138,7 +138,7 @@ def test_dry_run_moves_nothing_and_can_be_repeated(guest, work):
 def test_refused_by_policy(guest, work):
     """The default policy, on a host whose KVM can hold nothing and whose CPU may need it."""
     facts = pathlib.Path(harness.ROOT, "tests/data/hosts")
-    a = guest("a", params="heartbeat")
+    a = guest("a", "--host-facts", facts / "icelake-server.json", params="heartbeat")
     a.wait_beats()
     uri = f"unix:{work}/m"
     with moving.Guest(work, "b", "--host-facts", facts / "sapphire-rapids.json", incoming=uri) as b:

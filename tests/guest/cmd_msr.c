@@ -1,10 +1,12 @@
 /*
  * msrs do=STEP,STEP,...: any processor's accesses to MSRs, in order, each with its outcome.
- * STEP is CPU.r.INDEX, CPU.w.INDEX.VALUE (hexadecimal), CPU.init (INIT and start it again) or
- * CPU.spin.COUNT.INDEX, CPU.spinw.COUNT.INDEX.VALUE (so many); CPU counts from 0, the one that runs
- * this.
+ * STEP is CPU.r.INDEX, CPU.w.INDEX.VALUE (hexadecimal), CPU.init (INIT and start it again),
+ * CPU.spin.COUNT.INDEX, CPU.spinw.COUNT.INDEX.VALUE (so many), or CPU.wait.N: go on when a tool on
+ * the host has written N to the gate in memory, at the earliest. CPU counts from 0, the one that
+ * runs this.
  */
 #include "tests/guest/guest.h"
+#include "tests/guest/heartbeat.h"
 
 #define WAIT_US 5000000
 
@@ -112,6 +114,15 @@ static const char *one_access(uint32_t cpu, char op, bool spin, const char **s)
 	return NULL;
 }
 
+static void wait_at_gate(uint32_t n)
+{
+	const volatile uint32_t *gate = (const volatile uint32_t *)GATE_GPA;
+
+	print("msrs wait %u\n", n);
+	while (*gate < n)
+		cpu_pause();
+}
+
 static bool word(const char **s, const char *w)
 {
 	const char *at = *s;
@@ -138,6 +149,10 @@ static const char *one_step(const char **s, uint32_t n_cpus)
 		print("msrs cpu=%u init\n", cpu);
 		return NULL;
 	}
+	if (word(s, "wait.")) {
+		wait_at_gate((uint32_t)hex(s));
+		return NULL;
+	}
 	if (word(s, "spin."))
 		return one_access(cpu, 'r', true, s);
 	if (word(s, "spinw."))
@@ -146,7 +161,7 @@ static const char *one_step(const char **s, uint32_t n_cpus)
 		return one_access(cpu, 'r', false, s);
 	if (word(s, "w."))
 		return one_access(cpu, 'w', false, s);
-	return "a step is r, w, spin or init";
+	return "a step is r, w, spin, wait or init";
 }
 
 const char *cmd_msrs(void)

@@ -12,6 +12,9 @@
 #define HEARTBEAT_VERSION  1
 #define HEARTBEAT_MAX_CPUS 256
 
+/* a 32-bit word that a host tool writes: the msrs command waits for it, and for nothing else */
+#define GATE_GPA 0x48000
+
 struct heartbeat_cpu {
 	uint64_t count;		/* beats so far */
 	uint64_t last_tsc;	/* of the last beat */

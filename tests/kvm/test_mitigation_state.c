@@ -176,8 +176,8 @@ static void test_refused(void **state)
 		bool bhi_off;
 		const char *says;
 	} cases[] = {
-		{"immunity lost", 1, NULL, false, "row 8 of table migration"},
-		{"another vendor", 0, "AuthenticAMD", false, "row 9 of table migration"},
+		{"immunity lost", 1, NULL, false, "migration row 8"},
+		{"another vendor", 0, "AuthenticAMD", false, "migration row 9"},
 		{"policy drops it", 0, NULL, true, "BHI_DIS_S: held there=0x"},
 	};
 	size_t i;

@@ -29,7 +29,8 @@ static inline struct machine_description *description_sample(unsigned int n_vcpu
 		v->report = (struct vcpu_report) {
 			.aware = i & 1, .enum_read = i & 2, .written = i & 4, .ctrl = i & 3};
 		if (i % 3)
-			v->promise = (struct mitigation_promise) {true, 0x400 | i, i};
+			v->promise = (struct mitigation_promise) {true, 0x400 | i, i, i & 2};
+		v->held = i & 1 ? 0x400 : 0;
 		v->shadow = i % 2 ? 0x400 : 1;
 	}
 	d->cpuid.n_leaves = 3;
@@ -47,6 +48,7 @@ static inline struct machine_description *description_sample(unsigned int n_vcpu
 		.mitigation_enum = 3,
 	};
 	d->nested_shown = true;
+	strcpy(d->host_name, "icx1.example.org");
 	strcpy(d->backend, "msr-filter");
 	d->policy = strdup("{\"version\": 1, \"bhi\": \"auto\"}");
 	d->host_facts = strdup("{\n\t\"facts\": {}\n}\n");

@@ -141,7 +141,7 @@ static void no_cpuid(struct machine_description *d)
 }
 static void promise_outside(struct machine_description *d)
 {
-	d->vcpu[1].promise = (struct mitigation_promise) {true, 0x400, 0x401};
+	d->vcpu[1].promise = (struct mitigation_promise) {true, 0x400, 0x401, false};
 }
 static void newline_in_cmdline(struct machine_description *d)
 {
@@ -274,6 +274,10 @@ static const struct edit edits[] = {
 	{"cpu 0 missing", "/cpus/cpu@0", NULL, NULL, 0, "has reg 1"},
 	{"last cpu missing", "/cpus/cpu@3", NULL, NULL, 0, NULL},
 	{"half a promise", "/cpus/cpu@1", "testudo,promise", "12345678", 8, "four cells"},
+	{"not what was held", "/cpus/cpu@2", "testudo,held", NULL, 0, "testudo,held"},
+	{"weak without a promise", "/cpus/cpu@0", "testudo,promise-weak", "", 0, "was promised"},
+	{"no host name", "/mitigation", "testudo,host-name", NULL, 0, "less than 65"},
+	{"host name that is none", "/mitigation", "testudo,host-name", "a\nb", 4, "byte 0x0a"},
 	{"no shadow", "/cpus/cpu@2", "testudo,spec-ctrl", NULL, 0, "testudo,spec-ctrl"},
 	{"no policy", "/mitigation", "testudo,policy", NULL, 0, NULL},
 	{"policy without NUL", "/mitigation", "testudo,policy", "x", 1, "64 KiB"},

@@ -57,7 +57,7 @@ struct edit {
 	enum cpu_vendor guest_vendor;
 	bool aware, enum_read, written;
 	uint64_t ctrl;
-	bool incoming;
+	bool incoming, weak;
 	uint64_t promise_mask, promise_value, shadow;
 	unsigned int pool; /* hosts; 0: no pool */
 	bool pool_long, pool_cannot, pool_mixed;
@@ -118,7 +118,8 @@ static struct mitigation_input edited(const struct edit *e)
 	if (e->guest_vendor)
 		in.guest.vendor = e->guest_vendor;
 	in.report = (struct vcpu_report) {e->aware, e->enum_read, e->written, e->ctrl};
-	in.promise = (struct mitigation_promise) {e->incoming, e->promise_mask, e->promise_value};
+	in.promise = (struct mitigation_promise) {e->incoming, e->promise_mask, e->promise_value,
+						  e->weak};
 	in.shadow = e->shadow;
 	if (e->pool)
 		in.pool = (struct pool_facts) {.n_hosts = e->pool,
@@ -456,6 +457,15 @@ static const struct a_case migration_cases[] = {
 	{"4 declined, but reports only tighten",
 	 {INCOMING, .host = &host_spr_masked, .aware = true, .enum_read = true, .honour =
 	 REPORT_TIGHTEN}, 4, REFUSE, 0, 0, 0},
+	{"4 unaware, masked Sapphire Rapids, as weak where it was",
+	 {INCOMING, .weak = true, .host = &host_spr_masked}, 4, WARN, 0, 0, 0},
+	{"4 unaware, no back end, as weak where it was",
+	 {INCOMING, .weak = true, .no_backend = true, .no_virt = true}, 4, WARN, 0, 0, 0},
+	{"4 as weak where it was, strict",
+	 {INCOMING, .weak = true, .host = &host_spr_masked, .strict = true}, 4, REFUSE, 0, 0, 0},
+	{"4 as weak where it was, but held before that",
+	 {PROMISED, .weak = true, .host = &host_spr_masked}, 4, REFUSE, 0, 0, 0},
+	{"1 weak where it was, held here", {INCOMING, .weak = true}, 1, OK, BHI, BHI, FORCED},
 	{"4 no back end", {INCOMING, .no_backend = true, .no_virt = true}, 4, REFUSE, 0, 0, 0},
 	{"5 promised, BHI_NO", {PROMISED, .bhi_no = true}, 5, OK, 0, 0, 0},
 	{"5 promised, BHI_NO is not enough: held",
@@ -519,14 +529,14 @@ static void test_hops(void **state)
 	assert_int_equal(d.verdict, VERDICT_ALLOW);
 	assert_int_equal(d.value, 0);
 
-	in.promise = (struct mitigation_promise) {true, d.mask, d.value};
+	in.promise = (struct mitigation_promise) {true, d.mask, d.value, mitigation_left_weak(&d)};
 	in.host = host_spr;
 	in.backend.can_force = CAN_ALL;
 	mitigation_decide(&in, &d);
 	assert_int_equal(d.verdict, VERDICT_ALLOW_FORCED);
 	assert_int_equal(d.value, BHI);
 
-	in.promise = (struct mitigation_promise) {true, d.mask, d.value};
+	in.promise = (struct mitigation_promise) {true, d.mask, d.value, mitigation_left_weak(&d)};
 	in.host = host_icx;
 	in.backend.can_force = CAN_OLD;
 	mitigation_decide(&in, &d);
@@ -536,6 +546,35 @@ static void test_hops(void **state)
 	in.host = host_spr_masked; /* the same promise, carried on */
 	mitigation_decide(&in, &d);
 	assert_int_equal(d.verdict, VERDICT_REFUSE);
+}
+
+/* two hosts that can hold nothing: the first says so, by rows 13 and 14, and by no other */
+static void test_left_weak(void **state)
+{
+	static const struct {
+		struct edit e;
+		bool weak;
+	} cases[] = {
+		{{.no_backend = true, .no_virt = true}, true},
+		{{.host = &host_spr_masked}, true},
+		{{.host = &host_spr_masked, .aware = true, .enum_read = true}, true},
+		{{.host = &host_icx}, false},
+		{{.host = &host_unknown}, false},
+		{{.off = true}, false},
+		{{.no_force_unaware = true}, false},
+		{{0}, false},
+	};
+	struct mitigation_decision d = {0};
+	size_t i;
+
+	(void)state;
+	assert_false(mitigation_left_weak(&d));
+	for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		const struct mitigation_input in = edited(&cases[i].e);
+
+		mitigation_decide(&in, &d);
+		assert_int_equal(mitigation_left_weak(&d), cases[i].weak);
+	}
 }
 
 static void test_applied(void **state)
@@ -722,11 +761,17 @@ static void test_names(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_bhi),	   cmocka_unit_test(test_rrsba),
-		cmocka_unit_test(test_raw),	   cmocka_unit_test(test_migration),
-		cmocka_unit_test(test_hops),	   cmocka_unit_test(test_applied),
-		cmocka_unit_test(test_mixed_pool), cmocka_unit_test(test_short_adequate),
-		cmocka_unit_test(test_advertise),  cmocka_unit_test(test_names),
+		cmocka_unit_test(test_bhi),
+		cmocka_unit_test(test_rrsba),
+		cmocka_unit_test(test_raw),
+		cmocka_unit_test(test_migration),
+		cmocka_unit_test(test_hops),
+		cmocka_unit_test(test_left_weak),
+		cmocka_unit_test(test_applied),
+		cmocka_unit_test(test_mixed_pool),
+		cmocka_unit_test(test_short_adequate),
+		cmocka_unit_test(test_advertise),
+		cmocka_unit_test(test_names),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -59,10 +59,11 @@ static const struct vcpu_report reports[] = {
 };
 
 static const struct mitigation_promise promises[] = {
-	{false, BHI, BHI}, /* not valid: not to be looked at */
-	{true, 0, 0},
-	{true, BHI, BHI},
-	{true, BHI | RSB | SPEC_CTRL_SSBD | SPEC_CTRL_STIBP, RSB | SPEC_CTRL_SSBD},
+	{false, BHI, BHI, true}, /* not valid: not to be looked at */
+	{true, 0, 0, false},
+	{true, 0, 0, true},
+	{true, BHI, BHI, false},
+	{true, BHI | RSB | SPEC_CTRL_SSBD | SPEC_CTRL_STIBP, RSB | SPEC_CTRL_SSBD, false},
 };
 
 static const struct {
@@ -275,6 +276,16 @@ static void test_walk(void **state)
 			memset(&strict, 0xff, sizeof(strict));
 			mitigation_decide(&p.in, &strict);
 			check_same(&d, &strict);
+			/* that it was weak elsewhere only ever lets a guest come */
+			p.in.promise.weak = true;
+			mitigation_decide(&p.in, &strict);
+			assert_true(d.mask == strict.mask && d.value == strict.value);
+			p.in.promise.weak = false;
+			mitigation_decide(&p.in, &d);
+			assert_true(strict.verdict <= d.verdict && d.mask == strict.mask);
+			assert_true(strict.verdict == d.verdict ||
+				    (strict.verdict == VERDICT_WARN && !p.in.policy.strict &&
+				     !(p.in.promise.value & BHI)));
 			p.in.policy.strict = true; /* strict holds at least as much */
 			mitigation_decide(&p.in, &strict);
 			assert_int_equal(d.value & ~strict.value, 0);

@@ -320,7 +320,8 @@ static void test_a_levelled_guest_may_move(void **state)
 			in.host = *pool[from];
 			mitigation_decide(&in, &first);
 			in.host = *pool[to];
-			in.promise = (struct mitigation_promise) {true, first.mask, first.value};
+			in.promise =
+				(struct mitigation_promise) {true, first.mask, first.value, false};
 			mitigation_decide(&in, &d);
 			for (i = 0; i < d.n_steps; i++)
 				if (d.step[i].verdict == VERDICT_REFUSE)
