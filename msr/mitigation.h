@@ -50,6 +50,8 @@ struct mitigation_policy {
 					       (default refuse) */
 	bool force_unaware; /* force for a guest that reports nothing (default yes; RFC: left to
 			       the VMM, stock KVM: no); strict always does */
+	bool rebuild;	    /* where the back end's mask is frozen: do not hold in advance what a
+			       report may ask for, but build the VM anew when it does */
 	bool trust_model;   /* believe the model of a host that is itself a guest (default no) */
 	enum policy_mixed mixed_pool;
 };

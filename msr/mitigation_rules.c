@@ -51,8 +51,11 @@ static void facts_of_guest(struct facts *f)
 	f->bhi_early = f->bhi_aware && !f->bhi_used && !looked;
 	f->rsb_answered = heard && told_rsb && !f->rsb_used && r->enum_read;
 
-	/* The VM-wide mask is frozen before the guest can say anything: it covers what may come. */
-	if (in->backend.kind == BACKEND_FORCE_SPEC_CTRL && f->adds) {
+	/*
+	 * The VM-wide mask is frozen before the guest can say anything: it covers what may come,
+	 * unless the operator would rather have the VM built anew then.
+	 */
+	if (in->backend.kind == BACKEND_FORCE_SPEC_CTRL && f->adds && !f->policy.rebuild) {
 		const bool by_report =
 			!f->unasked || (f->sees_bhi_ctrl && f->policy.force_when_shown);
 

@@ -19,6 +19,7 @@ static const struct policy_choice reports[] = {{"both", REPORT_BOTH},
 static const struct policy_choice cannots[] = {
 	{"refuse", CANNOT_REFUSE}, {"warn", CANNOT_WARN}, {NULL, 0}};
 static const struct policy_choice refusals[] = {{"warn", false}, {"stop", true}, {NULL, 0}};
+static const struct policy_choice frozen[] = {{"hold", false}, {"rebuild", true}, {NULL, 0}};
 static const struct policy_choice mixed[] = {
 	{"level", MIXED_LEVEL}, {"warn", MIXED_WARN}, {"refuse", MIXED_REFUSE}, {NULL, 0}};
 static const struct policy_choice pools[] = {{"this-host", POOL_THIS_HOST},
@@ -51,6 +52,7 @@ static const struct policy_key keys[] = {
 	{NULL, "cannot", KEY_CHOICE, cannots, MEMBER(mitigation.cannot)},
 	{NULL, "incoming-cannot", KEY_CHOICE, cannots, MEMBER(mitigation.incoming_cannot)},
 	{NULL, "on-refuse", KEY_CHOICE, refusals, MEMBER(stop_on_refuse)},
+	{NULL, "frozen-mask", KEY_CHOICE, frozen, MEMBER(mitigation.rebuild)},
 	{NULL, "pool", KEY_POOL, pools, MEMBER(pool)},
 	{NULL, "mixed-pool", KEY_CHOICE, mixed, MEMBER(mitigation.mixed_pool)},
 	{NULL, "nested", KEY_CHOICE, nestings, MEMBER(nested_shown)},

@@ -163,7 +163,7 @@ static void change_ready(struct loop_watch *w, uint32_t events)
 	static const char *const names[] = {
 		[MITIGATION_REPORTED] = "reported", [MITIGATION_GUEST] = "guest",
 		[MITIGATION_LOST] = "lost",	    [MITIGATION_IBPB_SEEN] = "ibpb-seen",
-		[MITIGATION_FAILED] = "failed",
+		[MITIGATION_REBUILT] = "rebuilt",   [MITIGATION_FAILED] = "failed",
 	};
 	struct control *c = container_of(w, struct control, change);
 	json_t *list = json_array();

@@ -421,8 +421,8 @@ static void log_change(struct mitigation_vcpu *v, const struct backend_held *bef
 }
 
 /*
- * Where the capability froze the bits, a report can ask for others than are held. Rebuilding the VM
- * under the guest is migration's work; until then the difference is told, once for each kind.
+ * Where the capability froze the bits, a report can ask for others than are held. Bits that are
+ * missing are mitigation_rebuild.c's; that more is held than asked for is told, once for each kind.
  */
 static void log_frozen(const struct mitigation_vcpu *v, const struct mitigation_decision *before)
 {
@@ -432,7 +432,7 @@ static void log_frozen(const struct mitigation_vcpu *v, const struct mitigation_
 		return;
 	if (v->changes <= LOGGED_CHANGES)
 		log_info("mitigation: vCPU %u: its report asks for mask=%#llx value=%#llx, but "
-			 "mask=%#llx value=%#llx are fixed for this VM's life",
+			 "mask=%#llx value=%#llx are fixed in this VM",
 			 v->id, HEX(v->decision.mask), HEX(v->decision.value), HEX(v->held.mask),
 			 HEX(v->held.value));
 }

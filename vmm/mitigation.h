@@ -42,6 +42,7 @@ enum mitigation_change {
 	MITIGATION_GUEST,     /* the guest changed its own bits; what is forced stayed */
 	MITIGATION_LOST,      /* KVM had lost the bits; they are held again */
 	MITIGATION_IBPB_SEEN, /* the guest used PRED_CMD for the first time */
+	MITIGATION_REBUILT,   /* the VM was built anew, to hold what a report asks for */
 	MITIGATION_FAILED,    /* the back end did not take or keep a value */
 };
 
@@ -94,6 +95,7 @@ struct mitigation {
 	int vm_fd;
 	uint64_t efer_exits;
 	bool ibpb_seen;
+	uint64_t rebuilds; /* of the VM under the running guest, atomic */
 
 	uint32_t n_vcpus;
 	struct mitigation_vcpu *vcpu;

@@ -125,10 +125,12 @@ static json_t *backend(const struct mitigation *m)
 			trials, json_pack("{s:s, s:b, s:o, s:s}", "name", b->trial[i].name,
 					  "usable", b->trial[i].usable, "can_force",
 					  hex(b->trial[i].can_force), "why", b->trial[i].why));
-	return json_pack("{s:s, s:o, s:o, s:o, s:b, s:o}", "name", backend_name(b->ops->kind),
+	return json_pack("{s:s, s:o, s:o, s:o, s:b, s:I, s:o}", "name", backend_name(b->ops->kind),
 			 "can_force", hex(b->can_force), "can_force_names", bit_names(b->can_force),
 			 "changes_at_run_time", hex(b->run_time_bits & b->can_force),
-			 "guest_accesses_exit", m->filter.spec_ctrl, "tried", trials);
+			 "guest_accesses_exit", m->filter.spec_ctrl, "vm_rebuilds",
+			 (json_int_t)__atomic_load_n(&m->rebuilds, __ATOMIC_RELAXED), "tried",
+			 trials);
 }
 
 static json_t *item(const struct isolation_item *i)

@@ -290,8 +290,8 @@ void mitigation_stay(struct mitigation *m)
 		v->came = true;
 		if (i == 0)
 			start = v->decision;
-		start.mask |= v->decision.mask;
-		start.value |= v->decision.value;
+		start.mask |= v->decision.mask | v->held.mask;
+		start.value |= v->decision.value | v->held.value;
 		pthread_mutex_unlock(&v->lock);
 	}
 	m->start = start;

@@ -88,7 +88,9 @@ void mitigation_describe_change(struct mitigation *m, const struct mitigation_sa
 
 /**
  * mitigation_stay - the next VM is for this same guest, whose vCPUs are parked
- * What was reported here stays as it is; the VM is set up to hold what the reports now ask for.
+ * What was reported here stays as it is; the VM is set up to hold what the reports now ask for, and
+ * all that it held before: so a guest that changes its report for ever wants no more than one VM
+ * for each bit.
  */
 void mitigation_stay(struct mitigation *m);
 

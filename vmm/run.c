@@ -197,6 +197,7 @@ static void run_close(struct run *r)
 	migrate_source_fini(&r->source);
 	migrate_dest_fini(&r->dest);
 	mitigation_watch_close(&r->watch);
+	mitigation_rebuild_close(&r->rebuild);
 	mitigation_fini(&r->mitigation);
 	cpu_msrs_fini(&r->cpu_msrs);
 	for (i = 0; i < r->n_disks; i++)
@@ -444,7 +445,7 @@ static int open_mitigation(struct run *r, struct err *e)
 				    r->config.mitigation_report, e);
 	if (ret < 0)
 		return r->config.mitigation_report ? EXIT_BAD_INPUT : EXIT_VMM_ERROR;
-	return 0;
+	return mitigation_rebuild_open(&r->rebuild, r, e) < 0 ? EXIT_VMM_ERROR : 0;
 }
 
 static int run_all(struct run *r, struct err *e)
@@ -509,6 +510,7 @@ int cmd_run(int argc, char **argv)
 	}
 	r->loop.epfd = r->wake_fd = r->signal_fd = r->kvm.fd = -1;
 	mitigation_watch_init(&r->watch);
+	mitigation_rebuild_init(&r->rebuild);
 	control_init(&r->control);
 	migrate_dest_init(&r->dest, r);
 	r->kernel.kernel_fd = r->kernel.initrd_fd = -1;

@@ -21,6 +21,7 @@
 #include "vmm/migrate_qmp.h"
 #include "vmm/migrate_source.h"
 #include "vmm/mitigation.h"
+#include "vmm/mitigation_rebuild.h"
 #include "vmm/mitigation_watch.h"
 
 struct run {
@@ -38,6 +39,7 @@ struct run {
 			     */
 	struct mitigation_listener refusal;
 	struct mitigation_watch watch;
+	struct mitigation_rebuild rebuild;
 	struct control control;
 	struct kernel_config kernel;
 	struct blk_file disk[CONFIG_MAX_DISKS];

@@ -139,7 +139,8 @@ def start(work):
     guests = []
 
     def begin(name, facts, kvm, policy, *args, **kwargs):
-        g = moving.Guest(work, name, "--host-facts", facts, "--policy", policy, *args, mem=16, prefix=kvm, **kwargs)
+        kwargs.setdefault("mem", 16)
+        g = moving.Guest(work, name, "--host-facts", facts, "--policy", policy, *args, prefix=kvm, **kwargs)
         guests.append(g)
         return g
 

@@ -4,12 +4,16 @@
  * holds what the sweep before wrote, and beats.
  *   wss=MIB  working set (dirty: 16, heartbeat: 0)	rate=N  pages a second in all (0: no limit)
  *   cpus=N  processors (1)				order=seq|rand
+ *   reports=BITS  first reports them by the virtual mitigation MSRs, on the first processor
  *   seconds=N, loops=N  end after that (0: never)	report=SECONDS  a line now and then; a byte
  *on COM1 then ends the run
  */
 #include "tests/guest/guest.h"
 #include "tests/guest/heartbeat.h"
 #include "tests/guest/uart.h"
+
+#define MSR_MITIGATION_ENUM 0x50000001
+#define MSR_MITIGATION_CTRL 0x50000002
 
 #define MAX_SPANS      BOOT_MAX_REGIONS
 #define WORDS_PER_PAGE (PAGE_SIZE / sizeof(uint64_t))
@@ -236,6 +240,14 @@ const char *cmd_load(void)
 		wrong = acpi_init();
 	if (wrong)
 		return wrong;
+
+	if (opt_u64("reports", 0)) {
+		uint64_t offered = 0;
+
+		if (!rdmsr_safe(MSR_MITIGATION_ENUM, &offered) ||
+		    !wrmsr_safe(MSR_MITIGATION_CTRL, opt_u64("reports", 0)))
+			return "the virtual mitigation MSRs are not there";
+	}
 
 	memset(heart, 0, sizeof(*heart));
 	heart->version = HEARTBEAT_VERSION;
