@@ -143,7 +143,7 @@ int mitigation_saved_decode(struct rbuf *r, struct mitigation_saved *s, struct e
 		v->promise.valid = rbuf_u8(b);
 		v->promise.mask = rbuf_u64(b);
 		v->promise.value = rbuf_u64(b);
-		v->promise.weak = rbuf_u8(b);
+		v->promise.weak = sec.version >= 2 && rbuf_u8(b);
 		v->held = rbuf_u64(b);
 		v->shadow = rbuf_u64(b);
 	}

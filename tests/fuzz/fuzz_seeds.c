@@ -8,6 +8,7 @@
 #include "migration/buf.h"
 #include "migration/frame.h"
 #include "tests/fuzz/device_rig.h"
+#include "tests/fuzz/state_rig.h"
 #include "tests/unit/description_sample.h"
 
 static void put_file(const char *dir, const char *target, const char *name, const struct wbuf *w)
@@ -191,6 +192,61 @@ static void put_frames(const char *dir)
 	}
 }
 
+/* ---- the state of what KVM has, and of the mitigations ---- */
+
+static void put_mitigation(struct wbuf *w)
+{
+	struct mitigation_saved_vcpu vcpu[RIG_VCPUS] = {
+		{.report = {true, true, true, 1},
+		 .promise = {true, SPEC_CTRL_BHI_DIS_S, SPEC_CTRL_BHI_DIS_S, false},
+		 .held = SPEC_CTRL_BHI_DIS_S,
+		 .shadow = 1},
+		{.promise = {true, 0, 0, true}},
+	};
+	const struct mitigation_saved s = {
+		.backend = BACKEND_MSR_FILTER,
+		.contract = {.vendor = CPU_VENDOR_INTEL,
+			     .leaf7_0_edx = 1u << 29,
+			     .arch_cap = 1ULL << 63,
+			     .virt_enum = 1,
+			     .mitigation_enum = 3},
+		.ibpb_seen = true,
+		.n_vcpus = RIG_VCPUS,
+		.vcpu = vcpu,
+	};
+
+	mitigation_saved_encode(&s, w);
+}
+
+/* In the order of fuzz_state.c's parts. */
+static void put_states(const char *dir)
+{
+	static const char *const names[] = {"mitigation", "time", "vcpus", "chips", "all"};
+	const struct kvm kvm = {.fd = RIG_KVM_FD};
+	struct vcpu vcpus[RIG_VCPUS];
+	unsigned int part, i;
+	struct vm vm;
+
+	rig_machine(&vm, vcpus);
+	for (part = 0; part < ARRAY_SIZE(names); part++) {
+		const bool all = part == 4;
+		struct wbuf w = {0};
+
+		wbuf_u8(&w, (uint8_t)part);
+		wbuf_u8(&w, 0);
+		if (part == 0 || all)
+			put_mitigation(&w);
+		if (part == 1 || all)
+			rig_must(vm_save_time(&vm, vcpus, RIG_VCPUS, &w, NULL) == 0, "time");
+		for (i = 0; (part == 2 || all) && i < RIG_VCPUS; i++)
+			rig_must(vcpu_save(&vcpus[i], &kvm, &vm, &w, NULL) == 0, "vCPU");
+		if (part == 3 || all)
+			rig_must(vm_save_chips(&vm, &w, NULL) == 0, "chips");
+		put_file(dir, "state", names[part], &w);
+		wbuf_fini(&w);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	if (argc != 2) {
@@ -200,5 +256,6 @@ int main(int argc, char **argv)
 	put_frames(argv[1]);
 	put_descriptions(argv[1]);
 	put_devices(argv[1]);
+	put_states(argv[1]);
 	return 0;
 }
