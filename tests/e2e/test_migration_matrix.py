@@ -79,7 +79,7 @@ POLICIES = {
     "not unasked": "force-unaware: off\n", "tighten": "honour-report: tighten\n", "relax": "honour-report: relax\n",
     "ignore": "honour-report: ignore\n", "no virtual MSRs": "virtual-msrs: off\n",
     "not enough": "bhi-no-is-enough: off\n", "on a report": "force-when-shown: on\n",
-    "pool": "pool: mixed\n", "strict, not unasked": "strict: on\nforce-unaware: off\n",
+    "frozen": "frozen-mask: rebuild\n", "pool": "pool: mixed\n", "strict, not unasked": "strict: on\nforce-unaware: off\n",
 }
 
 
@@ -261,6 +261,8 @@ def cases():
     for mode, guest in itertools.product(HOLDING, ("unaware", "short", "none", "both")):
         if mode != "filter":
             yield Case("icx", f"spr/{mode}", guest)
+    for guest in ("unaware", "short", "none", "retpoline", "both"):
+        yield Case("icx/rfc", "spr/rfc", guest, "frozen")
 
 
 CASES = list(cases())

@@ -48,7 +48,7 @@ struct edit {
 	uint64_t can;	 /* 0: all */
 	bool hypervisor, bhi_no;
 	bool strict, off, on, cannot, no_force_unaware, bhi_no_not_enough, force_shown, trust;
-	bool rrsba_off, rrsba_on, incoming_warn, no_virt;
+	bool rrsba_off, rrsba_on, incoming_warn, no_virt, rebuild;
 	enum policy_report honour;
 	uint64_t raw_mask, raw_value;
 	bool whole_contract; /* shown all that Sapphire Rapids has */
@@ -98,6 +98,7 @@ static struct mitigation_input edited(const struct edit *e)
 	in.policy.bhi_no_is_enough = !e->bhi_no_not_enough;
 	in.policy.force_when_shown = e->force_shown;
 	in.policy.trust_model = e->trust;
+	in.policy.rebuild = e->rebuild;
 	in.policy.honour_report = e->honour;
 	in.policy.raw_mask = e->raw_mask;
 	in.policy.raw_value = e->raw_value;
@@ -258,6 +259,14 @@ static const struct a_case bhi_cases[] = {
 	 {.aware = true, .enum_read = true, .backend = BACKEND_FORCE_VCPU}, 11, OK, 0, 0, 0},
 	{"11 half an answer, and the policy does not force unasked",
 	 {.aware = true, .written = true, .no_force_unaware = true}, 11, WARN, 0, 0, 0},
+	{"10 the mask is frozen: what may be reported is held from the start",
+	 {.no_force_unaware = true, .backend = BACKEND_FORCE_SPEC_CTRL}, 10, FORCED, BHI, BHI, 0},
+	{"9 the mask is frozen, and the VM will be built anew",
+	 {.no_force_unaware = true, .rebuild = true, .backend = BACKEND_FORCE_SPEC_CTRL}, 9, WARN,
+	 0, 0, 0},
+	{"10 so it is, for this report",
+	 {.no_force_unaware = true, .rebuild = true, .aware = true, .enum_read = true, .ctrl = 1,
+	  .backend = BACKEND_FORCE_SPEC_CTRL}, 10, FORCED, BHI, BHI, 0},
 	{"12 found the MSRs, not read yet", {.aware = true}, 12, FORCED, BHI, BHI, 0},
 	{"12 and the policy waits", {.aware = true, .no_force_unaware = true}, 12, WARN, 0, 0, 0},
 	{"13 no back end", {.no_backend = true}, 13, WARN, 0, 0, 0},

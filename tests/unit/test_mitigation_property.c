@@ -152,6 +152,7 @@ static void make_point(uint32_t n, struct point *p)
 	in->policy.raw_mask = raws[raw].mask;
 	in->policy.raw_value = raws[raw].value;
 	in->pool = pools[digit(&rest, ARRAY_SIZE(pools))];
+	in->policy.rebuild = digit(&rest, 2);
 	in->shadow = digit(&rest, 5) ? SPEC_CTRL_IBRS : SPEC_CTRL_IBRS | BHI;
 }
 

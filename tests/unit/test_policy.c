@@ -227,6 +227,7 @@ static void test_everything(void **state)
 		"strict: true\nbhi-no-is-enough: false\nforce-unaware: off\nforce-when-shown: on\n"
 		"trust-model: on\nspec-ctrl:\n  SSBD: on\n  stibp: off\n  IBRS: guest\n"
 		"virtual-msrs: off\ncannot: refuse\nincoming-cannot: warn\nmixed-pool: warn\n"
+		"frozen-mask: rebuild\n"
 		"pool:\n- icx.json\n- ../b/spr.json\nnested: shown\nisolation:\n"
 		"  indirect-branch: isolate\n  core-scheduling: on\n  observe-ibpb: on\n"
 		"  vcpu-pinning: [9, 2-4, 0]\n...\n";
@@ -252,6 +253,7 @@ static void test_everything(void **state)
 	assert_int_equal(p.mitigation.cannot, CANNOT_REFUSE);
 	assert_int_equal(p.mitigation.incoming_cannot, CANNOT_WARN);
 	assert_int_equal(p.mitigation.mixed_pool, MIXED_WARN);
+	assert_true(p.mitigation.rebuild);
 	assert_int_equal(p.pool, POOL_FILES);
 	assert_int_equal(p.n_pool_paths, 2);
 	assert_string_equal(p.pool_path[0], "icx.json");
