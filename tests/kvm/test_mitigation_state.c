@@ -178,7 +178,7 @@ static void test_refused(void **state)
 	} cases[] = {
 		{"immunity lost", 1, NULL, false, "migration row 8"},
 		{"another vendor", 0, "AuthenticAMD", false, "migration row 9"},
-		{"policy drops it", 0, NULL, true, "BHI_DIS_S: held there=0x"},
+		{"policy drops it", 0, NULL, true, "migration row 1, BHI_DIS_S at 1"},
 	};
 	size_t i;
 
