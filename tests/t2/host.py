@@ -32,7 +32,7 @@ Kind = collections.namedtuple("Kind", "cpu module")
 KINDS = {
     "amd-stock": Kind("EPYC-Rome,+svm,+npt", "kvm_amd"),
 }
-HOST_MODULES = ["virtio_pci", "virtio_blk", "virtio_console", "tun"]
+HOST_MODULES = ["virtio_pci", "virtio_blk", "virtio_console", "virtio_net", "tun", "bridge"]
 GUEST_MODULES = ["virtio_mmio", "virtio_blk", "virtio_net", "virtio_rng", "pvpanic_mmio", "msr", "button",
                  "evdev"]
 QEMU_FIRMWARE = ["bios-microvm.bin", "linuxboot_dma.bin", "pvh.bin"]
@@ -107,7 +107,8 @@ def host_disk(path, programs, tree):
 class EmulatedHost:
     """One emulated host of a @kind of KINDS, up when the constructor returns; close() ends it.
     @work: folder for images and logs; @testudo: the program under test; @with_qemu: take QEMU along, so that
-    boot(vmm="qemu") runs the same guest under QEMU's microvm, to compare."""
+    boot(vmm="qemu") runs the same guest under QEMU's microvm, to compare; @link: one end of a socket pair, which becomes
+    the host's network card eth0."""
 
     pace = 1	# the host's seconds in one of ours, at most
     up_s = 90	# for the host to come up
@@ -124,13 +125,13 @@ class EmulatedHost:
         self._boots = 0
         self._bring_up(testudo, **options)
 
-    def _bring_up(self, testudo, with_qemu=False):
+    def _bring_up(self, testudo, with_qemu=False, link=None):
         kind = self.kind
         tree = {"guest/vmlinuz": self.stock.vmlinuz,
                 "guest/vmlinux": self.stock.vmlinux(),
                 "guest/initrd": files.initrd(self.stock, GUEST_MODULES, HERE / "guest-init")}
         programs = [testudo] if testudo else []
-        for name in ("mke2fs", "e2fsck"):
+        for name in ("mke2fs", "e2fsck", "fio"):
             programs.append(files.tool(name))
         if with_qemu:
             programs.append(files.tool("qemu-system-x86_64"))
@@ -142,9 +143,9 @@ class EmulatedHost:
         files.ext4_image(self.work / f"{kind}-scratch.ext4", {}, spare_mib=1024)
         initrd = self.work / f"{kind}.initrd"
         initrd.write_bytes(host_initrd(kind, self.stock, (HERE / "host-agent").read_bytes()))
-        self._start(initrd)
+        self._start(initrd, link)
 
-    def _start(self, initrd):
+    def _start(self, initrd, link):
         self.port, theirs = socket.socketpair()
         command = host_command(self.kind, initrd, self.stock, self.work / f"{self.kind}.ext4",
                                "console=ttyS0") + [
@@ -152,10 +153,15 @@ class EmulatedHost:
             "-drive", f"if=virtio,format=raw,cache=unsafe,discard=unmap,file={self.work / self.kind}-scratch.ext4",
             "-device", "virtio-serial-pci",
             "-chardev", f"socket,id=agent,fd={theirs.fileno()}", "-device", "virtserialport,chardev=agent,name=agent"]
+        fds = [theirs.fileno()]
+        if link:
+            fds.append(link.fileno())
+            mac = "52:54:00:" + ":".join(f"{byte:02x}" for byte in os.urandom(3))
+            command += ["-netdev", f"socket,id=link,fd={link.fileno()}",
+                        "-device", f"virtio-net-pci,netdev=link,romfile=,mac={mac}"]
         errors = self.work / f"{self.kind}-qemu.log"
         with theirs, open(errors, "wb") as stderr:
-            self.process = start(command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr,
-                                 pass_fds=[theirs.fileno()])
+            self.process = start(command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, pass_fds=fds)
         self._await_agent(errors)
 
     def _await_agent(self, errors):
