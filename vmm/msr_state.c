@@ -22,6 +22,7 @@
 
 enum kind {
 	MUST, /* restores and reads back, or the guest does not run here */
+	LOW,  /* the same for bits 31:0; a KVM may drop the others */
 	MAY,  /* a refusal is noted in the debug log */
 	NOT,  /* never saved, refused in a stream */
 };
@@ -40,6 +41,8 @@ static const struct rule {
 	{0x800, 0x8ff, NOT, "x2APIC registers: in the local APIC's section"},
 	{0x40000000, 0x400001ff, NOT, "Hyper-V's: never offered"},
 	{0x4b564df0, 0x4b564dff, NOT, "kvm-pvm's own: between it and its host"},
+	{0x175, 0x176, LOW,
+	 "SYSENTER_ESP, _EIP: AMD's use 32 bits; kvm_amd keeps 64 only of a guest's write"},
 	{0x34, 0x34, MAY, "count of SMIs"},
 	{0x3a, 0x3a, MAY, "FEATURE_CONTROL: firmware's"},
 	{0x8b, 0x8b, MAY, "microcode revision: for information"},
@@ -206,7 +209,7 @@ static int restore_one(const struct vcpu *v, uint32_t index, uint64_t value, str
 			return 0;
 		there = backend_get_msr(v->fd, index, &seen) == 0;
 	}
-	if (there && seen == value)
+	if (there && (seen == value || (kind_of(index) == LOW && seen == (uint32_t)value)))
 		return 0;
 	return refused(v, index, value, there ? &seen : NULL, e);
 }
