@@ -1,6 +1,7 @@
 """Emulated hosts as fixtures: one a session, shared by all the tests that ask for it."""
 import os
 import pathlib
+import socket
 
 import pytest
 
@@ -10,12 +11,12 @@ TOP = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("TESTUDO_BUILD", TOP / "build"))
 
 
-def emulated_host(kind):
+def emulated_host(kind, work, **options):
     vmm = os.environ.get("T2_VMM", "testudo")
     testudo = BUILD / "vmm" / "testudo"
     assert vmm != "testudo" or testudo.exists(), f"{testudo} is not built; run tools/test or 'ninja -C {BUILD}'"
-    with EmulatedHost(kind, BUILD / "t2", testudo=testudo if testudo.exists() else None,
-                      with_qemu=vmm == "qemu") as host:
+    with EmulatedHost(kind, work, testudo=testudo if testudo.exists() else None,
+                      with_qemu=vmm == "qemu", **options) as host:
         yield host
 
 
@@ -28,9 +29,24 @@ def guest_report():
 
 
 @pytest.fixture(scope="session")
-def amd_stock():
+def link():
+    """The wire between amd_stock's eth0 and amd_second's."""
+    ends = socket.socketpair()
+    yield ends
+    for end in ends:
+        end.close()
+
+
+@pytest.fixture(scope="session")
+def amd_stock(link):
     """A host with an AMD CPU and Debian's own kernel and kvm-amd."""
-    yield from emulated_host("amd-stock")
+    yield from emulated_host("amd-stock", BUILD / "t2", link=link[0])
+
+
+@pytest.fixture(scope="module")
+def amd_second(link):
+    """Another one of the same kind; an emulated host takes a CPU of this machine, so it lives no longer than needed."""
+    yield from emulated_host("amd-stock", BUILD / "t2" / "second", link=link[1])
 
 
 @pytest.hookimpl(hookwrapper=True)

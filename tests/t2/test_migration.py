@@ -1,26 +1,36 @@
 """An unmodified Debian guest under load moves from process to process in one emulated host, and between two hosts.
 
-All of one life: a guest of two CPUs checks its disk with fio, its memory by sums, and one TCP connection each way that
-lasts over all moves; a third tells the host its clocks all the while.
+All of one life: a guest of two CPUs checks its disk with fio and its memory by sums, receives a stream over one TCP
+connection that lasts over all moves, and tells the host its clocks over another.
+
+busybox's nc ends when the other side has said all: hence the inputs that never end.
 """
 import json
+import os
 import re
 import time
 
 import pytest
 
+import files
+from host import parse_scripts
 from test_linux import FACT, facts
 
-HOST, GUEST = "10.78.0.1", "10.78.0.2"
+pytestmark = pytest.mark.skipif(os.environ.get("T2_VMM", "testudo") != "testudo", reason="moves testudo's guests")
+
+HOST, SECOND, GUEST = "10.78.0.1", "10.78.0.3", "10.78.0.2"
 MAC = "52:54:00:7e:57:0e"
 HOPS = [("unix", []), ("tcp", []), ("unix", ["--local"]), ("tcp", [])]
 DISK_MIB = 16
 BLOCK = 128 << 10
+DRIFT_S = 0.1		# of the guest's clocks against the host's, over a move
+SEEN_S = 5		# the guest's pause beyond what testudo says; other guests of this machine's CPUs are in it
+ROWS = 20		# looks at the clocks after a move
 
-# A clock of the guest, as the host gets it: uptime and time of day there; uptime and time of day here.
-GUEST_SCRIPT = FACT + f"""
-mkdir -p /t2 /usr && mount -t ext4 -o ro /dev/vdb /t2
-ln -s /t2/lib64 /lib64; ln -s /t2/lib /lib; ln -s /t2/usr/lib /usr/lib
+# What the kernel may say on a machine that is short of CPU, not for moving.
+BUSY = "perf: interrupt took too long|hrtimer: interrupt took|Long readout interval"
+
+START = FACT + f"""
 ip address add {GUEST}/24 dev eth0
 ip link set eth0 up
 until grep -q up /sys/class/net/eth0/operstate; do sleep 0.1; done
@@ -32,11 +42,13 @@ while :; do
 	usleep 5000
 done | nc {HOST} 5002 &
 
-# One connection for all moves; each block of it is what it has to be.
+# Each block of the stream is what it has to be.
 wget -q -O /tmp/block http://{HOST}/block
-nc {HOST} 5000 | while dd bs={BLOCK} count=1 iflag=fullblock of=/tmp/got 2>/dev/null && cmp -s /tmp/got /tmp/block; do
+tail -f /dev/null | nc {HOST} 5000 | while dd bs={BLOCK} count=1 iflag=fullblock of=/tmp/got 2>/dev/null &&
+	cmp -s /tmp/got /tmp/block; do
 	echo >>/tmp/blocks
 done &
+stream=$!
 
 # Memory: written anew and summed, for ever.
 while :; do
@@ -46,23 +58,253 @@ while :; do
 	[ "$sum" = "$(sha256sum </tmp/memory)" ] || echo "memory has changed" >>/tmp/damage
 	echo >>/tmp/sums
 done &
+"""
 
+# The second disk is the host's with its programs.
+FIO = f"""
+# fio asks for more memory than it touches.
+echo 1 >/proc/sys/vm/overcommit_memory
+mkdir -p /t2 /usr && mount -t ext4 -o ro /dev/vdb /t2
+ln -s /t2/lib64 /lib64; ln -s /t2/lib /lib; ln -s /t2/usr/lib /usr/lib
 /t2/bin/fio --name=disk --filename=/dev/vda --rw=randwrite --bs=4k --direct=1 --ioengine=libaio --iodepth=8 \\
 	--size={DISK_MIB}M --io_size=1G --rate_iops=150 --verify=crc32c --verify_backlog=64 --verify_fatal=1 --thread \\
 	--output=/tmp/fio --output-format=json >/tmp/fio.out 2>&1 &
 fio=$!
-until [ -s /tmp/blocks ] && [ -s /tmp/sums ]; do sleep 0.2; done
-echo "@@@under load" >/dev/console
+until read -r _ _ _ _ writes _ </sys/block/vda/stat && [ "$writes" -gt 64 ]; do sleep 0.2; done
+"""
 
+LOADED = """
+until [ -s /tmp/blocks ] && [ -s /tmp/sums ]; do sleep 0.2; done
+echo "now it moves" >/dev/kmsg
+echo "@@@under load" >/dev/console
 fact asked nc -l -p 5001
+"""
+
+FIO_END = """
 kill -INT $fio
 wait $fio
 fact fio.out cat /tmp/fio.out
 fact fio cat /tmp/fio
+"""
+
+END = """
+fact stream sh -c "kill -0 $stream && echo flows"
 fact blocks sh -c 'wc -l </tmp/blocks'
 fact sums sh -c 'wc -l </tmp/sums'
-fact damage cat /tmp/damage
+fact damage sh -c 'cat /tmp/damage 2>/dev/null'
 fact clock cat /sys/devices/system/clocksource/clocksource0/current_clocksource
 fact dmesg dmesg
 exit 0
 """
+
+BRIDGE = """
+brctl addbr br0 && ip address add {address}/24 dev br0 && ip link set br0 up
+for port in t0 t1; do
+	tunctl -t $port && brctl addif br0 $port && ip link set $port up
+done >/dev/null
+mkdir /tmp/move
+"""
+
+# The host's ends of the connections: a block a fifth of a second to the guest, and its clock beside the guest's.
+ENDS = f"""
+dd if=/dev/urandom of=/tmp/move/block bs={BLOCK} count=1 2>/dev/null
+httpd -p {HOST}:80 -h /tmp/move
+while cat /tmp/move/block; do usleep 200000; done 2>/dev/null | nc -l -p 5000 >/dev/null 2>&1 &
+tail -f /dev/null | nc -l -p 5002 2>/dev/null | while read -r line; do
+	read -r up rest </proc/uptime
+	echo "$line $up $EPOCHREALTIME"
+done >/tmp/move/clock &
+"""
+
+CLEAN = """
+killall testudo httpd nc tail 2>/dev/null
+until ! testudo list | grep -q .; do sleep 0.2; done
+ip link set br0 down && brctl delbr br0
+for port in t0 t1; do tunctl -d $port; done >/dev/null
+rm -rf /tmp/move /scratch/move.img
+"""
+
+
+class Traveller:
+    """A guest that runs @script and moves from testudo process to testudo process, first on @host. @args: what every
+    process is given, TAP being its interface; @start: what the first is given besides."""
+
+    def __init__(self, host, script, args, start):
+        self.home = self.host = host
+        host.put(files.cpio({"run.sh": script.encode()}), "/tmp/move/more.cpio")
+        host.check("cat /t2/guest/initrd /tmp/move/more.cpio >/tmp/move/initrd")
+        self.args = args
+        self.number = 0
+        self._launch(f"-i /tmp/move/initrd -c 2 -m 128 -p 'panic=-1 quiet' {start}")
+
+    @property
+    def name(self):
+        return f"m{self.number}"
+
+    def _launch(self, more):
+        """Its output is in /tmp/move/NAME.*: console, log, report, and status when it has ended."""
+        to = f"/tmp/move/{self.name}"
+        args = self.args.replace("TAP", f"t{self.number % 2}")
+        self.host.check(f"(testudo run --name {self.name} --serial file:{to}.console --mitigation-report {to}.json "
+                        f"-k /t2/guest/vmlinuz {args} {more} >{to}.log 2>&1 </dev/null\n"
+                        f"echo $? >{to}.status) >/dev/null 2>&1 &")
+
+    def wait(self, condition, seconds):
+        """Until the shell's @condition holds in the host, unless the guest's process ends before."""
+        end = f"/tmp/move/{self.name}.status"
+        status, _ = self.host.run(f"for i in $(seq {seconds * 5}); do ! {condition} || exit 0; [ ! -e {end} ] || exit 9\n"
+                                  f"sleep 0.2; done; exit 8", seconds * 2)
+        assert status == 0, f"waited for: {condition}\n{self.story()}"
+
+    def wait_end(self, host, name):
+        status = host.run(f"for i in $(seq 1200); do [ ! -s /tmp/move/{name}.status ] || break; sleep 0.1; done\n"
+                          f"cat /tmp/move/{name}.status", 240)[1]
+        assert status == "0\n", f"{name} ended with {status!r}\n{self.story()}"
+
+    def story(self):
+        return "".join(host.run("cd /tmp/move; for file in *.log *.status; do echo \"-- $file\"; cat $file; done\n"
+                                "for file in *.console; do echo \"-- $file\"; tail -c 3000 $file; done")[1]
+                       for host in dict.fromkeys((self.home, self.host)))
+
+    def rows(self):
+        """[(uptime, time of day in the guest; the same in the first host)], s"""
+        return [tuple(map(float, line.split())) for line in self.home.get("/tmp/move/clock").decode().splitlines()
+                if line.count(" ") == 3]
+
+    def wait_rows(self, more=ROWS):
+        """Until @more looks at the guest's clocks have come. Return: all"""
+        want = len(self.rows()) + more
+        status, _ = self.home.run(f"for i in $(seq 300); do [ $(wc -l </tmp/move/clock) -lt {want} ] || exit 0\n"
+                                  "sleep 0.2; done; exit 8", 120)
+        assert status == 0, f"the guest does not tell its clocks any more\n{self.story()}"
+        return self.rows()
+
+    def move(self, uri, options=(), host=None):
+        """To a new process, on @host if not on the same. Return: the last event of testudo migrate"""
+        source, old = self.host, self.name
+        self.host = host or source
+        self.number += 1
+        self._launch(f"--incoming {uri.replace(HOST, '0.0.0.0').replace(SECOND, '0.0.0.0')}")
+        self.wait(f"testudo list | grep -q '^{self.name} '", 60)
+        status, output = source.run(f"testudo migrate {old} {uri} --json --downtime-ms 300 --timeout 40 "
+                                    f"--on-timeout force {' '.join(options)}", 200)
+        assert status == 0, f"{output}\n{self.story()}"
+        self.wait_end(source, old)	# its tap may be the next one's
+        return json.loads(output.splitlines()[-1])
+
+    def end(self):
+        """Tells the guest that it may end. Return: what it has printed, as facts"""
+        self.home.check(f"until echo enough | nc {GUEST} 5001; do sleep 0.5; done", 60)
+        self.wait_end(self.host, self.name)
+        console = self.host.get(f"/tmp/move/{self.name}.console").decode(errors="replace").replace("\r", "")
+        [(status, output)] = parse_scripts(console)
+        assert status == 0, output
+        return facts(output)
+
+
+def offset(rows, guest, host):
+    """How far a clock of the host is ahead of the guest's, s: the looks that were under way the shortest tell."""
+    return min(row[host] - row[guest] for row in rows)
+
+
+def longest_gap(rows):
+    return max(b[0] - a[0] for a, b in zip(rows, rows[1:]))
+
+
+def complaints(dmesg):
+    """What the guest's kernel has said since it was under load."""
+    later = dmesg.split("now it moves\n")[1:]
+    assert later, dmesg
+    return [line for line in later[0].splitlines() if not re.search(BUSY, line)]
+
+
+def check_never_back(rows):
+    for clock, name in ((0, "uptime"), (1, "time of day")):
+        back = [(a[clock], b[clock]) for a, b in zip(rows, rows[1:]) if b[clock] < a[clock]]
+        assert not back, f"the guest's {name} went back: {back}"
+
+
+# One host
+
+@pytest.fixture(scope="module")
+def life(amd_stock):
+    """A guest's whole life: the clocks it told between the moves, what the moves said, what it said at its end."""
+    amd_stock.check(BRIDGE.format(address=HOST) + ENDS + f"truncate -s {DISK_MIB}M /scratch/move.img")
+    guest = Traveller(amd_stock, START + FIO + LOADED + FIO_END + END,
+                      f"-d /scratch/move.img -d /dev/vda,ro -n tap=TAP,mac={MAC}", "")
+    guest.wait("grep -qs '@@@under load' /tmp/move/m0.console", 150)
+    rows = guest.wait_rows()
+    stays, moves = [rows], []
+    for number, (kind, options) in enumerate(HOPS, 1):
+        seen = len(rows)
+        event = guest.move(f"unix:/tmp/move/way{number}" if kind == "unix" else f"tcp:127.0.0.1:{7000 + number}", options)
+        at = len(guest.rows())
+        rows = guest.wait_rows()
+        moves.append({"event": event, "rows": rows[seen - 1:at + ROWS // 2]})
+        stays.append(rows[at:])
+    consoles = amd_stock.check("cat /tmp/move/m[0-3].console")
+    logs = amd_stock.check("cd /tmp/move; cat m[0-4].log")
+    last = guest.end()
+    yield {"rows": rows, "stays": stays, "moves": moves, "last": last, "consoles": consoles, "logs": logs,
+           "reports": [json.loads(amd_stock.get(f"/tmp/move/m{number}.json")) for number in range(len(HOPS) + 1)]}
+    amd_stock.check(CLEAN)
+
+
+def test_every_move_ends_well(life):
+    assert [move["event"]["x-testudo-outcome"] for move in life["moves"]] == ["moved"] * len(HOPS)
+    assert "error" not in life["logs"] and "warning" not in life["logs"], life["logs"]
+
+
+def test_disk_holds_what_was_written(life):
+    text = life["last"]["fio"]
+    job, = json.loads(text[text.index("{"):])["jobs"]
+    assert job["error"] == 0 and life["last"]["fio.out"] == "", text
+    assert job["write"]["total_ios"] >= 256 and job["read"]["total_ios"] >= 128, "fio has hardly run"
+
+
+def test_stream_flows_on(life):
+    """Over one connection, the host sending; the clocks come over another, the guest sending."""
+    assert life["last"]["asked"] == "enough"
+    assert life["last"]["stream"] == "flows"
+    assert int(life["last"]["blocks"]) >= 4 * len(HOPS)
+
+
+def test_memory_is_what_was_written(life):
+    assert life["last"]["damage"] == ""
+    assert int(life["last"]["sums"]) >= 2
+
+
+def test_clocks_never_go_back(life):
+    check_never_back(life["rows"])
+
+
+@pytest.mark.parametrize("guest, host", [(0, 2), (1, 3)], ids=["uptime", "time-of-day"])
+def test_clocks_stay_right(life, guest, host):
+    offsets = [offset(rows, guest, host) for rows in life["stays"]]
+    assert max(offsets) - min(offsets) < DRIFT_S, offsets
+    assert life["last"]["clock"] == "kvm-clock"
+
+
+def test_pause_is_what_testudo_says(life):
+    """The guest sees the pause go by: not hidden from its clocks, and not much longer."""
+    for move in life["moves"]:
+        said, seen = move["event"]["x-testudo-downtime-us"] / 1e6, longest_gap(move["rows"])
+        assert said - 0.05 < seen < said + SEEN_S, (said, seen)
+
+
+def test_kernel_has_nothing_to_say(life):
+    assert complaints(life["last"]["dmesg"]) == []
+
+
+def test_console_goes_on_at_the_destination(life):
+    """What is printed before a move is at the source, what comes later at the destination; nothing is printed twice."""
+    assert life["consoles"].count("@@@under load") == 1 and "@@@begin" not in life["consoles"]
+
+
+def test_guest_is_shown_the_same(life):
+    """The contract is the first boot's, on every host on the way."""
+    first, *others = life["reports"]
+    assert first["guest"]["arch_capabilities"] != "0x0"
+    for report in others:
+        assert report["guest"] == first["guest"]
+        assert [vcpu["verdict"] for vcpu in report["vcpus"]] == ["allow", "allow"]
