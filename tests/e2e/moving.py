@@ -87,6 +87,7 @@ class Guest:
         fd = self.memory_fd()
         try:
             raw = os.pread(fd, HEARTBEAT_HEAD.size, HEARTBEAT_GPA)
+            assert len(raw) == HEARTBEAT_HEAD.size, "the memory file has just been made"
             magic, _, n, khz, *_ = HEARTBEAT_HEAD.unpack(raw)
             assert magic == HEARTBEAT_MAGIC, "the guest's load does not run"
             raw = os.pread(fd, n * HEARTBEAT_CPU.size, HEARTBEAT_GPA + HEARTBEAT_HEAD.size)
