@@ -99,6 +99,27 @@ static int wait_for(struct channel *ch, short events, struct err *e)
 	return 0;
 }
 
+int channel_wait(struct channel *ch, int other_fd, struct err *e)
+{
+	struct pollfd p[] = {
+		{.fd = ch->transport->fd, .events = POLLIN},
+		{.fd = ch->cancel_fd, .events = POLLIN},
+		{.fd = other_fd, .events = POLLIN},
+	};
+	int n;
+
+	do
+		n = poll(p, 3, ch->timeout_ms ? (int)ch->timeout_ms : -1);
+	while (n < 0 && errno == EINTR);
+	if (n < 0)
+		return err_set(e, -errno, "waiting for the %s: %s", peer_name(ch), strerror(errno));
+	if (p[1].revents)
+		return err_set(e, -ECANCELED, "the migration was cancelled");
+	if (p[0].revents)
+		return 0;
+	return n ? -ECANCELED : -ETIMEDOUT;
+}
+
 static int send_error(const struct channel *ch, int ret, struct err *e)
 {
 	if (ret == -EPIPE || ret == -ECONNRESET)

@@ -96,6 +96,14 @@ int channel_send(struct channel *ch, enum frame_type type, const void *payload, 
 int channel_recv(struct channel *ch, struct frame *f, struct err *e);
 
 /**
+ * channel_wait - until something has come, or something happens elsewhere
+ * @other_fd: readable: do not wait any more
+ * Return: 0: there is something to receive, or the other side has closed; -ETIMEDOUT, without a
+ * text, when nothing came for timeout_ms; -ECANCELED, without one, for @other_fd; else as above
+ */
+int channel_wait(struct channel *ch, int other_fd, struct err *e);
+
+/**
  * channel_expect - the next frame, which must be a @type
  * FAIL from the other side is an error with its text: -EPERM when it refuses by policy, -ECANCELED
  * for CANCEL or a FAIL that says so, -EREMOTEIO for anything else. Any other frame is -EPROTO.

@@ -35,6 +35,8 @@ static const char help[] =
 	"    --on-timeout cancel|force|throttle\n"
 	"        then: give up (default), pause it whatever that takes, or slow it down all the "
 	"way\n"
+	"    --stall-timeout SECONDS\n"
+	"        a destination that moves no byte for so long is taken for lost (default 10)\n"
 	"    --channels N\n"
 	"        connections for memory, 1 to 16 (default 2)\n"
 	"    --local\n"
@@ -51,14 +53,16 @@ static const char help[] =
 struct command {
 	const char *name;
 	struct uri uri;
-	uint64_t limit_ms, timeout_s, channels;
+	uint64_t limit_ms, timeout_s, stall_s, channels;
 	const char *on_timeout;
 	bool local, dry_run, json;
 
 	struct qmp_client client;
-	bool bar;	 /* a progress bar is on the terminal's last line */
-	bool ended;	 /* the guest ended by itself, and with it its process */
-	char reason[64]; /* then: why, as SHUTDOWN says it */
+	sigset_t signals; /* that mean: cancel */
+	bool bar;	  /* a progress bar is on the terminal's last line */
+	bool ended;	  /* the guest ended by itself, and with it its process */
+	char reason[64];  /* then: why, as SHUTDOWN says it */
+	char outcome[16]; /* as the last MIGRATION says it */
 };
 
 /* ---- telling ---- */
@@ -140,8 +144,9 @@ static int execute(struct command *c, const char *name, json_t *args, json_t **r
 
 static int set_parameters(struct command *c, struct err *e)
 {
-	json_t *args = json_pack("{sI sI}", "downtime-limit", (json_int_t)c->limit_ms,
-				 "x-testudo-timeout", (json_int_t)c->timeout_s);
+	json_t *args = json_pack("{sI sI sI}", "downtime-limit", (json_int_t)c->limit_ms,
+				 "x-testudo-timeout", (json_int_t)c->timeout_s,
+				 "x-testudo-stall-timeout", (json_int_t)c->stall_s);
 
 	json_object_set_new(args, "x-testudo-on-timeout", json_string(c->on_timeout));
 	return execute(c, "migrate-set-parameters", args, NULL, e);
@@ -182,31 +187,26 @@ static int start(struct command *c, struct err *e)
 		json_decref(names);
 		return ret;
 	}
+	/* from here on a signal means: cancel. Before, nothing has begun */
+	pthread_sigmask(SIG_BLOCK, &c->signals, NULL);
 	args = json_pack("{ss so sb sb}", "uri", "fd:migrate0", "x-testudo-channels", names,
 			 "x-testudo-dry-run", c->dry_run, "x-testudo-local", c->local);
 	return execute(c, "migrate", args, NULL, e);
 }
 
-/* SHUTDOWN says that the guest has ended here: nobody else has it. */
+/* What the guest's process said last tells who has the guest when it has ended. */
 static void note_event(struct command *c, const json_t *event)
 {
 	const json_t *data = json_object_get(event, "data");
+	const char *name = get_text(event, "event");
 
-	if (strcmp(get_text(event, "event"), "SHUTDOWN") != 0)
+	if (strcmp(name, "MIGRATION") == 0)
+		snprintf(c->outcome, sizeof(c->outcome), "%s", get_text(data, "x-testudo-outcome"));
+	if (strcmp(name, "SHUTDOWN") != 0)
 		return;
 	/* one that somebody ended here may have been handed over a moment before */
 	c->ended = json_is_true(json_object_get(data, "guest"));
 	snprintf(c->reason, sizeof(c->reason), "%.63s", get_text(data, "reason"));
-}
-
-static void note_events(struct command *c)
-{
-	json_t *event = NULL;
-
-	while (qmp_client_event(&c->client, 0, &event, NULL) > 0) {
-		note_event(c, event);
-		json_decref(event);
-	}
 }
 
 static bool is_over(const json_t *state)
@@ -217,16 +217,30 @@ static bool is_over(const json_t *state)
 	       strcmp(status, "cancelled") == 0;
 }
 
-static void cancel_if_asked(struct command *c, const sigset_t *signals, bool *asked)
+/* Ctrl-C, or the terminal is gone and nobody looks on any more */
+static void cancel_if_asked(struct command *c, bool *asked)
 {
 	const struct timespec now = {0};
 	struct err e = {0};
 
-	if (*asked || sigtimedwait(signals, NULL, &now) < 0)
+	if (*asked || sigtimedwait(&c->signals, NULL, &now) < 0)
 		return;
 	*asked = true;
 	if (execute(c, "migrate_cancel", NULL, NULL, &e) < 0)
 		log_warn("%s", e.text);
+}
+
+/* Wait a little, or until the guest's process tells of something; and remember what that was. */
+static void wait_for_news(struct command *c)
+{
+	unsigned int ms = LOOK_MS;
+	json_t *event = NULL;
+
+	while (qmp_client_event(&c->client, ms, &event, NULL) > 0) {
+		note_event(c, event);
+		json_decref(event);
+		ms = 0;
+	}
 }
 
 /* Return: 0 with the last state in *@state; -errno when the guest's process is not there any more
@@ -234,19 +248,14 @@ static void cancel_if_asked(struct command *c, const sigset_t *signals, bool *as
 static int watch(struct command *c, json_t **state, struct err *e)
 {
 	bool asked = false;
-	sigset_t signals;
 	int ret;
 
-	sigemptyset(&signals);
-	sigaddset(&signals, SIGINT);
-	sigaddset(&signals, SIGTERM);
-	pthread_sigmask(SIG_BLOCK, &signals, NULL);
 	for (;;) {
-		json_t *event = NULL;
-
 		ret = execute(c, "query-migrate", NULL, state, e);
-		if (ret < 0)
+		if (ret < 0) {
+			wait_for_news(c); /* what came before the end */
 			return ret;
+		}
 		if (is_over(*state))
 			return 0;
 		if (c->json)
@@ -255,14 +264,8 @@ static int watch(struct command *c, json_t **state, struct err *e)
 			tell_bar(c, *state);
 		json_decref(*state);
 		*state = NULL;
-		cancel_if_asked(c, &signals, &asked);
-		ret = qmp_client_event(&c->client, LOOK_MS, &event, e);
-		if (ret > 0) {
-			note_event(c, event);
-			json_decref(event);
-		}
-		if (ret < 0)
-			return ret;
+		cancel_if_asked(c, &asked);
+		wait_for_news(c);
 	}
 }
 
@@ -273,6 +276,17 @@ static void end_source(struct command *c)
 
 	if (execute(c, "quit", NULL, NULL, &e) < 0 && e.code != -ECONNRESET)
 		log_warn("the copy at the source did not end: %s", e.text);
+}
+
+static bool runs_here(struct command *c)
+{
+	json_t *status = NULL;
+	bool runs;
+
+	execute(c, "query-status", NULL, &status, NULL);
+	runs = json_is_true(json_object_get(status, "running"));
+	json_decref(status);
+	return runs;
 }
 
 static int finish(struct command *c, const json_t *state)
@@ -297,8 +311,9 @@ static int finish(struct command *c, const json_t *state)
 			c->name, get_text(state, "error-desc"), c->name, c->name);
 		return EXIT_MIGRATE_UNKNOWN;
 	}
-	log_err("guest '%s' %s: %s; it goes on here", c->name,
-		c->dry_run ? "cannot move" : "was not moved", get_text(state, "error-desc"));
+	log_err("guest '%s' %s: %s; it %s here", c->name,
+		c->dry_run ? "cannot move" : "was not moved", get_text(state, "error-desc"),
+		runs_here(c) ? "goes on" : "stays paused");
 	return json_is_true(json_object_get(state, "x-testudo-refused")) ? EXIT_POLICY
 									 : EXIT_MIGRATE_FAILED;
 }
@@ -316,18 +331,16 @@ static int run(struct command *c, struct err *e)
 	if (ret < 0) {
 		end_bar(c);
 		*e = (struct err) {0};
-		note_events(c);
-		if (c->ended) {
+		if (c->ended || strcmp(c->outcome, "here") == 0) {
 			err_set(e, ret,
 				"guest '%s' ended while it moved (%s); nothing runs at the "
 				"destination",
-				c->name, c->reason);
+				c->name, c->reason[0] ? c->reason : "its log says why");
 			return EXIT_MIGRATE_FAILED;
 		}
 		err_set(e, ret,
-			"the process of guest '%s' ended or does not answer; look at the "
-			"destination",
-			c->name);
+			"the process of guest '%s' %s; look at the destination whether it is there",
+			c->name, ret == -ETIMEDOUT ? "does not answer" : "ended");
 		return EXIT_MIGRATE_UNKNOWN;
 	}
 	code = finish(c, state);
@@ -340,6 +353,7 @@ static int run(struct command *c, struct err *e)
 enum {
 	OPT_DOWNTIME = 256,
 	OPT_TIMEOUT,
+	OPT_STALL,
 	OPT_ON_TIMEOUT,
 	OPT_CHANNELS,
 	OPT_LOCAL,
@@ -350,6 +364,7 @@ enum {
 static const struct option longs[] = {
 	{"downtime-ms", required_argument, NULL, OPT_DOWNTIME},
 	{"timeout", required_argument, NULL, OPT_TIMEOUT},
+	{"stall-timeout", required_argument, NULL, OPT_STALL},
 	{"on-timeout", required_argument, NULL, OPT_ON_TIMEOUT},
 	{"channels", required_argument, NULL, OPT_CHANNELS},
 	{"local", no_argument, NULL, OPT_LOCAL},
@@ -379,6 +394,8 @@ static int apply(struct command *c, int option, struct err *e)
 		return num_parse_u64("--downtime-ms", optarg, 1, 2000000, &c->limit_ms, e);
 	case OPT_TIMEOUT:
 		return num_parse_u64("--timeout", optarg, 1, 1000000, &c->timeout_s, e);
+	case OPT_STALL:
+		return num_parse_u64("--stall-timeout", optarg, 1, 3600, &c->stall_s, e);
 	case OPT_ON_TIMEOUT:
 		return set_on_timeout(c, optarg, e);
 	case OPT_CHANNELS:
@@ -434,6 +451,7 @@ int cmd_migrate(int argc, char **argv)
 {
 	struct command c = {
 		.limit_ms = MIGRATE_DEFAULT_LIMIT_MS,
+		.stall_s = MIGRATE_STALL_MS / 1000,
 		.channels = MIGRATE_DEFAULT_CHANNELS,
 		.on_timeout = "cancel",
 		.json = !isatty(STDOUT_FILENO),
@@ -447,6 +465,10 @@ int cmd_migrate(int argc, char **argv)
 		return 0;
 	}
 	signal(SIGPIPE, SIG_IGN);
+	sigemptyset(&c.signals);
+	sigaddset(&c.signals, SIGINT);
+	sigaddset(&c.signals, SIGTERM);
+	sigaddset(&c.signals, SIGHUP);
 	code = code < 0 ? EXIT_USAGE : run(&c, &e);
 	qmp_client_close(&c.client);
 	if (e.code)

@@ -43,6 +43,8 @@ struct control {
 
 	struct machine *machine; /* its present life, or NULL */
 	enum run_state state;
+	/* asked before a client makes a paused guest go on or begin again; NULL: nobody */
+	int (*may_run)(struct control *c, struct err *e);
 	bool hold;	  /* the next life of the machine waits for cont */
 	bool quit, reset; /* a client asked for it: what the event will say */
 

@@ -154,6 +154,8 @@ static int cont(void *ctx, const json_t *args, json_t **ret, struct err *e)
 
 	(void)args;
 	(void)ret;
+	if (!err && c->state != RUN_RUNNING && c->may_run)
+		err = c->may_run(c, e);
 	return err ? err : control_resume(c, e);
 }
 
@@ -179,6 +181,8 @@ static int system_reset(void *ctx, const json_t *args, json_t **ret, struct err 
 
 	(void)args;
 	(void)ret;
+	if (!err && c->may_run)
+		err = c->may_run(c, e);
 	if (err)
 		return err;
 	c->reset = true;

@@ -15,7 +15,7 @@
 #define MIGRATE_MAX_CHANNELS	 16 /* data channels */
 #define MIGRATE_DEFAULT_CHANNELS 2
 #define MIGRATE_DEFAULT_LIMIT_MS 20
-#define MIGRATE_STALL_MS	 10000 /* a peer that says nothing for so long is gone */
+#define MIGRATE_STALL_MS	 10000 /* the default of @stall_ms */
 
 /* QEMU's MigrationStatus, those that can happen here */
 enum migrate_status {
@@ -36,6 +36,7 @@ struct migrate_params {
 	uint64_t limit_ns;   /* longest pause */
 	uint64_t timeout_ns; /* of the live part; 0: none */
 	enum converge_on_timeout on_timeout;
+	unsigned int stall_ms; /* a peer that moves no byte for so long is gone */
 	bool dry_run;
 	bool local; /* both on one host, over a unix socket: hand the memory over, copy nothing */
 };

@@ -27,9 +27,14 @@ struct arrival {
 	int data_fd[MIGRATE_MAX_CHANNELS];
 	unsigned int n_data;
 	struct frame_hello hello;
+	bool heard;	   /* HELLO: somebody means it */
+	bool verdict_said; /* the reason has gone with it */
+	bool source_said;  /* why it stops, or it sent what was not due */
 	struct ram_recv ram;
-	int memory_fd; /* passed by the source; -1: none */
-	bool running;  /* the guest is to run on arrival */
+	uint64_t data_pages; /* that came */
+	uint32_t rounds;     /* whose end came */
+	int memory_fd;	     /* passed by the source; -1: none */
+	bool running;	     /* the guest is to run on arrival */
 	char change[ERR_TEXT_MAX];
 	struct err *e;
 };
@@ -43,6 +48,12 @@ struct on_loop {
 	struct err *e;
 };
 
+static void tell(struct run *r, enum migrate_status status)
+{
+	control_event(&r->control, "MIGRATION",
+		      json_pack("{ss}", "status", migrate_status_name(status)));
+}
+
 static int build_on_loop(void *arg)
 {
 	struct on_loop *c = arg;
@@ -50,10 +61,9 @@ static int build_on_loop(void *arg)
 	int memory_fd;
 	int ret = describe_apply(r, c->description, c->a->change, sizeof(c->a->change), c->e);
 
-	if (ret < 0)
+	if (ret < 0 || c->a->hello.flags & FRAME_HELLO_DRY_RUN)
 		return ret;
-	if (c->a->hello.flags & FRAME_HELLO_DRY_RUN)
-		return 0;
+	tell(r, MIGRATE_ACTIVE);
 	memory_fd = c->a->memory_fd;
 	c->a->memory_fd = -1; /* the machine's from here on */
 	return run_build_machine(r, memory_fd, c->e);
@@ -67,6 +77,7 @@ static int load_on_loop(void *arg)
 	unsigned int i;
 	int ret = machine_restore(&r->machine, &in, c->e);
 
+	c->a->d->locked = !ret;
 	for (i = 0; !ret && i < r->n_disks; i++)
 		ret = blk_file_take_over(&r->disk[i], c->e);
 	return ret;
@@ -75,8 +86,11 @@ static int load_on_loop(void *arg)
 static int start_on_loop(void *arg)
 {
 	struct on_loop *c = arg;
+	int ret = run_start_arrived(c->a->d->run, c->a->running, c->e);
 
-	return run_start_arrived(c->a->d->run, c->a->running, c->e);
+	if (!ret)
+		tell(c->a->d->run, MIGRATE_COMPLETED);
+	return ret;
 }
 
 static int call(struct arrival *a, int (*fn)(void *), const struct machine_description *d,
@@ -92,29 +106,32 @@ static int call(struct arrival *a, int (*fn)(void *), const struct machine_descr
 
 /* ---- connections ---- */
 
-/* The next connection with a head of ours; others are told nothing and closed. */
+/*
+ * The next connection; one without a head of ours is told nothing and closed.
+ * Return: 0; 1: it was a stranger's; -errno
+ */
 static int accept_channel(struct arrival *a, unsigned int timeout_ms, struct channel *ch,
 			  struct stream_head *h, uint64_t *session)
 {
 	struct migrate_dest *d = a->d;
+	struct err stray = {0};
 	int fd, ret;
 
-	for (;;) {
-		struct err stray = {0};
-
-		ret = socket_accept(&d->listener, timeout_ms, d->cancel_fd, &fd, a->e);
-		if (ret < 0)
-			return ret;
-		ret = channel_init(ch, fd, FRAME_FROM_SOURCE, d->cancel_fd, HEAD_MS);
-		if (!ret)
-			ret = channel_recv_head(ch, h, session, &stray);
-		if (!ret)
-			return 0;
-		channel_fini(ch);
-		if (ret == -ECANCELED)
-			return err_set(a->e, ret, "%s", stray.text);
-		log_warn("incoming migration: a connection is not one of testudo: %s", stray.text);
-	}
+	ret = socket_accept(&d->listener, timeout_ms, d->cancel_fd, &fd, a->e);
+	if (ret < 0)
+		return ret;
+	ret = channel_init(ch, fd, FRAME_FROM_SOURCE, d->cancel_fd, HEAD_MS);
+	if (!ret)
+		ret = channel_recv_head(ch, h, session, &stray);
+	if (!ret)
+		return 0;
+	if (ret == -EPROTONOSUPPORT) /* one of testudo, but another release of it */
+		channel_send_fail(ch, FRAME_CODE_PROTOCOL, stray.text);
+	channel_fini(ch);
+	if (ret == -ECANCELED)
+		return err_set(a->e, ret, "%s", stray.text);
+	log_warn("incoming migration: a connection is not one of testudo: %s", stray.text);
+	return 1;
 }
 
 static int accept_control(struct arrival *a)
@@ -129,15 +146,43 @@ static int accept_control(struct arrival *a)
 
 		d->fd = -1;
 		ret = channel_init(&a->control, fd, FRAME_FROM_SOURCE, d->cancel_fd, 0);
-		return ret < 0 ? err_set(a->e, ret, "--incoming: %s", strerror(-ret))
-			       : channel_recv_head(&a->control, &h, &session, a->e);
+		if (ret < 0)
+			return err_set(a->e, ret, "--incoming: %s", strerror(-ret));
+		ret = channel_recv_head(&a->control, &h, &session, a->e);
+		a->control.timeout_ms = HEAD_MS;
+		if (!ret && h.channel)
+			ret = err_set(a->e, -EPROTO,
+				      "--incoming: a control channel is due, channel %u came",
+				      h.channel);
+		return ret;
 	}
 	for (;;) {
 		ret = accept_channel(a, 0, &a->control, &h, &session);
-		if (ret < 0 || h.channel == 0)
+		if (ret < 0 || (!ret && h.channel == 0))
 			return ret;
 		channel_fini(&a->control); /* a data channel whose migration has failed */
 	}
+}
+
+/* The next one of a source that has nothing to say before all are there, but that it gives up */
+static int await_connection(struct arrival *a)
+{
+	struct frame f;
+	int ret = channel_wait(&a->control, a->d->listener.fd, a->e);
+
+	if (ret == -ETIMEDOUT)
+		return err_set(a->e, ret,
+			       "only %u of the source's %u data channels came within %u s; has it "
+			       "ended?",
+			       a->n_data, a->hello.n_data, a->control.timeout_ms / 1000);
+	if (!ret) {
+		ret = channel_recv(&a->control, &f, a->e);
+		if (!ret)
+			ret = channel_check_due(&a->control, &f, FRAME_STATE, a->e);
+		frame_fini(&f);
+		return ret ? ret : err_set(a->e, -EPROTO, "state came before memory");
+	}
+	return ret == -ECANCELED && !a->e->code ? 0 : ret;
 }
 
 static int accept_data(struct arrival *a)
@@ -153,9 +198,13 @@ static int accept_data(struct arrival *a)
 			return err_set(a->e, -EINVAL,
 				       "data channels need an address to connect to; --incoming "
 				       "fd:N with one connection serves local hand-overs only");
-		ret = accept_channel(a, MIGRATE_STALL_MS, &ch, &h, &session);
+		ret = await_connection(a);
+		if (!ret)
+			ret = accept_channel(a, MIGRATE_STALL_MS, &ch, &h, &session);
 		if (ret < 0)
 			return ret;
+		if (ret)
+			continue;
 		if (h.channel != a->n_data + 1 || session != a->hello.session) {
 			channel_fini(&ch);
 			continue;
@@ -170,19 +219,23 @@ static int accept_data(struct arrival *a)
 static int hear_hello(struct arrival *a)
 {
 	struct frame f;
+	bool passed;
 	int ret = channel_expect(&a->control, FRAME_HELLO, &f, a->e);
 
 	if (ret < 0)
 		return ret;
 	ret = frame_hello_decode(&f, &a->hello, a->e);
 	frame_fini(&f);
-	if (!ret &&
-	    (a->hello.version_min > STREAM_VERSION || a->hello.version_max < STREAM_VERSION))
-		ret = err_set(a->e, -EPROTONOSUPPORT,
-			      "%s speaks versions %u to %u of the stream, this side %u; bring both "
-			      "to the same release",
-			      a->hello.program, a->hello.version_min, a->hello.version_max,
-			      STREAM_VERSION);
+	if (ret < 0)
+		return ret;
+	a->heard = true;
+	passed = a->hello.flags & FRAME_HELLO_PASS_FD;
+	if (a->hello.flags & FRAME_HELLO_FILE || passed == (a->hello.n_data > 0))
+		if (passed || !(a->hello.flags & FRAME_HELLO_DRY_RUN))
+			ret = err_set(a->e, -EPROTO,
+				      "frame hello: flags 0x%x and %u data channels; memory comes "
+				      "over channels or as a descriptor, one of both",
+				      a->hello.flags, a->hello.n_data);
 	return ret;
 }
 
@@ -250,6 +303,7 @@ static int send_verdict(struct arrival *a, int ret)
 	struct wbuf w = {0};
 	int sent;
 
+	a->verdict_said = true;
 	snprintf(v.text, sizeof(v.text), "%s", ret ? e->text : a->change);
 	frame_verdict_encode(&v, &w);
 	if (!ret)
@@ -282,22 +336,59 @@ static int handshake(struct arrival *a)
 
 /* ---- memory, state, and the hand-over ---- */
 
-/* The marks of the rounds lie before it. */
+/*
+ * The next frame; as long as memory comes there is no hurry.
+ * Return: -ECANCELED without a text when a data channel has failed
+ */
+static int hear_next(struct arrival *a, struct frame *f)
+{
+	const bool memory = a->n_data;
+	int ret;
+
+	do {
+		ret = memory ? channel_wait(&a->control, a->ram.io.stop_fd, a->e) : 0;
+	} while (ret == -ETIMEDOUT && !ram_recv_complete(&a->ram));
+	if (ret < 0 && ret != -ETIMEDOUT)
+		return ret;
+	return channel_recv(&a->control, f, a->e);
+}
+
+static int count_round(struct arrival *a, const struct frame *f)
+{
+	struct frame_round_end end;
+	int ret = frame_round_end_decode(f, &end, a->e);
+
+	if (!ret && end.round != a->rounds)
+		ret = err_set(a->e, -EPROTO, "round %u ended where %u is due", end.round,
+			      a->rounds);
+	a->rounds++;
+	return ret;
+}
+
+/*
+ * The marks of the rounds lie before it. They are read while memory comes: any number of them
+ * would fill the connection, and the source may say here why it stops.
+ */
 static int hear_state(struct arrival *a, struct frame *state)
 {
 	int ret;
 
 	for (;;) {
-		ret = channel_recv(&a->control, state, a->e);
+		ret = hear_next(a, state);
 		if (ret < 0)
 			return ret;
 		if (state->type != FRAME_ROUND_END)
 			break;
+		ret = count_round(a, state);
 		frame_fini(state);
+		if (ret < 0)
+			return ret;
 	}
 	ret = channel_check_due(&a->control, state, FRAME_STATE, a->e);
-	if (ret < 0)
+	if (ret < 0) {
+		a->source_said = true;
 		frame_fini(state);
+	}
 	return ret;
 }
 
@@ -311,8 +402,16 @@ static int hear_finish(struct arrival *a)
 		return ret;
 	ret = frame_finish_decode(&f, &finish, a->e);
 	frame_fini(&f);
+	if (ret < 0)
+		return ret;
 	a->running = finish.running;
-	return ret;
+	if (finish.rounds != a->rounds || finish.data_pages != a->data_pages)
+		return err_set(a->e, -EPROTO,
+			       "the source has sent %llu pages in %u rounds, %llu in %u came; try "
+			       "again",
+			       (unsigned long long)finish.data_pages, finish.rounds,
+			       (unsigned long long)a->data_pages, a->rounds);
+	return 0;
 }
 
 static int start_receiving(struct arrival *a)
@@ -342,14 +441,30 @@ static int prefer_reason(struct arrival *a, int ret)
 	return err_set(a->e, -ECONNRESET, "the source gave up: %s", fail.text);
 }
 
-/* All memory first: a source that fails closes the data channels, which ends the wait. */
-static int receive_memory(struct arrival *a)
+/* Memory by its own threads, and the control channel beside them up to STATE. */
+static int receive_memory(struct arrival *a, struct frame *state)
 {
-	int ret = start_receiving(a);
+	struct err said = {0}, *e = a->e;
+	bool channel_failed;
+	int heard, ret = start_receiving(a);
 
-	if (!ret)
-		ret = ram_recv_join(&a->ram, a->e);
+	if (!ret) {
+		a->e = &said;
+		heard = hear_state(a, state);
+		a->e = e;
+		channel_failed = ram_recv_failed(&a->ram);
+		if (heard < 0)
+			ram_recv_stop(&a->ram);
+		ret = ram_recv_join(&a->ram, e);
+		a->data_pages = a->ram.pages;
+		if (heard < 0 && (a->source_said || !channel_failed)) {
+			*e = (struct err) {0};
+			ret = err_set(e, heard, "%s", said.text);
+		}
+	}
 	ram_recv_fini(&a->ram);
+	if (ret < 0)
+		frame_fini(state);
 	return prefer_reason(a, ret);
 }
 
@@ -359,10 +474,8 @@ static int receive(struct arrival *a)
 	struct frame_ready ready;
 	struct frame state = {0};
 	struct wbuf w = {0};
-	int ret = a->n_data ? receive_memory(a) : 0;
+	int ret = a->n_data ? receive_memory(a, &state) : hear_state(a, &state);
 
-	if (!ret)
-		ret = hear_state(a, &state);
 	if (!ret)
 		ret = hear_finish(a);
 	if (!ret)
@@ -398,8 +511,9 @@ static int take_over(struct arrival *a)
 	struct wbuf w = {0};
 	int ret;
 
-	__atomic_store_n(&a->d->committed, true, __ATOMIC_RELEASE);
 	ret = call(a, start_on_loop, NULL, NULL);
+	if (ret < 0 && ret != -ECANCELED)
+		a->verdict_said = true; /* a part of it may have run: FAIL would be a lie */
 	if (ret < 0)
 		return ret;
 	ack.resume_ns = a->running ? migrate_now_ns() - begin : 0;
@@ -441,13 +555,18 @@ static int one_arrival(struct migrate_dest *d, struct err *e)
 	ret = accept_control(&a);
 	if (!ret)
 		ret = handshake(&a);
-	dry_run = a.hello.flags & FRAME_HELLO_DRY_RUN;
-	if (!ret && !dry_run)
+	dry_run = a.heard && a.hello.flags & FRAME_HELLO_DRY_RUN;
+	if (!ret && !dry_run) {
+		a.verdict_said = false;
 		ret = receive_guest(&a);
-	if (ret < 0 && ret != -EPERM && ret != -ECONNRESET)
+	}
+	if (ret < 0 && !a.verdict_said && ret != -ECONNRESET)
 		channel_send_fail(&a.control, code_of(ret), e->text);
 	close_arrival(&a);
-	if (ret < 0 && ret != -ECANCELED && (dry_run || !a.hello.session) && d->listener.fd >= 0) {
+	/* the source's wish to stop is none of ours */
+	if (ret == -ECANCELED && !__atomic_load_n(&d->stopping, __ATOMIC_ACQUIRE))
+		ret = e->code = -ECONNRESET;
+	if (ret < 0 && ret != -ECANCELED && (dry_run || !a.heard) && d->listener.fd >= 0) {
 		log_warn("incoming migration: %s; still waiting", e->text);
 		*e = (struct err) {0};
 		return 1;
@@ -551,13 +670,20 @@ int migrate_dest_start(struct migrate_dest *d, struct err *e)
 void migrate_dest_stop(struct migrate_dest *d)
 {
 	const uint64_t one = 1;
+	unsigned int i;
 
 	if (!d->started)
 		return;
+	__atomic_store_n(&d->stopping, true, __ATOMIC_RELEASE);
 	if (write(d->cancel_fd, &one, sizeof(one)) < 0)
 		log_err("cannot wake the migration: %s", strerror(errno));
 	loop_call_close(&d->run->calls);
 	pthread_join(d->thread, NULL);
 	d->started = false;
 	loop_call_open(&d->run->calls);
+	if (d->code < 0)
+		tell(d->run, d->code == -ECANCELED ? MIGRATE_CANCELLED : MIGRATE_FAILED);
+	/* the source waits for the disks; taking the machine apart may take long */
+	for (i = 0; d->locked && d->code < 0 && i < d->run->n_disks; i++)
+		blk_file_hand_over(&d->run->disk[i], NULL);
 }

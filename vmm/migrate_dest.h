@@ -26,7 +26,8 @@ struct migrate_dest {
 
 	pthread_t thread;
 	bool started;
-	bool committed; /* atomic: the guest is ours */
+	bool stopping;	/* atomic: this process is to end */
+	bool locked;	/* the disks may be locked here; the loop's thread */
 	struct err err; /* why it failed; read it after the thread has ended */
 	int code;	/* -errno */
 };

@@ -142,6 +142,12 @@ static int start_on_fds(struct migrate_qmp *q, const struct migrate_params *para
 		n = err_set(e, -EINVAL,
 			    "x-testudo-channels: name at least one descriptor for memory; without "
 			    "one only x-testudo-local can move a guest");
+	if (n > 0 && params->local) {
+		close_fds(data, (unsigned int)n);
+		n = err_set(e, -EINVAL,
+			    "x-testudo-channels: x-testudo-local hands the memory over; leave the "
+			    "channels out");
+	}
 	if (n < 0) {
 		close(control);
 		return n;
@@ -224,12 +230,14 @@ static int run_set_parameters(void *ctx, const json_t *args, json_t **ret, struc
 	struct migrate_qmp *q = ctx;
 	struct migrate_params p = q->params;
 	json_int_t limit = (json_int_t)(p.limit_ns / MS), timeout = (json_int_t)(p.timeout_ns / S);
-	json_int_t channels = q->n_channels;
+	json_int_t channels = q->n_channels, stall = (json_int_t)(p.stall_ms / 1000);
 	int code = get_range(args, "downtime-limit", 2000000, &limit, e);
 
 	(void)ret;
 	if (!code)
 		code = get_range(args, "x-testudo-timeout", INT_MAX, &timeout, e);
+	if (!code)
+		code = get_range(args, "x-testudo-stall-timeout", 3600, &stall, e);
 	if (!code)
 		code = get_range(args, "multifd-channels", MIGRATE_MAX_CHANNELS, &channels, e);
 	if (!code)
@@ -237,10 +245,13 @@ static int run_set_parameters(void *ctx, const json_t *args, json_t **ret, struc
 	if (!code && !channels)
 		code = err_set(e, -EINVAL, "multifd-channels: 0; give 1 to %d",
 			       MIGRATE_MAX_CHANNELS);
+	if (!code && !stall)
+		code = err_set(e, -EINVAL, "x-testudo-stall-timeout: 0; give 1 to 3600");
 	if (code)
 		return code;
 	p.limit_ns = (uint64_t)limit * MS;
 	p.timeout_ns = (uint64_t)timeout * S;
+	p.stall_ms = (unsigned int)stall * 1000;
 	q->params = p;
 	q->n_channels = (unsigned int)channels;
 	return 0;
@@ -251,9 +262,11 @@ static int run_query_parameters(void *ctx, const json_t *args, json_t **ret, str
 	const struct migrate_qmp *q = ctx;
 
 	(void)args;
-	*ret = json_pack("{sI sI sI ss}", "downtime-limit", (json_int_t)(q->params.limit_ns / MS),
-			 "multifd-channels", (json_int_t)q->n_channels, "x-testudo-timeout",
-			 (json_int_t)(q->params.timeout_ns / S), "x-testudo-on-timeout",
+	*ret = json_pack("{sI sI sI sI ss}", "downtime-limit",
+			 (json_int_t)(q->params.limit_ns / MS), "multifd-channels",
+			 (json_int_t)q->n_channels, "x-testudo-timeout",
+			 (json_int_t)(q->params.timeout_ns / S), "x-testudo-stall-timeout",
+			 (json_int_t)(q->params.stall_ms / 1000), "x-testudo-on-timeout",
 			 on_timeout_names[q->params.on_timeout]);
 	return *ret ? 0 : err_set(e, -ENOMEM, "out of memory");
 }
@@ -312,11 +325,9 @@ static const struct qmp_arg migrate_args[] = {
 	{NULL, QMP_STRING, false},
 };
 static const struct qmp_arg parameters_args[] = {
-	{"downtime-limit", QMP_INT, true},
-	{"multifd-channels", QMP_INT, true},
-	{"x-testudo-timeout", QMP_INT, true},
-	{"x-testudo-on-timeout", QMP_STRING, true},
-	{NULL, QMP_STRING, false},
+	{"downtime-limit", QMP_INT, true},	    {"multifd-channels", QMP_INT, true},
+	{"x-testudo-timeout", QMP_INT, true},	    {"x-testudo-stall-timeout", QMP_INT, true},
+	{"x-testudo-on-timeout", QMP_STRING, true}, {NULL, QMP_STRING, false},
 };
 static const struct qmp_arg capabilities_args[] = {
 	{"capabilities", QMP_ARRAY, false},
@@ -335,7 +346,8 @@ static const struct qmp_command commands[] = {
 void migrate_qmp_init(struct migrate_qmp *q, struct run *run)
 {
 	q->run = run;
-	q->params = (struct migrate_params) {.limit_ns = MIGRATE_DEFAULT_LIMIT_MS * MS};
+	q->params = (struct migrate_params) {.limit_ns = MIGRATE_DEFAULT_LIMIT_MS * MS,
+					     .stall_ms = MIGRATE_STALL_MS};
 	q->n_channels = MIGRATE_DEFAULT_CHANNELS;
 	q->table = (struct qmp_table) {.commands = commands, .n = ARRAY_SIZE(commands), .ctx = q};
 	control_add_commands(&run->control, &q->table);

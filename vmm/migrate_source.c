@@ -1,6 +1,7 @@
 #include "vmm/migrate_source.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,8 +26,17 @@
 /* Pausing, saving, one round trip, loading, resuming: what a pause takes with no page to send. */
 #define FIXED_NS 2000000
 
+/*
+ * What a destination that gave up may need to end, and to let go of the disks. It gives up when the
+ * source does: the connection is closed, or nothing came for as long.
+ */
+#define LET_GO_MS  5000
+#define LET_GO_NAP 10
+
 /* Throttling gives way when a pause came out longer than it was meant to be, so many times. */
 #define PAUSES_TAKEN_BACK 5
+
+#define GUEST_ENDED "the guest or its process ended, or it reset, while it moved"
 
 /* One migration, for as long as its thread runs. */
 struct transfer {
@@ -38,9 +48,10 @@ struct transfer {
 	struct wbuf state;
 	struct frame_finish finish;
 	uint64_t begin_ns;
-	bool stopped;	/* we paused it */
-	bool forced;	/* the pause will take longer than allowed, and that is known */
-	bool committed; /* COMMIT has left, or may have */
+	bool stopped;		  /* we paused it */
+	char after[ERR_TEXT_MAX]; /* why it does not go on here, though it should */
+	bool forced;		  /* the pause will take longer than allowed, and that is known */
+	bool committed;		  /* COMMIT has left, or may have */
 	struct err *e;
 };
 
@@ -63,10 +74,6 @@ static int emit_status(void *arg)
 {
 	struct migrate_source *s = arg;
 
-	if (s->stats.outcome == OUTCOME_MOVED)
-		control_set_state(&s->run->control, RUN_POSTMIGRATE);
-	else if (s->stats.outcome == OUTCOME_UNKNOWN)
-		control_set_state(&s->run->control, RUN_PAUSED); /* the user may let it go on */
 	emit(s, s->stats.status);
 	return 0;
 }
@@ -116,11 +123,14 @@ static int pause_on_loop(void *arg)
 	pthread_mutex_lock(&s->lock);
 	s->stats.pause_ns = migrate_now_ns();
 	pthread_mutex_unlock(&s->lock);
+	/* a state that is left alone says how the next life begins */
+	if (run_event_waits(s->run))
+		return err_set(c->e, -ECANCELED, "%s", GUEST_ENDED);
 	c->t->finish.running = s->run->control.state == RUN_RUNNING;
 	control_pause(&s->run->control, RUN_FINISH_MIGRATE);
 	c->t->stopped = true;
 	if (run_event_waits(s->run))
-		return err_set(c->e, -ECANCELED, "the guest ended or reset while it moved");
+		return err_set(c->e, -ECANCELED, "%s", GUEST_ENDED);
 	return 0;
 }
 
@@ -133,8 +143,22 @@ static int save_on_loop(void *arg)
 
 	c->t->state.len = 0;
 	ret = machine_save(&r->machine, &c->t->state, c->e);
+	c->t->s->handed_disks = true;
 	for (i = 0; !ret && i < r->n_disks; i++)
 		ret = blk_file_hand_over(&r->disk[i], c->e);
+	return ret;
+}
+
+static int lock_disks(struct migrate_source *s, struct err *e)
+{
+	struct run *r = s->run;
+	unsigned int i;
+	int ret = 0;
+
+	for (i = 0; s->handed_disks && !ret && i < r->n_disks; i++)
+		ret = blk_file_lock(&r->disk[i], e);
+	if (!ret)
+		s->handed_disks = false;
 	return ret;
 }
 
@@ -142,17 +166,24 @@ static int save_on_loop(void *arg)
 static int take_back_on_loop(void *arg)
 {
 	struct on_loop *c = arg;
-	struct run *r = c->t->s->run;
-	unsigned int i;
-	int ret = 0;
+	struct control *control = &c->t->s->run->control;
+	int ret = lock_disks(c->t->s, c->e);
 
-	for (i = 0; !ret && i < r->n_disks; i++)
-		ret = blk_file_lock(&r->disk[i], c->e);
-	if (ret < 0 || !c->t->finish.running) {
-		control_set_state(&r->control, RUN_PAUSED);
+	if (ret < 0)
 		return ret;
-	}
-	return control_resume(&r->control, c->e);
+	if (c->t->finish.running)
+		ret = control_resume(control, c->e);
+	if (ret < 0 || !c->t->finish.running)
+		control_set_state(control, RUN_PAUSED);
+	return ret;
+}
+
+static int stay_paused_on_loop(void *arg)
+{
+	struct on_loop *c = arg;
+
+	control_set_state(&c->t->s->run->control, RUN_PAUSED);
+	return 0;
 }
 
 static int call(struct transfer *t, int (*fn)(void *), struct machine_description *d)
@@ -161,7 +192,7 @@ static int call(struct transfer *t, int (*fn)(void *), struct machine_descriptio
 	int ret = loop_call(&t->s->run->calls, fn, &c);
 
 	if (ret == -ECANCELED)
-		err_set(t->e, ret, "the guest ended or reset while it moved");
+		err_set(t->e, ret, "%s", GUEST_ENDED);
 	return ret;
 }
 
@@ -260,7 +291,7 @@ static int send_heads(struct transfer *t)
 	const struct ram_io io = {
 		.cancel_fd = s->cancel_fd,
 		.stop_fd = -1,
-		.stall_ms = MIGRATE_STALL_MS,
+		.stall_ms = s->params.stall_ms,
 		.peer = "destination",
 	};
 	unsigned int i;
@@ -433,6 +464,7 @@ static int commit(struct transfer *t)
 	/* nobody may cancel any more; what the wait ends with is the peer's doing */
 	__atomic_store_n(&t->s->handed_over, true, __ATOMIC_RELEASE);
 	ch->cancel_fd = -1;
+	ch->send_started = false; /* of the frame before */
 	ret = send_frame(t, FRAME_COMMIT, &w);
 	if (ret < 0 && !ch->send_started) {
 		__atomic_store_n(&t->s->handed_over, false, __ATOMIC_RELEASE);
@@ -443,6 +475,11 @@ static int commit(struct transfer *t)
 		ret = channel_expect(ch, FRAME_ACK, &f, t->e);
 	if (!ret)
 		frame_fini(&f);
+	/* FAIL in the place of ACK: the destination does not run the guest, and says so */
+	if (ret == -EREMOTEIO || ret == -ECANCELED) {
+		t->committed = false;
+		__atomic_store_n(&t->s->handed_over, false, __ATOMIC_RELEASE);
+	}
 	return ret;
 }
 
@@ -521,7 +558,7 @@ static int start_copying(struct transfer *t)
 		.fds = t->s->data_fd,
 		.n = t->s->n_data,
 		.cancel_fd = t->s->cancel_fd,
-		.stall_ms = MIGRATE_STALL_MS,
+		.stall_ms = t->s->params.stall_ms,
 	};
 	int ret = dirty_log_start(config.log, t->e);
 
@@ -570,6 +607,16 @@ static enum frame_code code_of(int ret)
 	}
 }
 
+static void close_channels(struct migrate_source *s)
+{
+	unsigned int i;
+
+	channel_fini(&s->control);
+	for (i = 0; i < s->n_data; i++)
+		close(s->data_fd[i]);
+	s->n_data = 0;
+}
+
 /* What the destination said before it hung up is nearer to the cause than "connection reset". */
 static int prefer_reason(struct transfer *t, int ret)
 {
@@ -592,22 +639,41 @@ static void tell_destination(struct transfer *t, int ret)
 		channel_send_fail(ch, code_of(ret), t->e->text);
 }
 
+/* The destination may hold the disks until it has heard that it will not get the guest. */
+static void take_back(struct transfer *t)
+{
+	const uint64_t end =
+		migrate_now_ns() + (t->s->params.stall_ms + LET_GO_MS) * UINT64_C(1000000);
+	struct err *cause = t->e, again;
+	int ret;
+
+	t->e = &again;
+	for (;;) {
+		again = (struct err) {0};
+		ret = resume_guest(t);
+		if (ret != -EBUSY || migrate_now_ns() >= end)
+			break;
+		poll(NULL, 0, LET_GO_NAP);
+	}
+	if (ret < 0 && ret != -ECANCELED) {
+		call(t, stay_paused_on_loop, NULL);
+		snprintf(t->after, sizeof(t->after), "%s", again.text);
+	}
+	t->e = cause;
+}
+
 /* Before COMMIT: the guest goes on here. */
 static int fail_here(struct transfer *t, int ret)
 {
-	struct err again = {0};
-	struct err *cause = t->e;
-
 	ret = prefer_reason(t, ret);
+	if (ret == -ECANCELED && __atomic_load_n(&t->s->stopping, __ATOMIC_ACQUIRE)) {
+		*t->e = (struct err) {0};
+		err_set(t->e, ret, "%s", GUEST_ENDED);
+	}
 	tell_destination(t, ret);
-	t->s->control.cancel_fd = -1;
-	if (!t->stopped)
-		return ret;
-	t->e = &again;
-	if (resume_guest(t) < 0 && again.code != -ECANCELED)
-		log_err("the guest stays paused: %s; testudo resume goes on when that is settled",
-			again.text);
-	t->e = cause;
+	close_channels(t->s); /* so that it lets go */
+	if (t->stopped)
+		take_back(t);
 	return ret;
 }
 
@@ -622,44 +688,69 @@ static void note_end(struct transfer *t, int ret)
 		st->downtime_ns = st->end_ns - st->pause_ns;
 	st->outcome = !t->committed ? OUTCOME_HERE : ret ? OUTCOME_UNKNOWN : OUTCOME_MOVED;
 	st->code = ret;
-	snprintf(st->error, sizeof(st->error), "%s", ret ? t->e->text : "");
+	st->throttle_percent = 0;
+	if (t->after[0])
+		snprintf(st->error, sizeof(st->error), "%.480s; it cannot go on here: %.480s",
+			 t->e->text, t->after);
+	else
+		snprintf(st->error, sizeof(st->error), "%s", ret ? t->e->text : "");
 	pthread_mutex_unlock(&s->lock);
+	if (!ret)
+		s->end = MIGRATE_COMPLETED;
+	else if (ret == -ECANCELED && !t->committed)
+		s->end = MIGRATE_CANCELLED;
+	else
+		s->end = MIGRATE_FAILED;
 }
 
-static void log_end(const struct transfer *t, int ret)
+static void log_end(const struct migrate_source *s)
 {
-	if (ret == 0 && t->committed)
-		log_info(
-			"the guest runs at the destination now; this copy stays paused until quit");
-	else if (t->committed)
-		log_err("migration: outcome unknown: %s; look at the destination: if the guest "
-			"runs "
+	const struct migrate_stats *st = &s->stats;
+	const bool runs = s->run->control.state == RUN_RUNNING;
+
+	if (st->outcome == OUTCOME_MOVED)
+		log_info("the guest is at the destination now; this copy stays paused until quit");
+	else if (st->outcome == OUTCOME_UNKNOWN)
+		log_err("migration: outcome unknown: %s; look at the destination: if the guest is "
 			"there, end this copy (testudo stop --force), else let it go on (testudo "
 			"resume)",
-			t->e->text);
-	else if (ret)
-		log_warn("migration: %s; the guest goes on here", t->e->text);
+			st->error);
+	else if (st->code && s->stopping)
+		log_warn("migration: %s", st->error);
+	else if (st->code)
+		log_warn("migration: %s; the guest %s here", st->error,
+			 runs ? "goes on" : "stays paused");
 }
 
-static void close_channels(struct migrate_source *s)
+/* Everything of it is gone: whoever hears of the end may begin the next one. */
+static int end_on_loop(void *arg)
 {
-	unsigned int i;
+	struct migrate_source *s = arg;
+	struct control *c = &s->run->control;
 
-	channel_fini(&s->control);
-	for (i = 0; i < s->n_data; i++)
-		close(s->data_fd[i]);
-	s->n_data = 0;
+	if (s->stats.outcome == OUTCOME_MOVED)
+		control_set_state(c, RUN_POSTMIGRATE);
+	else if (s->stats.outcome == OUTCOME_UNKNOWN)
+		control_set_state(c, RUN_PAUSED); /* the user may let it go on */
+	pthread_mutex_lock(&s->lock);
+	s->stats.status = s->end;
+	pthread_mutex_unlock(&s->lock);
+	__atomic_store_n(&s->busy, false, __ATOMIC_RELEASE);
+	log_end(s);
+	control_event(&s->run->control, "MIGRATION",
+		      json_pack("{ss ss}", "status", migrate_status_name(s->end),
+				"x-testudo-outcome", migrate_outcome_name(s->stats.outcome)));
+	return 0;
 }
 
 /* For who does not lock the process in; a locked one is given connections. */
 static int connect_channels(struct transfer *t)
 {
 	struct migrate_source *s = t->s;
-	const unsigned int n = s->n_data;
+	const unsigned int n = s->n_wanted;
 	int fd[1 + MIGRATE_MAX_CHANNELS], ret;
 
-	s->n_data = 0;
-	ret = socket_connect(&s->uri, 1 + n, MIGRATE_STALL_MS, fd, t->e);
+	ret = socket_connect(&s->uri, 1 + n, s->params.stall_ms, fd, t->e);
 	if (ret == -EACCES) {
 		*t->e = (struct err) {0};
 		return err_set(t->e, ret,
@@ -672,7 +763,7 @@ static int connect_channels(struct transfer *t)
 	memcpy(s->data_fd, fd + 1, n * sizeof(*fd));
 	s->n_data = n;
 	ret = channel_init(&s->control, fd[0], FRAME_FROM_DESTINATION, s->cancel_fd,
-			   MIGRATE_STALL_MS);
+			   s->params.stall_ms);
 	return ret < 0 ? err_set(t->e, ret, "the control channel: %s", strerror(-ret)) : 0;
 }
 
@@ -686,7 +777,6 @@ static void *source_thread(void *arg)
 		.begin_ns = s->stats.begin_ns,
 		.e = &e,
 	};
-	bool cancelled;
 	int ret;
 
 	pthread_setname_np(pthread_self(), "migration");
@@ -697,24 +787,40 @@ static void *source_thread(void *arg)
 	if (ret < 0 && !t.committed)
 		ret = fail_here(&t, ret);
 	note_end(&t, ret);
-	log_end(&t, ret);
-	cancelled = ret == -ECANCELED;
-	set_status(s, !ret ? MIGRATE_COMPLETED : cancelled ? MIGRATE_CANCELLED : MIGRATE_FAILED);
 	ram_send_fini(&t.ram);
 	throttle_fini(&t.throttle);
 	dirty_log_stop(&t.machine->dirty_log);
 	wbuf_fini(&t.state);
 	close_channels(s);
-	__atomic_store_n(&s->busy, false, __ATOMIC_RELEASE);
+	loop_call(&s->run->calls, end_on_loop, s); /* or migrate_source_stop() */
 	return NULL;
 }
 
 /* ---- for the loop's thread ---- */
 
+int migrate_source_settle(struct migrate_source *s, struct err *e)
+{
+	int ret = lock_disks(s, e);
+
+	if (ret < 0)
+		return ret;
+	pthread_mutex_lock(&s->lock);
+	if (s->stats.outcome == OUTCOME_UNKNOWN)
+		s->stats.outcome = OUTCOME_HERE; /* the user has looked */
+	pthread_mutex_unlock(&s->lock);
+	return 0;
+}
+
+static int settle(struct control *c, struct err *e)
+{
+	return migrate_source_settle(&container_of(c, struct run, control)->source, e);
+}
+
 int migrate_source_init(struct migrate_source *s, struct run *run, struct err *e)
 {
 	memset(s, 0, sizeof(*s));
 	s->run = run;
+	run->control.may_run = settle;
 	pthread_mutex_init(&s->lock, NULL);
 	channel_zero(&s->control);
 	s->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -741,7 +847,7 @@ static void join(struct migrate_source *s)
 	s->started = false;
 }
 
-static int check_start(const struct migrate_source *s, struct err *e)
+static int check_start(struct migrate_source *s, struct err *e)
 {
 	if (__atomic_load_n(&s->busy, __ATOMIC_ACQUIRE))
 		return err_set(e, -EBUSY,
@@ -751,7 +857,26 @@ static int check_start(const struct migrate_source *s, struct err *e)
 		return err_set(e, -EINVAL, "there is no guest here yet; it is to arrive first");
 	if (s->stats.outcome == OUTCOME_MOVED)
 		return err_set(e, -EINVAL, "the guest has left already; end this process (quit)");
-	return 0;
+	if (s->stats.outcome == OUTCOME_UNKNOWN)
+		return err_set(e, -EINVAL,
+			       "the last migration's outcome is unknown; look at its destination, "
+			       "then end this copy (testudo stop --force) or let it go on (testudo "
+			       "resume)");
+	return lock_disks(s, e);
+}
+
+/* A guest that waits for its first instruction has no state yet; as a paused one it has. */
+static int make_paused(struct run *r, struct err *e)
+{
+	int ret;
+
+	if (r->control.state != RUN_PRELAUNCH)
+		return 0;
+	machine_pause(&r->machine);
+	ret = machine_start(&r->machine, e);
+	if (!ret)
+		control_set_state(&r->control, RUN_PAUSED);
+	return ret;
 }
 
 static void begin(struct migrate_source *s, const struct migrate_params *params)
@@ -779,15 +904,18 @@ static int start_thread(struct migrate_source *s, struct err *e)
 {
 	int ret;
 
-	s->busy = true;
+	__atomic_store_n(&s->busy, true, __ATOMIC_RELEASE);
 	emit(s, MIGRATE_SETUP);
 	ret = -pthread_create(&s->thread, NULL, source_thread, s);
 	if (!ret) {
 		s->started = true;
 		return 0;
 	}
-	s->busy = false;
+	__atomic_store_n(&s->busy, false, __ATOMIC_RELEASE);
 	close_channels(s);
+	pthread_mutex_lock(&s->lock);
+	s->stats = (struct migrate_stats) {.status = MIGRATE_NONE};
+	pthread_mutex_unlock(&s->lock);
 	return err_set(e, ret, "no thread for the migration: %s", strerror(-ret));
 }
 
@@ -798,10 +926,12 @@ int migrate_source_start(struct migrate_source *s, const struct migrate_params *
 	unsigned int i;
 
 	if (!ret)
+		ret = make_paused(s->run, e);
+	if (!ret)
 		begin(s, params);
 	if (!ret) {
 		ret = channel_init(&s->control, control, FRAME_FROM_DESTINATION, s->cancel_fd,
-				   MIGRATE_STALL_MS);
+				   params->stall_ms);
 		if (ret < 0)
 			err_set(e, ret, "the control channel: %s", strerror(-ret));
 	} else {
@@ -823,12 +953,14 @@ int migrate_source_connect(struct migrate_source *s, const struct migrate_params
 {
 	int ret = check_start(s, e);
 
+	if (!ret)
+		ret = make_paused(s->run, e);
 	if (ret < 0)
 		return ret;
 	begin(s, params);
 	s->connect = true;
 	s->uri = *uri;
-	s->n_data = n_data;
+	s->n_wanted = n_data;
 	return start_thread(s, e);
 }
 
@@ -856,9 +988,13 @@ void migrate_source_stop(struct migrate_source *s)
 {
 	if (!s->started)
 		return;
+	__atomic_store_n(&s->stopping, true, __ATOMIC_RELEASE);
 	if (__atomic_load_n(&s->busy, __ATOMIC_ACQUIRE))
 		fire_cancel(s);
 	loop_call_close(&s->run->calls);
 	join(s);
+	if (__atomic_load_n(&s->busy, __ATOMIC_ACQUIRE))
+		end_on_loop(s);
+	s->stopping = false;
 	loop_call_open(&s->run->calls);
 }

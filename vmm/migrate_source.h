@@ -26,15 +26,21 @@ struct migrate_source {
 	bool started;	  /* the thread is to be joined */
 	bool busy;	  /* atomic: a migration goes on */
 	bool handed_over; /* atomic: COMMIT is on its way */
+	bool stopping;	  /* atomic: the machine is about to go */
 	int cancel_fd;
 	struct uri uri; /* to connect to, if @connect */
+	unsigned int n_wanted;
 	bool connect;
+	/* of the loop's thread: the disks are locked here no more, the guest may not run as it is
+	 */
+	bool handed_disks;
 
 	/* the thread's own */
 	struct channel control;
 	int data_fd[MIGRATE_MAX_CHANNELS];
 	unsigned int n_data;
 	uint64_t session;
+	enum migrate_status end; /* how it ended, to be told on the loop's thread */
 };
 
 /** migrate_source_init - nothing goes on */
@@ -68,6 +74,13 @@ int migrate_source_cancel(struct migrate_source *s, struct err *e);
  * On the loop's thread, before the machine is taken apart.
  */
 void migrate_source_stop(struct migrate_source *s);
+
+/**
+ * migrate_source_settle - before the guest goes on here by the user's wish: it is this side's again
+ * After an unknown outcome, or when the disks could not be had back. On the loop's thread.
+ * Return: 0; -EBUSY when another process has a disk, and the guest must stay as it is
+ */
+int migrate_source_settle(struct migrate_source *s, struct err *e);
 
 /** migrate_source_stats - a copy of how far it is; any thread */
 void migrate_source_stats(struct migrate_source *s, struct migrate_stats *stats);

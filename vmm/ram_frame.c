@@ -156,10 +156,10 @@ static int io_all(const struct ram_io *io, int fd, struct iovec *iov, unsigned i
 				return ret;
 			continue;
 		}
-		if (done < 0)
+		if (done < 0 && errno != EPIPE && errno != ECONNRESET)
 			return err_set(e, -errno, "memory stream: the connection to the %s: %s",
 				       io->peer, strerror(errno));
-		if (!done)
+		if (done <= 0)
 			return err_set(e, -ECONNRESET,
 				       "memory stream: the %s closed the connection; its log says "
 				       "why",

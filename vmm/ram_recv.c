@@ -235,14 +235,40 @@ int ram_recv_join(struct ram_recv *r, struct err *e)
 	return r->result ? err_set(e, r->result, "%s", r->err.text) : 0;
 }
 
-void ram_recv_fini(struct ram_recv *r)
+void ram_recv_stop(struct ram_recv *r)
 {
 	const struct err e = {.text = "the migration was cancelled"};
+
+	fail(r, -ECANCELED, &e);
+}
+
+bool ram_recv_failed(struct ram_recv *r)
+{
+	bool failed;
+
+	pthread_mutex_lock(&r->lock);
+	failed = r->result;
+	pthread_mutex_unlock(&r->lock);
+	return failed;
+}
+
+bool ram_recv_complete(struct ram_recv *r)
+{
+	bool complete;
+
+	pthread_mutex_lock(&r->lock);
+	complete = r->complete;
+	pthread_mutex_unlock(&r->lock);
+	return complete;
+}
+
+void ram_recv_fini(struct ram_recv *r)
+{
 	unsigned int i;
 
 	if (!r->config.map)
 		return;
-	fail(r, -ECANCELED, &e);
+	ram_recv_stop(r);
 	join_all(r);
 	for (i = 0; r->channel && i < r->config.n; i++)
 		if (r->channel[i].staging)

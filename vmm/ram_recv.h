@@ -62,6 +62,15 @@ int ram_recv_start(struct ram_recv *r, const struct ram_recv_config *c, struct e
  */
 int ram_recv_join(struct ram_recv *r, struct err *e);
 
+/** ram_recv_stop - let the threads end, for a reason that is the caller's. Idempotent */
+void ram_recv_stop(struct ram_recv *r);
+
+/** ram_recv_failed - has a channel failed, or was it stopped? Any thread, as below */
+bool ram_recv_failed(struct ram_recv *r);
+
+/** ram_recv_complete - has the last round ended? Any thread, between start and fini */
+bool ram_recv_complete(struct ram_recv *r);
+
 /** ram_recv_fini - stops the threads if they still run; accepts a zeroed @r */
 void ram_recv_fini(struct ram_recv *r);
 
