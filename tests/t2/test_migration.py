@@ -1,14 +1,15 @@
 """An unmodified Debian guest under load moves from process to process in one emulated host, and between two hosts.
 
-All of one life: a guest of two CPUs checks its disk with fio and its memory by sums, receives a stream over one TCP
+A guest of two CPUs checks its disk with fio and its memory by sums, receives a stream over one TCP
 connection that lasts over all moves, and tells the host its clocks over another.
 
 busybox's nc ends when the other side has said all: hence the inputs that never end.
 """
+import contextlib
 import json
 import os
+import pathlib
 import re
-import time
 
 import pytest
 
@@ -110,6 +111,9 @@ done >/dev/null
 mkdir /tmp/move
 """
 
+# For the host on the other end of the wire as well.
+WIRE = "brctl addif br0 eth0 && ip link set eth0 up\n"
+
 # The host's ends of the connections: a block a fifth of a second to the guest, and its clock beside the guest's.
 ENDS = f"""
 dd if=/dev/urandom of=/tmp/move/block bs={BLOCK} count=1 2>/dev/null
@@ -130,17 +134,28 @@ rm -rf /tmp/move /scratch/move.img
 """
 
 
+@contextlib.contextmanager
+def network(host, address, more=""):
+    """A bridge with two taps in @host, and what @more sets up in /tmp/move; nothing is left of it afterwards."""
+    try:
+        host.check(BRIDGE.format(address=address) + more)
+        yield
+    finally:
+        host.check(CLEAN, 60)
+
+
 class Traveller:
     """A guest that runs @script and moves from testudo process to testudo process, first on @host. @args: what every
-    process is given, TAP being its interface; @start: what the first is given besides; @more: files for the guest."""
+    process is given, TAP being its interface; @start: what the first is given besides; @append: more for the kernel's
+    command line; @more: files for the guest."""
 
-    def __init__(self, host, script, args, start="", more=None):
+    def __init__(self, host, script, args, start="", append="", more=None):
         self.home = self.host = host
         host.put(files.cpio({"run.sh": script.encode(), **(more or {})}), "/tmp/move/more.cpio")
         host.check("cat /t2/guest/initrd /tmp/move/more.cpio >/tmp/move/initrd")
         self.args = args
         self.number = 0
-        self._launch(f"-i /tmp/move/initrd -c 2 -m 128 -p 'panic=-1 quiet' {start}")
+        self._launch(f"-i /tmp/move/initrd -c 2 -m 128 -p 'panic=-1 quiet {append}' {start}")
 
     @property
     def name(self):
@@ -234,8 +249,12 @@ def check_never_back(rows):
 @pytest.fixture(scope="module")
 def life(amd_stock):
     """A guest's whole life: the clocks it told between the moves, what the moves said, what it said at its end."""
-    amd_stock.check(BRIDGE.format(address=HOST) + ENDS + f"truncate -s {DISK_MIB}M /scratch/move.img")
-    guest = Traveller(amd_stock, START + FIO + LOADED + FIO_END + END,
+    with network(amd_stock, HOST, ENDS + f"truncate -s {DISK_MIB}M /scratch/move.img"):
+        return live(amd_stock)
+
+
+def live(host):
+    guest = Traveller(host, START + FIO + LOADED + FIO_END + END,
                       f"-d /scratch/move.img -d /dev/vda,ro -n tap=TAP,mac={MAC}")
     guest.wait("grep -qs '@@@under load' /tmp/move/m0.console", 150)
     rows = guest.wait_rows()
@@ -247,12 +266,11 @@ def life(amd_stock):
         rows = guest.wait_rows()
         moves.append({"event": event, "rows": rows[seen - 1:at + ROWS // 2]})
         stays.append(rows[at:])
-    consoles = amd_stock.check("cat /tmp/move/m[0-3].console")
-    logs = amd_stock.check("cd /tmp/move; cat m[0-4].log")
+    consoles = host.check("cat /tmp/move/m[0-3].console")
+    logs = host.check("cd /tmp/move; cat m[0-4].log")
     last = guest.end()
-    yield {"rows": rows, "stays": stays, "moves": moves, "last": last, "consoles": consoles, "logs": logs,
-           "reports": [json.loads(amd_stock.get(f"/tmp/move/m{number}.json")) for number in range(len(HOPS) + 1)]}
-    amd_stock.check(CLEAN)
+    return {"rows": rows, "stays": stays, "moves": moves, "last": last, "consoles": consoles, "logs": logs,
+           "reports": [json.loads(host.get(f"/tmp/move/m{number}.json")) for number in range(len(HOPS) + 1)]}
 
 
 def test_every_move_ends_well(life):
@@ -313,3 +331,96 @@ def test_guest_is_shown_the_same(life):
     for report in others:
         assert report["guest"] == first["guest"]
         assert [vcpu["verdict"] for vcpu in report["vcpus"]] == ["allow", "allow"]
+
+
+# Two hosts
+
+@pytest.fixture(scope="module")
+def crossing(amd_stock, amd_second):
+    """A guest goes from one host to the other. Its clocks, and the block it checks, still pass through the first."""
+    with network(amd_stock, HOST, WIRE + ENDS), network(amd_second, SECOND, WIRE):
+        guest = Traveller(amd_stock, START + LOADED + END, f"-n tap=TAP,mac={MAC}")
+        guest.wait("grep -qs '@@@under load' /tmp/move/m0.console", 150)
+        before = guest.wait_rows()
+        apart = time_apart(amd_stock, amd_second)
+        event = guest.move(f"tcp:{SECOND}:7001", host=amd_second)
+        at = len(guest.rows())
+        rows = guest.wait_rows()
+        return {"event": event, "rows": rows, "before": before, "after": rows[at:], "apart": apart, "last": guest.end()}
+
+
+def time_apart(host, other):
+    """How far the time of day of @other is ahead of that of @host, s: (at least, at most)."""
+    bounds = []
+    for _ in range(5):
+        first, between, last = (float(which.check("echo $EPOCHREALTIME")) for which in (host, other, host))
+        bounds.append((between - last, between - first))
+    return max(low for low, _ in bounds), min(high for _, high in bounds)
+
+
+def test_crossing_ends_well(crossing):
+    last = crossing["last"]
+    assert crossing["event"]["x-testudo-outcome"] == "moved"
+    assert (last["stream"], last["damage"], last["clock"]) == ("flows", "", "kvm-clock")
+    assert int(last["sums"]) >= 2 and int(last["blocks"]) >= 4
+    assert complaints(last["dmesg"]) == []
+
+
+def test_crossing_clocks(crossing):
+    """Time on the way is the difference of the hosts' time of day, and at least none: docs/migration.md."""
+    check_never_back(crossing["rows"])
+    low, high = crossing["apart"]
+    for guest, host in ((0, 2), (1, 3)):
+        ahead = offset(crossing["before"], guest, host) - offset(crossing["after"], guest, host)
+        late = crossing["event"]["x-testudo-downtime-us"] / 1e6
+        assert max(low, -late) - DRIFT_S < ahead < max(high, 0) + DRIFT_S, (ahead, low, high, late)
+
+
+# Mitigations
+
+TOLD = FACT + NETWORK + """
+rdmsr() { dd if=/dev/cpu/$1/msr bs=8 count=1 iflag=skip_bytes skip=$(($2)) 2>/dev/null | hexdump -ve '1/1 "%02x"'; }
+look() { for cpu in 0 1; do for msr in 0x10a 0x48 0x50000000 0x50000001 0x50000002; do echo "$cpu $msr $(rdmsr $cpu $msr)"; done; done; }
+fact said /opt/testudo-guest-report
+fact before look
+echo "@@@under load" >/dev/console
+fact asked nc -l -p 5001
+fact after look
+exit 0
+"""
+
+
+@pytest.fixture(scope="module")
+def pool(amd_stock, guest_report):
+    """A guest with retpolines, which it reports, goes from a host taken for an Ice Lake to one taken for a Sapphire
+    Rapids. The CPU is neither, and keeps whatever is written to its SPEC_CTRL."""
+    tree = {path.lstrip("/"): pathlib.Path(path).read_bytes() for path in files.libraries(guest_report)}
+    tree["opt/testudo-guest-report"] = pathlib.Path(guest_report).read_bytes()
+    with network(amd_stock, HOST):
+        for name in ("icelake-server", "sapphire-rapids"):
+            amd_stock.put((files.TOP / f"tests/data/hosts/{name}.json").read_bytes(), f"/tmp/move/{name}.facts")
+        guest = Traveller(amd_stock, TOLD, f"-n tap=TAP,mac={MAC}", "--host-facts /tmp/move/icelake-server.facts",
+                          append="spectre_v2=retpoline", more=tree)
+        guest.wait("grep -qs '@@@under load' /tmp/move/m0.console", 150)
+        here = json.loads(amd_stock.get("/tmp/move/m0.json"))
+        event = guest.move("unix:/tmp/move/way", there="--host-facts /tmp/move/sapphire-rapids.facts")
+        last = guest.end()
+        return {"here": here, "there": json.loads(amd_stock.get("/tmp/move/m1.json")), "event": event, "last": last}
+
+
+def test_report_survives(pool):
+    assert "report: RETPOLINE_S_USED" in pool["last"]["said"]
+    for there, here in zip(pool["there"]["vcpus"], pool["here"]["vcpus"]):
+        assert here["report"]["written"] and there["report"] == here["report"]
+
+
+def test_guest_sees_no_difference(pool):
+    assert pool["last"]["after"] == pool["last"]["before"]
+    assert pool["there"]["guest"] == pool["here"]["guest"]
+
+
+def test_destination_decides_anew(pool):
+    """A part with RRSBA holds RRSBA_DIS_S for a guest that relies on retpolines; the older one has neither."""
+    assert [vcpu["held"]["names"] for vcpu in pool["here"]["vcpus"]] == [[], []]
+    assert [vcpu["held"]["names"] for vcpu in pool["there"]["vcpus"]] == [["RRSBA_DIS_S"]] * 2
+    assert [int(vcpu["effective"]["value"], 16) & 0x40 for vcpu in pool["there"]["vcpus"]] == [0x40] * 2
