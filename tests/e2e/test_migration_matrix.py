@@ -256,6 +256,11 @@ def cases():
     for pair in ("icx to spr", "spr to icx", "icx to masked", "masked to spr/drops"):
         for policy in POLICIES:
             yield Case(*pair.split(" to "), next(guests), policy)
+    for there, guest, policy in (("emr", "none", "bhi on"), ("adl", "both", "raw BHI on"), ("bhi-no", "short", "not enough"),
+                                 ("masked", "short", "let come"), ("spr/drops", "none", "let come")):
+        yield Case("spr", there, guest, policy)
+    for guest, policy in (("owner", "bhi on"), ("short", "on a report"), ("unaware", "strict"), ("owner", "raw BHI off")):
+        yield Case("spr-shows", "adl-shows", guest, policy)
     for here, there in itertools.product(ALL_MODES, repeat=2):
         yield Case(f"spr/{here}", f"emr/{there}", next(guests))
     for mode, guest in itertools.product(HOLDING, ("unaware", "short", "none", "both")):

@@ -24,6 +24,7 @@ TEMPLATE = '{"cpuid": [{"leaf": "0x7", "subleaf": "0x0", "edx": "0bxxxxxxx1"}], 
 
 def fuzz(target, work):
     """One target on one CPU. Its result, as subprocess has it."""
+    (work / target).mkdir(exist_ok=True)  # some begin with nothing
     command = [BUILD / f"fuzz_{target}", f"-max_total_time={SECONDS}", "-timeout=10", "-rss_limit_mb=1024",
                "-max_len=65536", "-print_final_stats=1", f"-artifact_prefix={work}/", work / target]
     return subprocess.run(command, cwd=work, capture_output=True, text=True, errors="replace", check=False,
