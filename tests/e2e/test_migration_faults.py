@@ -851,9 +851,10 @@ def test_device_is_missing_there(lab):
 
 
 def test_policy_refuses(lab):
-    lab.source()
+    hosts = pathlib.Path(harness.ROOT, "tests/data/hosts")
+    lab.source("--host-facts", hosts / "icelake-server.json")
     pathlib.Path(lab.policy).write_text("version: 1\n")
-    lab.destination("--host-facts", pathlib.Path(harness.ROOT, "tests/data/hosts/sapphire-rapids.json"))
+    lab.destination("--host-facts", hosts / "sapphire-rapids.json")
     with lab.proxy():
         code, _, err = lab.migrate()
     assert code == moving.REFUSED and "BHI_DIS_S" in err and "it goes on here" in err, err
