@@ -173,7 +173,7 @@ static uint64_t msr(const struct vm *vm, unsigned long op, uint64_t value)
 static uint64_t vm_run(const struct vm *vm)
 {
 	struct kvm_regs regs = {.rip = CODE_ADDRESS, .rflags = 2};
-	unsigned long long last;
+	unsigned long long last = 0;
 	char path[96];
 	FILE *f;
 
