@@ -25,11 +25,11 @@ struct loop_call {
 	struct loop *loop; /* NULL: not initialized */
 	struct loop_watch watch;
 	pthread_mutex_t lock;
-	pthread_cond_t done_cond;
+	pthread_cond_t done_cond, free_cond;
 	int (*fn)(void *arg);
 	void *arg;
 	int result;
-	bool done, closed;
+	bool busy, done, closed;
 };
 
 /** loop_init - make an empty loop. Return: 0 or -errno. */
@@ -61,7 +61,8 @@ void loop_call_fini(struct loop_call *c);
 
 /**
  * loop_call - run @fn(@arg) on the loop's thread and wait until it has returned
- * From any other thread, one call at a time. The loop must be running until then.
+ * From any other thread; calls of several are done one after another. The loop must be running
+ * until then.
  * Return: what @fn returned; -ECANCELED when the loop ended before it began (loop_call_close())
  */
 int loop_call(struct loop_call *c, int (*fn)(void *arg), void *arg);

@@ -48,6 +48,7 @@ int loop_call_init(struct loop_call *c, struct loop *l)
 	}
 	pthread_mutex_init(&c->lock, NULL);
 	pthread_cond_init(&c->done_cond, NULL);
+	pthread_cond_init(&c->free_cond, NULL);
 	c->loop = l;
 	return 0;
 }
@@ -61,6 +62,7 @@ void loop_call_fini(struct loop_call *c)
 	loop_del(c->loop, &c->watch);
 	close(fd);
 	pthread_cond_destroy(&c->done_cond);
+	pthread_cond_destroy(&c->free_cond);
 	pthread_mutex_destroy(&c->lock);
 	c->loop = NULL;
 }
@@ -71,6 +73,9 @@ int loop_call(struct loop_call *c, int (*fn)(void *arg), void *arg)
 	int ret;
 
 	pthread_mutex_lock(&c->lock);
+	while (c->busy) /* with another thread's, up to its last line here */
+		pthread_cond_wait(&c->free_cond, &c->lock);
+	c->busy = true;
 	c->fn = fn;
 	c->arg = arg;
 	c->done = c->closed;
@@ -83,6 +88,8 @@ int loop_call(struct loop_call *c, int (*fn)(void *arg), void *arg)
 		pthread_cond_wait(&c->done_cond, &c->lock);
 	c->fn = NULL;
 	ret = c->result;
+	c->busy = false;
+	pthread_cond_signal(&c->free_cond);
 	pthread_mutex_unlock(&c->lock);
 	return ret;
 }

@@ -64,10 +64,55 @@ static void test_runs_on_the_loop(void **state)
 	loop_fini(&f.loop);
 }
 
+static void *one_of_two(void *arg)
+{
+	struct fixture *f = arg;
+	int i, before = 0;
+
+	for (i = 0; i < 5000; i++) {
+		const int now = loop_call(&f->call, add_one, f);
+
+		assert_true(now > before); /* its own result, not the other thread's */
+		before = now;
+	}
+	return NULL;
+}
+
+static void *two_callers(void *arg)
+{
+	struct fixture *f = arg;
+	pthread_t a, b;
+
+	assert_int_equal(pthread_create(&a, NULL, one_of_two, f), 0);
+	assert_int_equal(pthread_create(&b, NULL, one_of_two, f), 0);
+	pthread_join(a, NULL);
+	pthread_join(b, NULL);
+	assert_int_equal(loop_call(&f->call, stop, f), 0);
+	return NULL;
+}
+
+static void test_two_threads_at_once(void **state)
+{
+	struct fixture f = {0};
+	pthread_t thread;
+
+	(void)state;
+	assert_int_equal(loop_init(&f.loop), 0);
+	assert_int_equal(loop_call_init(&f.call, &f.loop), 0);
+	f.loop_thread = pthread_self();
+	assert_int_equal(pthread_create(&thread, NULL, two_callers, &f), 0);
+	assert_int_equal(loop_run(&f.loop), 0);
+	pthread_join(thread, NULL);
+	assert_int_equal(f.sum, 10000);
+	loop_call_fini(&f.call);
+	loop_fini(&f.loop);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_runs_on_the_loop),
+		cmocka_unit_test(test_two_threads_at_once),
 	};
 
 	return cmocka_run_group_tests_name("loop_call", tests, NULL, NULL);
