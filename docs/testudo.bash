@@ -73,7 +73,7 @@ _testudo()
             mapfile -t COMPREPLY < <(compgen -W 'tcp: unix:' -- "$cur")
             return
         fi
-        _testudo_guest "$cur" '--downtime-ms --timeout --on-timeout --channels --local --dry-run --json --help'
+        _testudo_guest "$cur" '--downtime-ms --timeout --stall-timeout --on-timeout --channels --local --dry-run --json --help'
         return
         ;;
     policy)
