@@ -1,13 +1,24 @@
 /*
  * Preloaded by a test: takes things away from /dev/kvm, as an old kernel would.
- * KVM_LACKS=version: another API version; KVM_LACKS=<number>: that capability is missing.
+ * KVM_LACKS=version: another API version; KVM_LACKS=<number>: that capability is missing;
+ * KVM_LACKS=high:<hex>: KVM_SET_MSRS keeps the low half of that MSR only.
  */
 #include <dlfcn.h>
 #include <linux/kvm.h>
 #include <stdarg.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+
+static void cut(struct kvm_msrs *msrs, uint32_t index)
+{
+	uint32_t i;
+
+	for (i = 0; i < msrs->nmsrs; i++)
+		if (msrs->entries[i].index == index)
+			msrs->entries[i].data = (uint32_t)msrs->entries[i].data;
+}
 
 int ioctl(int fd, unsigned long request, ...)
 {
@@ -23,8 +34,10 @@ int ioctl(int fd, unsigned long request, ...)
 	va_end(ap);
 	if (lacks && request == KVM_GET_API_VERSION && strcmp(lacks, "version") == 0)
 		return KVM_API_VERSION - 1;
-	if (lacks && request == KVM_CHECK_EXTENSION &&
+	if (lacks && *lacks <= '9' && request == KVM_CHECK_EXTENSION &&
 	    (unsigned long)arg == strtoul(lacks, NULL, 10))
 		return 0;
+	if (lacks && request == KVM_SET_MSRS && strncmp(lacks, "high:", 5) == 0)
+		cut(arg, (uint32_t)strtoul(lacks + 5, NULL, 16));
 	return real(fd, request, arg);
 }

@@ -110,6 +110,22 @@ def test_a_paused_guest_arrives_paused(guest, work):
     b.wait_beats()
 
 
+@pytest.mark.parametrize("msr, arrives", [("175", True), ("176", True), ("c0000102", False)])
+def test_a_host_that_keeps_half_of_an_msr(guest, work, msr, arrives):
+    """kvm_amd does so with SYSENTER_ESP and _EIP, which then have but that half; with others it is a refusal."""
+    a = guest("a", params=f"msrs cpus=1 do=0.w.{msr}.ffff888000003000 end=loop")
+    a.wait_console("done msrs")
+    lacks = harness.BUILD / "tests" / "e2e" / "kvm_lacks.so"
+    asan = os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"
+    b = guest("b", incoming=f"unix:{work}/m", env={"LD_PRELOAD": str(lacks), "KVM_LACKS": f"high:{msr}",
+                                                   "ASAN_OPTIONS": asan})
+    moving.wait_listening(b)
+    code, _, err = moving.migrate(a, f"unix:{work}/m")
+    assert code == (moving.MOVED if arrives else moving.SOURCE_RUNS), err
+    if not arrives:
+        assert f"MSR 0x{msr} was 0xffff888000003000, and this host's KVM keeps 0x3000" in err
+
+
 def test_local_hand_over_copies_nothing(guest, work):
     a = guest("a", params="dirty wss=8", mem=512)
     a.wait_beats()
