@@ -331,12 +331,11 @@ def test_shutdown_by_signal_and_by_reset(guest):
         g.end(RESET)
 
 
+@pytest.mark.shim
 def test_changed_mitigation_is_told(live, work, monkeypatch):
     """The guest's report, on a KVM that can hold bits; several changes in a row are one event."""
     if not SHIM.exists():
         pytest.skip(f"{SHIM} is not built")
-    if "built without the sandbox" in harness.run_raw(harness.arguments("hello", "-v"), work).err:
-        pytest.skip("a sanitizer's run-time wants to be loaded first")
     facts = pathlib.Path(work, "host.json")
     facts.write_text(json.dumps({
         "testudo-host-facts": 1, "backend": {"name": "none", "can-force": []},

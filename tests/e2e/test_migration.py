@@ -26,8 +26,8 @@ def policy(work):
 
 
 @pytest.fixture
-def guest(work, policy):
-    """guest(name, *args, incoming=..): a guest with the policy of this file, ended with the test."""
+def launch(work, policy):
+    """launch(name, *args, incoming=..): a guest with the policy of this file, ended with the test."""
     guests = []
 
     def start(name, *args, **kwargs):
@@ -51,12 +51,12 @@ def uri_for(kind, work, number=0):
 
 
 @pytest.mark.parametrize("kind", ["unix", "tcp"])
-def test_memory_arrives_byte_for_byte(guest, work, kind):
+def test_memory_arrives_byte_for_byte(launch, work, kind):
     # with the frequency given the guest has no kvmclock, which KVM would write into the memory of the one that waits
-    a = guest("a", params="dirty wss=24 order=rand tsc_khz=2000000", mem=64)
+    a = launch("a", params="dirty wss=24 order=rand tsc_khz=2000000", mem=64)
     a.wait_beats()
     uri = uri_for(kind, work)
-    b = guest("b", "-S", incoming=uri)
+    b = launch("b", "-S", incoming=uri)
     moving.wait_listening(b)
     # the source stays to be compared: not through testudo migrate, which ends it
     monitor = moving.Qmp(a)
@@ -79,13 +79,13 @@ CASES = [(kind, cpus, params) for kind in ("unix", "tcp") for cpus, params in
 
 
 @pytest.mark.parametrize("kind, cpus, params", CASES, ids=lambda v: str(v).replace(" ", "-"))
-def test_hops(guest, work, kind, cpus, params):
+def test_hops(launch, work, kind, cpus, params):
     """From process to process, as often as TESTUDO_HOPS says; every page is checked by the guest itself."""
-    here = guest("g0", params=params, cpus=cpus, mem=48)
+    here = launch("g0", params=params, cpus=cpus, mem=48)
     before = here.wait_beats()
     for hop in range(1, HOPS + 1):
         uri = uri_for(kind, work, hop)
-        there = guest(f"g{hop}", incoming=uri)
+        there = launch(f"g{hop}", incoming=uri)
         moving.wait_listening(there)
         moving.moved(here, there, uri)
         assert here.end() == 0, here.log()
@@ -95,11 +95,11 @@ def test_hops(guest, work, kind, cpus, params):
     assert moving.leftovers(work) == [here.name]
 
 
-def test_a_paused_guest_arrives_paused(guest, work):
-    a = guest("a", params="dirty wss=8")
+def test_a_paused_guest_arrives_paused(launch, work):
+    a = launch("a", params="dirty wss=8")
     a.wait_beats()
     moving.Qmp(a).ask("stop")
-    b = guest("b", incoming=f"unix:{work}/m")
+    b = launch("b", incoming=f"unix:{work}/m")
     moving.wait_listening(b)
     moving.moved(a, b, f"unix:{work}/m")
     assert moving.Qmp(b).ask("query-status")["status"] == "paused"
@@ -111,13 +111,13 @@ def test_a_paused_guest_arrives_paused(guest, work):
 
 
 @pytest.mark.parametrize("msr, arrives", [("175", True), ("176", True), ("c0000102", False)])
-def test_a_host_that_keeps_half_of_an_msr(guest, work, msr, arrives):
+def test_a_host_that_keeps_half_of_an_msr(launch, work, msr, arrives):
     """kvm_amd does so with SYSENTER_ESP and _EIP, which then have but that half; with others it is a refusal."""
-    a = guest("a", params=f"msrs cpus=1 do=0.w.{msr}.ffff888000003000 end=loop")
+    a = launch("a", params=f"msrs cpus=1 do=0.w.{msr}.ffff888000003000 end=loop")
     a.wait_console("done msrs")
     lacks = harness.BUILD / "tests" / "e2e" / "kvm_lacks.so"
     asan = os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"
-    b = guest("b", incoming=f"unix:{work}/m", env={"LD_PRELOAD": str(lacks), "KVM_LACKS": f"high:{msr}",
+    b = launch("b", incoming=f"unix:{work}/m", env={"LD_PRELOAD": str(lacks), "KVM_LACKS": f"high:{msr}",
                                                    "ASAN_OPTIONS": asan})
     moving.wait_listening(b)
     code, _, err = moving.migrate(a, f"unix:{work}/m")
@@ -126,21 +126,21 @@ def test_a_host_that_keeps_half_of_an_msr(guest, work, msr, arrives):
         assert f"MSR 0x{msr} was 0xffff888000003000, and this host's KVM keeps 0x3000" in err
 
 
-def test_local_hand_over_copies_nothing(guest, work):
-    a = guest("a", params="dirty wss=8", mem=512)
+def test_local_hand_over_copies_nothing(launch, work):
+    a = launch("a", params="dirty wss=8", mem=512)
     a.wait_beats()
-    b = guest("b", incoming=f"unix:{work}/m")
+    b = launch("b", incoming=f"unix:{work}/m")
     moving.wait_listening(b)
     last = moving.moved(a, b, f"unix:{work}/m", "--local")
     assert last["ram"]["transferred"] < 1 << 20
     b.wait_beats()
 
 
-def test_dry_run_moves_nothing_and_can_be_repeated(guest, work):
-    a = guest("a", params="heartbeat")
+def test_dry_run_moves_nothing_and_can_be_repeated(launch, work):
+    a = launch("a", params="heartbeat")
     a.wait_beats()
     uri = f"unix:{work}/m"
-    b = guest("b", incoming=uri)
+    b = launch("b", incoming=uri)
     moving.wait_listening(b)
     for _ in range(3):
         code, events, err = moving.migrate(a, uri, "--dry-run")
@@ -151,10 +151,10 @@ def test_dry_run_moves_nothing_and_can_be_repeated(guest, work):
     b.wait_beats()
 
 
-def test_refused_by_policy(guest, work):
+def test_refused_by_policy(launch, work):
     """The default policy, on a host whose KVM can hold nothing and whose CPU may need it."""
     facts = pathlib.Path(harness.ROOT, "tests/data/hosts")
-    a = guest("a", "--host-facts", facts / "icelake-server.json", params="heartbeat")
+    a = launch("a", "--host-facts", facts / "icelake-server.json", params="heartbeat")
     a.wait_beats()
     uri = f"unix:{work}/m"
     with moving.Guest(work, "b", "--host-facts", facts / "sapphire-rapids.json", incoming=uri) as b:
@@ -167,10 +167,10 @@ def test_refused_by_policy(guest, work):
     assert moving.leftovers(work) == ["a"]
 
 
-def test_ports_of_the_outside_stay_open(guest, work):
+def test_ports_of_the_outside_stay_open(launch, work):
     """A stranger on the port does not end the wait."""
     uri = uri_for("tcp", work)
-    b = guest("b", incoming=uri)
+    b = launch("b", incoming=uri)
     moving.wait_listening(b)
     for junk in (b"", b"GET / HTTP/1.0\r\n\r\n", b"TSTUDOMG" + bytes(8), bytes(64)):
         with socket.create_connection(("127.0.0.1", int(uri.rsplit(":", 1)[1]))) as s:
@@ -183,7 +183,7 @@ def test_ports_of_the_outside_stay_open(guest, work):
             except OSError:
                 pass
         assert b.p.poll() is None, b.log()
-    a = guest("a", params="heartbeat")
+    a = launch("a", params="heartbeat")
     a.wait_beats()
     moving.moved(a, b, uri)
     b.wait_beats()
@@ -201,15 +201,15 @@ MISFITS = {
 
 
 @pytest.mark.parametrize("case", MISFITS)
-def test_a_destination_that_does_not_fit(guest, work, case):
+def test_a_destination_that_does_not_fit(launch, work, case):
     here, there, word = MISFITS[case]
     for name, size in (("disk.img", 1 << 20), ("small.img", 1 << 19)):
         with open(pathlib.Path(work, name), "wb") as f:
             f.truncate(size)
-    a = guest("a", *here, params="heartbeat")
+    a = launch("a", *here, params="heartbeat")
     a.wait_beats()
     uri = f"unix:{work}/m"
-    b = guest("b", *there, incoming=uri)
+    b = launch("b", *there, incoming=uri)
     moving.wait_listening(b)
     code, _, err = moving.migrate(a, uri)
     assert code == moving.SOURCE_RUNS, err
@@ -219,11 +219,11 @@ def test_a_destination_that_does_not_fit(guest, work, case):
     assert moving.leftovers(work) == ["a"]
 
 
-def test_twice_at_once_is_refused(guest, work):
-    a = guest("a", params="dirty wss=32", mem=128)
+def test_twice_at_once_is_refused(launch, work):
+    a = launch("a", params="dirty wss=32", mem=128)
     a.wait_beats()
     uri = f"unix:{work}/m"
-    b = guest("b", incoming=uri)
+    b = launch("b", incoming=uri)
     moving.wait_listening(b)
     monitor = moving.Qmp(a)
     monitor.ask("migrate-set-parameters", **{"downtime-limit": 1})
@@ -237,18 +237,18 @@ def test_twice_at_once_is_refused(guest, work):
 
 
 @pytest.mark.parametrize("irq", [0, 1])
-def test_busy_disk(guest, work, irq):
+def test_busy_disk(launch, work, irq):
     """Requests in flight are answered once, by the one side or the other, over several moves."""
     disk = pathlib.Path(work, "disk.img")
     with open(disk, "wb") as f:
         f.truncate(32 << 20)
-    sectors = 30000
-    here = guest("g0", "-d", disk, params=f"blk sectors={sectors} irq={irq}")
+    sectors = 60000
+    here = launch("g0", "-d", disk, params=f"blk sectors={sectors} irq={irq}")
     here.wait_console("blk slot")
     console, hops = "", 0
     while hops < 6:
         hops += 1
-        there = guest(f"g{hops}", "-d", disk, incoming=f"unix:{work}/m{hops}")
+        there = launch(f"g{hops}", "-d", disk, incoming=f"unix:{work}/m{hops}")
         moving.wait_listening(there)
         code, _, err = moving.migrate(here, f"unix:{work}/m{hops}")
         if code != moving.MOVED and here.p.wait(10) == 0:
@@ -263,8 +263,8 @@ def test_busy_disk(guest, work, irq):
     assert disk.read_bytes()[:512 * sectors] == harness.disk_words(0, sectors)
 
 
-def test_exit_code_when_the_way_is_blocked(guest, work):
-    a = guest("a", params="heartbeat")
+def test_exit_code_when_the_way_is_blocked(launch, work):
+    a = launch("a", params="heartbeat")
     a.wait_beats()
     code, _, err = moving.migrate(a, f"unix:{work}/nobody")
     assert code == moving.SOURCE_RUNS and "nobody" in err
