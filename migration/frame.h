@@ -56,6 +56,7 @@ enum frame_type {
 	FRAME_ACK = 10,	       /* struct frame_ack */
 	FRAME_FAIL = 11,       /* struct frame_fail */
 	FRAME_CANCEL = 12,     /* nothing */
+	FRAME_CHECKSUMS = 13,  /* of a saved guest's RAM: CRC-32C of each MiB of it, u32 each */
 };
 
 /* Who a frame comes from. */

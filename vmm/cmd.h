@@ -35,5 +35,7 @@ int cmd_resume(int argc, char **argv);
 int cmd_stop(int argc, char **argv);
 /** cmd_migrate - move a running guest to another process */
 int cmd_migrate(int argc, char **argv);
+/** cmd_save - write a running guest into a file */
+int cmd_save(int argc, char **argv);
 
 #endif

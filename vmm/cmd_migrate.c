@@ -14,15 +14,12 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/num.h"
-#include "control/qmp_client.h"
 #include "migration/socket.h"
 #include "vmm/cmd.h"
 #include "vmm/migrate.h"
+#include "vmm/migrate_client.h"
 
-#define ANSWER_MS  10000
 #define CONNECT_MS 10000
-#define LOOK_MS	   100 /* between two looks at how far it is */
-#define BAR_WIDTH  24
 
 static const char help[] =
 	"Usage: testudo migrate NAME URI [OPTION]...\n\n"
@@ -55,92 +52,30 @@ struct command {
 	struct uri uri;
 	uint64_t limit_ms, timeout_s, stall_s, channels;
 	const char *on_timeout;
-	bool local, dry_run, json;
+	bool local, dry_run;
 
-	struct qmp_client client;
-	sigset_t signals; /* that mean: cancel */
-	bool bar;	  /* a progress bar is on the terminal's last line */
-	bool ended;	  /* the guest ended by itself, and with it its process */
-	char reason[64];  /* then: why, as SHUTDOWN says it */
-	char outcome[16]; /* as the last MIGRATION says it */
+	struct migrate_client client;
 };
-
-/* ---- telling ---- */
-
-static json_int_t get_int(const json_t *o, const char *name)
-{
-	return json_integer_value(json_object_get(o, name));
-}
-
-static const char *get_text(const json_t *o, const char *name)
-{
-	const char *s = json_string_value(json_object_get(o, name));
-
-	return s ? s : "";
-}
-
-static void tell_json(const char *event, const json_t *state)
-{
-	json_t *line = json_copy((json_t *)state);
-
-	json_object_set_new(line, "event", json_string(event));
-	json_dumpf(line, stdout, JSON_COMPACT);
-	putchar('\n');
-	fflush(stdout);
-	json_decref(line);
-}
-
-static void tell_bar(struct command *c, const json_t *state)
-{
-	const json_t *ram = json_object_get(state, "ram");
-	const json_int_t total = get_int(ram, "total"), left = get_int(ram, "remaining");
-	const unsigned int full = total ? (unsigned int)((total - left) * BAR_WIDTH / total) : 0;
-	unsigned int i;
-
-	printf("\r[");
-	for (i = 0; i < BAR_WIDTH; i++)
-		putchar(i < full ? '#' : '.');
-	printf("] %-9s round %lld  %6.0f MB/s  dirty %lld pages/s  pause ~%lld ms \033[K",
-	       get_text(state, "status"), (long long)get_int(ram, "dirty-sync-count"),
-	       json_number_value(json_object_get(ram, "mbps")) / 8,
-	       (long long)get_int(ram, "dirty-pages-rate"),
-	       (long long)get_int(state, "expected-downtime"));
-	fflush(stdout);
-	c->bar = true;
-}
-
-static void end_bar(struct command *c)
-{
-	if (c->bar)
-		printf("\r\033[K");
-	c->bar = false;
-}
 
 static void tell_end(struct command *c, const json_t *state)
 {
 	const json_t *ram = json_object_get(state, "ram");
-	const char *change = get_text(state, "x-testudo-mitigation");
+	const char *change = migrate_client_text(state, "x-testudo-mitigation");
 
-	end_bar(c);
 	if (c->dry_run) {
 		printf("guest '%s' could move there now\n", c->name);
 	} else {
 		printf("guest '%s' moved in %lld ms; it stood still for %.1f ms; %.1f MiB sent in "
 		       "%lld rounds\n",
-		       c->name, (long long)get_int(state, "total-time"),
-		       (double)get_int(state, "x-testudo-downtime-us") / 1000,
-		       (double)get_int(ram, "transferred") / (double)MiB,
-		       (long long)get_int(ram, "dirty-sync-count"));
+		       c->name, (long long)migrate_client_int(state, "total-time"),
+		       (double)migrate_client_int(state, "x-testudo-downtime-us") / 1000,
+		       (double)migrate_client_int(ram, "transferred") / (double)MiB,
+		       (long long)migrate_client_int(ram, "dirty-sync-count"));
 	}
 	printf("mitigations: %s\n", *change ? change : "held as before");
 }
 
 /* ---- the migration ---- */
-
-static int execute(struct command *c, const char *name, json_t *args, json_t **ret, struct err *e)
-{
-	return qmp_client_execute(&c->client, name, args, NULL, 0, ret, e);
-}
 
 static int set_parameters(struct command *c, struct err *e)
 {
@@ -149,7 +84,7 @@ static int set_parameters(struct command *c, struct err *e)
 				 "x-testudo-stall-timeout", (json_int_t)c->stall_s);
 
 	json_object_set_new(args, "x-testudo-on-timeout", json_string(c->on_timeout));
-	return execute(c, "migrate-set-parameters", args, NULL, e);
+	return migrate_client_execute(&c->client, "migrate-set-parameters", args, NULL, e);
 }
 
 /* Open the connections, and give each a name over there. */
@@ -166,9 +101,7 @@ static int pass_channels(struct command *c, json_t *names, struct err *e)
 	for (i = 0; i < n; i++) {
 		snprintf(name, sizeof(name), "migrate%u", i);
 		if (!ret)
-			ret = qmp_client_execute(&c->client, "getfd",
-						 json_pack("{ss}", "fdname", name), &fd[i], 1, NULL,
-						 e);
+			ret = migrate_client_pass(&c->client, name, fd[i], e);
 		if (i)
 			json_array_append_new(names, json_string(name));
 		close(fd[i]);
@@ -188,94 +121,10 @@ static int start(struct command *c, struct err *e)
 		return ret;
 	}
 	/* from here on a signal means: cancel. Before, nothing has begun */
-	pthread_sigmask(SIG_BLOCK, &c->signals, NULL);
+	migrate_client_block_signals();
 	args = json_pack("{ss so sb sb}", "uri", "fd:migrate0", "x-testudo-channels", names,
 			 "x-testudo-dry-run", c->dry_run, "x-testudo-local", c->local);
-	return execute(c, "migrate", args, NULL, e);
-}
-
-/* What the guest's process said last tells who has the guest when it has ended. */
-static void note_event(struct command *c, const json_t *event)
-{
-	const json_t *data = json_object_get(event, "data");
-	const char *name = get_text(event, "event");
-
-	if (strcmp(name, "MIGRATION") == 0)
-		snprintf(c->outcome, sizeof(c->outcome), "%s", get_text(data, "x-testudo-outcome"));
-	if (strcmp(name, "SHUTDOWN") != 0)
-		return;
-	/* one that somebody ended here may have been handed over a moment before */
-	c->ended = json_is_true(json_object_get(data, "guest"));
-	snprintf(c->reason, sizeof(c->reason), "%.63s", get_text(data, "reason"));
-}
-
-static bool is_over(const json_t *state)
-{
-	const char *status = get_text(state, "status");
-
-	return strcmp(status, "completed") == 0 || strcmp(status, "failed") == 0 ||
-	       strcmp(status, "cancelled") == 0;
-}
-
-/* Ctrl-C, or the terminal is gone and nobody looks on any more */
-static void cancel_if_asked(struct command *c, bool *asked)
-{
-	const struct timespec now = {0};
-	struct err e = {0};
-
-	if (*asked || sigtimedwait(&c->signals, NULL, &now) < 0)
-		return;
-	*asked = true;
-	if (execute(c, "migrate_cancel", NULL, NULL, &e) < 0)
-		log_warn("%s", e.text);
-}
-
-/* Wait a little, or until the guest's process tells of something; and remember what that was. */
-static void wait_for_news(struct command *c)
-{
-	unsigned int ms = LOOK_MS;
-	json_t *event = NULL;
-
-	while (qmp_client_event(&c->client, ms, &event, NULL) > 0) {
-		note_event(c, event);
-		json_decref(event);
-		ms = 0;
-	}
-}
-
-/* Return: 0 with the last state in *@state; -errno when the guest's process is not there any more
- */
-static int watch(struct command *c, json_t **state, struct err *e)
-{
-	bool asked = false;
-	int ret;
-
-	for (;;) {
-		ret = execute(c, "query-migrate", NULL, state, e);
-		if (ret < 0) {
-			wait_for_news(c); /* what came before the end */
-			return ret;
-		}
-		if (is_over(*state))
-			return 0;
-		if (c->json)
-			tell_json("progress", *state);
-		else
-			tell_bar(c, *state);
-		json_decref(*state);
-		*state = NULL;
-		cancel_if_asked(c, &asked);
-		wait_for_news(c);
-	}
-}
-
-/* The copy that stayed behind has no use any more. */
-static void end_source(struct command *c)
-{
-	struct err e = {0};
-
-	if (execute(c, "quit", NULL, NULL, &e) < 0 && e.code != -ECONNRESET)
-		log_warn("the copy at the source did not end: %s", e.text);
+	return migrate_client_execute(&c->client, "migrate", args, NULL, e);
 }
 
 static bool runs_here(struct command *c)
@@ -283,7 +132,7 @@ static bool runs_here(struct command *c)
 	json_t *status = NULL;
 	bool runs;
 
-	execute(c, "query-status", NULL, &status, NULL);
+	migrate_client_execute(&c->client, "query-status", NULL, &status, NULL);
 	runs = json_is_true(json_object_get(status, "running"));
 	json_decref(status);
 	return runs;
@@ -291,28 +140,28 @@ static bool runs_here(struct command *c)
 
 static int finish(struct command *c, const json_t *state)
 {
-	const char *status = get_text(state, "status"), *outcome;
+	const char *status = migrate_client_text(state, "status"), *outcome;
 	const bool moved = strcmp(status, "completed") == 0;
 
-	if (c->json)
-		tell_json(status, state);
-	end_bar(c);
+	if (c->client.json)
+		migrate_client_tell_json(status, state);
 	if (moved) {
-		if (!c->json)
+		if (!c->client.json)
 			tell_end(c, state);
 		if (!c->dry_run)
-			end_source(c);
+			migrate_client_end_guest(&c->client);
 		return 0;
 	}
-	outcome = get_text(state, "x-testudo-outcome");
+	outcome = migrate_client_text(state, "x-testudo-outcome");
 	if (strcmp(outcome, "unknown") == 0) {
 		log_err("guest '%s': outcome unknown: %s; it stands still here: if it runs at the "
 			"destination, testudo stop --force %s, else testudo resume %s",
-			c->name, get_text(state, "error-desc"), c->name, c->name);
+			c->name, migrate_client_text(state, "error-desc"), c->name, c->name);
 		return EXIT_MIGRATE_UNKNOWN;
 	}
 	log_err("guest '%s' %s: %s; it %s here", c->name,
-		c->dry_run ? "cannot move" : "was not moved", get_text(state, "error-desc"),
+		c->dry_run ? "cannot move" : "was not moved",
+		migrate_client_text(state, "error-desc"),
 		runs_here(c) ? "goes on" : "stays paused");
 	return json_is_true(json_object_get(state, "x-testudo-refused")) ? EXIT_POLICY
 									 : EXIT_MIGRATE_FAILED;
@@ -321,21 +170,21 @@ static int finish(struct command *c, const json_t *state)
 static int run(struct command *c, struct err *e)
 {
 	json_t *state = NULL;
-	int code, ret = qmp_client_open(&c->client, c->name, ANSWER_MS, e);
+	int code, ret = qmp_client_open(&c->client.qmp, c->name, MIGRATE_ANSWER_MS, e);
 
 	if (ret < 0)
 		return EXIT_BAD_INPUT;
 	if (start(c, e) < 0)
 		return EXIT_MIGRATE_FAILED;
-	ret = watch(c, &state, e);
+	ret = migrate_client_watch(&c->client, &state, e);
 	if (ret < 0) {
-		end_bar(c);
 		*e = (struct err) {0};
-		if (c->ended || strcmp(c->outcome, "here") == 0) {
+		if (c->client.ended || strcmp(c->client.outcome, "here") == 0) {
 			err_set(e, ret,
 				"guest '%s' ended while it moved (%s); nothing runs at the "
 				"destination",
-				c->name, c->reason[0] ? c->reason : "its log says why");
+				c->name,
+				c->client.reason[0] ? c->client.reason : "its log says why");
 			return EXIT_MIGRATE_FAILED;
 		}
 		err_set(e, ret,
@@ -408,7 +257,7 @@ static int apply(struct command *c, int option, struct err *e)
 		c->dry_run = true;
 		return 0;
 	case OPT_JSON:
-		c->json = true;
+		c->client.json = true;
 		return 0;
 	default:
 		return err_set(e, -EINVAL, "%s; see testudo migrate --help",
@@ -433,7 +282,7 @@ static int parse(struct command *c, int argc, char **argv, struct err *e)
 	if (argc - optind != 2)
 		return err_set(e, -EINVAL,
 			       "give a guest and where it is to go: testudo migrate NAME URI");
-	c->name = argv[optind];
+	c->name = c->client.name = argv[optind];
 	ret = uri_parse("URI", argv[optind + 1], &c->uri, e);
 	if (ret < 0)
 		return ret;
@@ -454,8 +303,7 @@ int cmd_migrate(int argc, char **argv)
 		.stall_s = MIGRATE_STALL_MS / 1000,
 		.channels = MIGRATE_DEFAULT_CHANNELS,
 		.on_timeout = "cancel",
-		.json = !isatty(STDOUT_FILENO),
-		.client.fd = -1,
+		.client = {.json = !isatty(STDOUT_FILENO), .qmp.fd = -1},
 	};
 	struct err e = {0};
 	int code = parse(&c, argc, argv, &e);
@@ -465,12 +313,8 @@ int cmd_migrate(int argc, char **argv)
 		return 0;
 	}
 	signal(SIGPIPE, SIG_IGN);
-	sigemptyset(&c.signals);
-	sigaddset(&c.signals, SIGINT);
-	sigaddset(&c.signals, SIGTERM);
-	sigaddset(&c.signals, SIGHUP);
 	code = code < 0 ? EXIT_USAGE : run(&c, &e);
-	qmp_client_close(&c.client);
+	qmp_client_close(&c.client.qmp);
 	if (e.code)
 		log_err("%s", e.text);
 	return code;

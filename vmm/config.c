@@ -22,6 +22,8 @@ enum {
 	OPT_SERIAL = 256,
 	OPT_NAME,
 	OPT_INCOMING,
+	OPT_VERIFY,
+	OPT_DUMP_DTB,
 	OPT_NO_REBOOT,
 	OPT_HUGEPAGES,
 	OPT_PREALLOC,
@@ -66,6 +68,11 @@ static const struct option_row {
 	 "do not boot: wait for a guest that testudo migrate sends to tcp:HOST:PORT, unix:PATH or "
 	 "fd:N, or load the one that testudo save wrote to file:PATH"},
 	{"paused", 'S', NULL, "do not let the guest run before testudo resume"},
+	{"verify-snapshot", OPT_VERIFY, NULL,
+	 "with --incoming file: read all memory and compare it with its checksums before the guest "
+	 "runs"},
+	{"dump-dtb", OPT_DUMP_DTB, "FILE",
+	 "write the machine's description to FILE as a flattened device tree, and go on"},
 	{"no-reboot", OPT_NO_REBOOT, NULL,
 	 "end with exit code 32 when the guest resets, do not restart it"},
 	{"hugepages", OPT_HUGEPAGES, NULL, "guest memory from the host's pool of 2 MiB pages"},
@@ -273,6 +280,12 @@ static int apply(struct run_config *c, int value, char *arg, struct err *e)
 	case OPT_INCOMING:
 		c->incoming = arg;
 		return 0;
+	case OPT_VERIFY:
+		c->verify_snapshot = true;
+		return 0;
+	case OPT_DUMP_DTB:
+		c->dump_dtb = arg;
+		return 0;
 	case 'S':
 		c->paused = true;
 		return 0;
@@ -378,6 +391,11 @@ static int parse_words(struct run_config *c, int argc, char **argv, struct err *
 	return 0;
 }
 
+static bool from_file(const struct run_config *c)
+{
+	return c->incoming && strncmp(c->incoming, "file:", 5) == 0;
+}
+
 int config_parse(struct run_config *c, int argc, char **argv, struct err *e)
 {
 	int ret;
@@ -400,6 +418,15 @@ int config_parse(struct run_config *c, int argc, char **argv, struct err *e)
 			"--cpu %s with --incoming: a guest brings the CPU that it was shown; "
 			"leave --cpu out",
 			c->cpu);
+	if (c->verify_snapshot && !from_file(c))
+		return err_set(e, -EINVAL,
+			       "--verify-snapshot: only a guest from a file can be checked "
+			       "beforehand; give --incoming file:PATH");
+	if (from_file(c) && (c->memory.hugepages || c->memory.prealloc))
+		return err_set(e, -EINVAL,
+			       "--%s with --incoming file: memory is mapped from the file; leave "
+			       "it out",
+			       c->memory.hugepages ? "hugepages" : "prealloc");
 	if (c->incoming && !c->cpus_given)
 		c->n_vcpus = CONFIG_MAX_VCPUS;
 	if (c->n_disks + c->n_nets + c->rng > LAYOUT_VIRTIO_SLOTS)

@@ -30,6 +30,8 @@ struct run_config {
 	bool no_reboot;
 	const char *incoming; /* URI that a guest will come from; NULL: boot one */
 	bool paused;	      /* it waits for cont */
+	bool verify_snapshot; /* check all of a saved guest's memory first */
+	const char *dump_dtb; /* file for the machine's description; NULL: none */
 	bool cpus_given, memory_given, params_given;
 	bool sandbox;
 	const char *cpu;	       /* NULL: what KVM supports */

@@ -152,7 +152,11 @@ static int build(struct machine *m, struct err *e)
 {
 	int ret;
 
-	if (m->host->memory_fd)
+	if (m->host->memory_file)
+		ret = memory_map_file(&m->memory, m->host->memory_file->fd,
+				      m->host->memory_file->offset,
+				      m->host->config->memory.size_bytes, e);
+	else if (m->host->memory_fd)
 		ret = memory_adopt(&m->memory, *m->host->memory_fd, &m->host->config->memory, e);
 	else
 		ret = memory_init(&m->memory, &m->host->config->memory, e);

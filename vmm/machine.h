@@ -36,7 +36,8 @@ struct machine_host {
 	const struct isolation *isolation;
 	struct blk_file *disks; /* config->n_disks of them */
 	const int *memory_fd;	/* NULL: new memory; else a memfd that machine_init() takes over */
-	struct tap *taps;	/* config->n_nets of them */
+	const struct memory_file *memory_file; /* NULL, or where RAM lies; read by machine_init() */
+	struct tap *taps;		       /* config->n_nets of them */
 	struct chardev *serial;
 	struct loop *loop;
 	struct vm_event_sink *sink;

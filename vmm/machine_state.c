@@ -209,6 +209,10 @@ int machine_rebuild(struct machine *m, bool *gone, struct err *e)
 	int fd = -1, ret;
 
 	*gone = false;
+	if (m->memory.fd < 0)
+		return err_set(e, -ENOTSUP,
+			       "the guest was restored from a file, and its memory belongs to one "
+			       "VM; save and restore it once more");
 	machine_pause(m);
 	ret = machine_save(m, &state, e);
 	if (!ret) {

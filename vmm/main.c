@@ -28,6 +28,7 @@ static const struct command {
 	{"resume", "let a paused guest go on", cmd_resume},
 	{"stop", "press a guest's power button and wait for its end", cmd_stop},
 	{"migrate", "move a running guest to another host or process", cmd_migrate},
+	{"save", "write a running guest into a file", cmd_save},
 	{"host", "print what this host is, and what can be held on it", cmd_host},
 	{"policy", "check a policy, or explain what it decides on a host", cmd_policy},
 	{"version", "print the version", cmd_version},

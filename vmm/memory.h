@@ -26,6 +26,12 @@ struct memory_options {
 	bool prealloc;	/* all of it backed before the guest starts */
 };
 
+/* RAM of a saved guest. */
+struct memory_file {
+	int fd;
+	uint64_t offset; /* a multiple of the page size */
+};
+
 #define MEMORY_MIN (2 * 1024 * 1024ULL)
 
 /**

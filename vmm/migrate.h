@@ -38,6 +38,7 @@ struct migrate_params {
 	enum converge_on_timeout on_timeout;
 	unsigned int stall_ms; /* a peer that moves no byte for so long is gone */
 	bool dry_run;
+	bool keep_running; /* into a file: the guest goes on afterwards */
 	bool local; /* both on one host, over a unix socket: hand the memory over, copy nothing */
 };
 
@@ -63,6 +64,8 @@ struct migrate_stats {
 	uint64_t dirty_pages_per_s;
 	uint64_t bytes_per_s;
 	uint32_t throttle_percent;
+	bool into_file;
+	uint32_t writable_disks; /* of a saved guest */
 };
 
 /** names as QMP has them; never NULL */

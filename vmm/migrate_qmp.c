@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/bytes.h"
@@ -10,6 +11,7 @@
 #include "control/qmp_server.h"
 #include "devices/guest_mem.h"
 #include "migration/uri.h"
+#include "vmm/migrate_file.h"
 #include "vmm/run.h"
 
 #define MS UINT64_C(1000000) /* ns */
@@ -65,6 +67,8 @@ json_t *migrate_query(const struct migrate_stats *s)
 		json_object_set_new(o, "x-testudo-mitigation", json_string(s->change));
 	if (s->error[0])
 		json_object_set_new(o, "error-desc", json_string(s->error));
+	if (s->into_file && s->status == MIGRATE_COMPLETED)
+		json_object_set_new(o, "x-testudo-writable-disks", json_integer(s->writable_disks));
 	if (s->code == -EPERM)
 		json_object_set_new(o, "x-testudo-refused", json_true());
 	return o;
@@ -128,6 +132,30 @@ static int take_channels(struct migrate_qmp *q, const json_t *names, int *fd, st
 	return (int)json_array_size(names);
 }
 
+static bool is_file(int fd)
+{
+	struct stat st;
+
+	return fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+/* testudo save: the client looks after the file's name, this process fills it. */
+static int start_on_file(struct migrate_qmp *q, const struct migrate_params *params, int fd,
+			 const json_t *channels, struct err *e)
+{
+	int ret = migrate_file_check(fd, e);
+
+	if (!ret && (params->dry_run || params->local || json_array_size(channels)))
+		ret = err_set(e, -EINVAL,
+			      "a file takes neither x-testudo-channels nor x-testudo-dry-run nor "
+			      "x-testudo-local; leave them out");
+	if (ret < 0) {
+		close(fd);
+		return ret;
+	}
+	return migrate_source_save(&q->run->source, params, fd, e);
+}
+
 static int start_on_fds(struct migrate_qmp *q, const struct migrate_params *params,
 			const char *name, const json_t *channels, struct err *e)
 {
@@ -137,6 +165,8 @@ static int start_on_fds(struct migrate_qmp *q, const struct migrate_params *para
 	control = take_fd(q, name, e);
 	if (control < 0)
 		return control;
+	if (is_file(control))
+		return start_on_file(q, params, control, channels, e);
 	n = take_channels(q, channels, data, e);
 	if (n >= 0 && !n && !params->local && !params->dry_run)
 		n = err_set(e, -EINVAL,
@@ -167,6 +197,12 @@ static int run_migrate(void *ctx, const json_t *args, json_t **ret, struct err *
 		return code;
 	params.dry_run = json_is_true(json_object_get(args, "x-testudo-dry-run"));
 	params.local = json_is_true(json_object_get(args, "x-testudo-local"));
+	params.keep_running = json_is_true(json_object_get(args, "x-testudo-keep-running"));
+	if (params.local && q->run->control.machine && q->run->machine.memory.fd < 0)
+		return err_set(
+			e, -EINVAL,
+			"x-testudo-local: this guest was restored from a file, and its memory "
+			"cannot be handed over; leave --local out");
 	if (uri.kind == URI_FD && uri.name[0])
 		return start_on_fds(q, &params, uri.name,
 				    json_object_get(args, "x-testudo-channels"), e);
@@ -321,6 +357,7 @@ static const struct qmp_arg migrate_args[] = {
 	{"x-testudo-channels", QMP_ARRAY, true},
 	{"x-testudo-dry-run", QMP_BOOL, true},
 	{"x-testudo-local", QMP_BOOL, true},
+	{"x-testudo-keep-running", QMP_BOOL, true},
 	{"detach", QMP_BOOL, true},
 	{NULL, QMP_STRING, false},
 };

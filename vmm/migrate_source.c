@@ -18,6 +18,7 @@
 #include "vmm/describe.h"
 #include "vmm/dirty_log.h"
 #include "vmm/machine_state.h"
+#include "vmm/migrate_file.h"
 #include "vmm/ram_send.h"
 #include "vmm/run.h"
 #include "vmm/throttle.h"
@@ -61,6 +62,11 @@ void migrate_source_stats(struct migrate_source *s, struct migrate_stats *stats)
 {
 	pthread_mutex_lock(&s->lock);
 	*stats = s->stats;
+	if (s->saving) {
+		stats->into_file = true;
+		stats->sent_bytes = __atomic_load_n(&s->file.written, __ATOMIC_RELAXED);
+		stats->ram_left -= __atomic_load_n(&s->file.done, __ATOMIC_RELAXED);
+	}
 	pthread_mutex_unlock(&s->lock);
 }
 
@@ -84,6 +90,11 @@ static void set_status(struct migrate_source *s, enum migrate_status status)
 	s->stats.status = status;
 	pthread_mutex_unlock(&s->lock);
 	loop_call(&s->run->calls, emit_status, s);
+}
+
+void migrate_source_set_status(struct migrate_source *s, enum migrate_status status)
+{
+	set_status(s, status);
 }
 
 static void count(struct transfer *t, const struct ram_round *round)
@@ -796,6 +807,16 @@ static void *source_thread(void *arg)
 	return NULL;
 }
 
+static void *save_thread(void *arg)
+{
+	struct migrate_source *s = arg;
+
+	pthread_setname_np(pthread_self(), "save");
+	migrate_file_save(s);
+	loop_call(&s->run->calls, end_on_loop, s); /* or migrate_source_stop() */
+	return NULL;
+}
+
 /* ---- for the loop's thread ---- */
 
 int migrate_source_settle(struct migrate_source *s, struct err *e)
@@ -891,6 +912,7 @@ static void begin(struct migrate_source *s, const struct migrate_params *params)
 	s->params = *params;
 	s->handed_over = false;
 	pthread_mutex_lock(&s->lock);
+	s->saving = false;
 	s->stats = (struct migrate_stats) {
 		.status = MIGRATE_SETUP,
 		.begin_ns = migrate_now_ns(),
@@ -906,7 +928,7 @@ static int start_thread(struct migrate_source *s, struct err *e)
 
 	__atomic_store_n(&s->busy, true, __ATOMIC_RELEASE);
 	emit(s, MIGRATE_SETUP);
-	ret = -pthread_create(&s->thread, NULL, source_thread, s);
+	ret = -pthread_create(&s->thread, NULL, s->saving ? save_thread : source_thread, s);
 	if (!ret) {
 		s->started = true;
 		return 0;
@@ -962,6 +984,29 @@ int migrate_source_connect(struct migrate_source *s, const struct migrate_params
 	s->uri = *uri;
 	s->n_wanted = n_data;
 	return start_thread(s, e);
+}
+
+int migrate_source_save(struct migrate_source *s, const struct migrate_params *params, int fd,
+			struct err *e)
+{
+	int ret = check_start(s, e);
+
+	if (!ret)
+		ret = make_paused(s->run, e);
+	if (ret < 0) {
+		close(fd);
+		return ret;
+	}
+	begin(s, params);
+	pthread_mutex_lock(&s->lock);
+	s->saving = true;
+	s->file = (struct ram_file) {
+		.fd = fd, .n_bytes = s->stats.ram_total, .cancel_fd = s->cancel_fd};
+	pthread_mutex_unlock(&s->lock);
+	ret = start_thread(s, e);
+	if (ret < 0)
+		close(fd);
+	return ret;
 }
 
 static void fire_cancel(struct migrate_source *s)

@@ -12,6 +12,7 @@
 #include "migration/channel.h"
 #include "migration/uri.h"
 #include "vmm/migrate.h"
+#include "vmm/ram_file.h"
 
 struct err;
 struct run;
@@ -34,6 +35,8 @@ struct migrate_source {
 	/* of the loop's thread: the disks are locked here no more, the guest may not run as it is
 	 */
 	bool handed_disks;
+	bool saving;	      /* into a file: migrate_file.h does the work */
+	struct ram_file file; /* its own, but for how far it is */
 
 	/* the thread's own */
 	struct channel control;
@@ -62,6 +65,17 @@ int migrate_source_start(struct migrate_source *s, const struct migrate_params *
  */
 int migrate_source_connect(struct migrate_source *s, const struct migrate_params *params,
 			   const struct uri *uri, unsigned int n_data, struct err *e);
+
+/**
+ * migrate_source_save - begin to write the guest into a file; returns at once
+ * @fd: an empty regular file (migrate_file_check()); taken over, also on error
+ * Return: as migrate_source_start()
+ */
+int migrate_source_save(struct migrate_source *s, const struct migrate_params *params, int fd,
+			struct err *e);
+
+/** migrate_source_set_status - for the thread: note how far it is and tell clients */
+void migrate_source_set_status(struct migrate_source *s, enum migrate_status status);
 
 /**
  * migrate_source_cancel - as soon as possible; the outcome is in the stats

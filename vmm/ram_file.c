@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -29,25 +30,27 @@ static int write_all(int fd, const uint8_t *p, uint64_t len, uint64_t at, struct
 	return 0;
 }
 
-/* One part, without its zero pages. *crc: 0 if there is no other */
-static int save_part(const uint8_t *p, uint64_t n_pages, int fd, uint64_t at, uint32_t *crc,
+/* One part, without its zero pages. */
+static int save_part(struct ram_file *f, const uint8_t *map, uint64_t part, uint64_t n_pages,
 		     struct err *e)
 {
+	const uint64_t start = part * RAM_FILE_PART;
+	const uint8_t *p = map + start;
 	uint64_t i, first;
+	bool zero = true;
 	int ret = 0;
 
-	*crc = 0;
 	for (i = 0; !ret && i < n_pages; i++) {
 		for (first = i; i < n_pages && !ram_page_is_zero(p + i * GUEST_PAGE); i++)
 			;
-		if (i > first) {
-			*crc = 1;
-			ret = write_all(fd, p + first * GUEST_PAGE, (i - first) * GUEST_PAGE,
-					at + first * GUEST_PAGE, e);
-		}
+		if (i == first)
+			continue;
+		zero = false;
+		ret = write_all(f->fd, p + first * GUEST_PAGE, (i - first) * GUEST_PAGE,
+				f->offset + start + first * GUEST_PAGE, e);
+		__atomic_fetch_add(&f->written, (i - first) * GUEST_PAGE, __ATOMIC_RELAXED);
 	}
-	if (*crc)
-		*crc = crc32c_pages(p, n_pages);
+	f->crc[part] = zero ? 0 : crc32c_pages(p, n_pages);
 	return ret;
 }
 
@@ -70,28 +73,34 @@ static uint64_t part_bytes(uint64_t n_bytes, uint64_t part)
 	return left < RAM_FILE_PART ? left : RAM_FILE_PART;
 }
 
-int ram_file_save(const uint8_t *map, uint64_t n_bytes, int hole_fd, int fd, uint64_t offset,
-		  uint32_t *crc, int cancel_fd, struct err *e)
+static bool is_cancelled(const struct ram_file *f)
 {
-	const uint64_t n = ram_file_parts(n_bytes);
-	struct pollfd cancel = {.fd = cancel_fd, .events = POLLIN};
+	struct pollfd cancel = {.fd = f->cancel_fd, .events = POLLIN};
+
+	return poll(&cancel, 1, 0) > 0;
+}
+
+int ram_file_save(struct ram_file *f, const uint8_t *map, int hole_fd, struct err *e)
+{
+	const uint64_t n = ram_file_parts(f->n_bytes), end = f->offset + f->n_bytes;
 	uint64_t part = 0;
 	int ret = 0;
 
-	memset(crc, 0, n * sizeof(*crc));
+	memset(f->crc, 0, n * sizeof(*f->crc));
 	while (!ret) {
 		part = next_part(hole_fd, 0, part, n);
+		__atomic_store_n(&f->done, part < n ? part * RAM_FILE_PART : f->n_bytes,
+				 __ATOMIC_RELAXED);
 		if (part == n)
 			break;
-		if (poll(&cancel, 1, 0) > 0)
+		if (is_cancelled(f))
 			return err_set(e, -ECANCELED, "save: cancelled");
-		ret = save_part(map + part * RAM_FILE_PART, part_bytes(n_bytes, part) / GUEST_PAGE,
-				fd, offset + part * RAM_FILE_PART, &crc[part], e);
+		ret = save_part(f, map, part, part_bytes(f->n_bytes, part) / GUEST_PAGE, e);
 		part++;
 	}
-	if (!ret && ftruncate(fd, (off_t)(offset + n_bytes)) < 0)
+	if (!ret && ftruncate(f->fd, (off_t)end) < 0)
 		ret = err_set(e, -errno, "save: the file cannot be made %llu bytes long: %s",
-			      (unsigned long long)(offset + n_bytes), strerror(errno));
+			      (unsigned long long)end, strerror(errno));
 	return ret;
 }
 
@@ -122,9 +131,9 @@ static int check_part(int fd, uint64_t at, uint8_t *buf, uint64_t len, uint32_t 
 	return 0;
 }
 
-int ram_file_check(int fd, uint64_t offset, uint64_t n_bytes, const uint32_t *crc, struct err *e)
+int ram_file_check(const struct ram_file *f, struct err *e)
 {
-	const uint64_t n = ram_file_parts(n_bytes);
+	const uint64_t n = ram_file_parts(f->n_bytes);
 	uint64_t part, data = 0;
 	uint8_t *buf = mmap(NULL, RAM_FILE_PART, PROT_READ | PROT_WRITE,
 			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -134,11 +143,15 @@ int ram_file_check(int fd, uint64_t offset, uint64_t n_bytes, const uint32_t *cr
 		return err_set(e, -ENOMEM, "out of memory");
 	for (part = 0; !ret && part < n; part++) {
 		if (part >= data)
-			data = next_part(fd, offset, part, n);
+			data = next_part(f->fd, f->offset, part, n);
 		/* a hole that ought to have data in it is read, and found wrong */
-		if (part >= data || crc[part])
-			ret = check_part(fd, offset + part * RAM_FILE_PART, buf,
-					 part_bytes(n_bytes, part), crc[part], e);
+		if (part < data && !f->crc[part])
+			continue;
+		if (is_cancelled(f))
+			ret = err_set(e, -ECANCELED, "saved guest: the check was cancelled");
+		else
+			ret = check_part(f->fd, f->offset + part * RAM_FILE_PART, buf,
+					 part_bytes(f->n_bytes, part), f->crc[part], e);
 		data = part >= data ? part + 1 : data;
 	}
 	munmap(buf, RAM_FILE_PART);

@@ -18,25 +18,32 @@ static inline uint64_t ram_file_parts(uint64_t n_bytes)
 	return (n_bytes + RAM_FILE_PART - 1) / RAM_FILE_PART;
 }
 
+struct ram_file {
+	int fd;		  /* a regular file */
+	uint64_t offset;  /* of RAM in it, a multiple of GUEST_PAGE */
+	uint64_t n_bytes; /* of RAM, a multiple of GUEST_PAGE */
+	uint32_t *crc;	  /* ram_file_parts(): crc32c_pages() of each, 0 for one that is all zero */
+	int cancel_fd;	  /* readable: give up. -1: never */
+	/* how far ram_file_save() is, bytes; atomic, for other threads */
+	uint64_t done, written;
+};
+
 /**
  * ram_file_save - write the RAM of a paused guest
- * @map: of all RAM; @n_bytes: its size, a multiple of GUEST_PAGE
+ * @f: its file has no data from the offset on and is made as long as needed; the checksums are
+ * filled in
+ * @map: of all RAM
  * @hole_fd: the memory file behind @map, whose holes read as zero; -1: none
- * @fd: a regular file without data from @offset (a multiple of GUEST_PAGE) on; made as long as
- * needed
- * @crc: room for ram_file_parts(); crc32c_pages() of each part, 0 for one that is all zero
- * @cancel_fd: readable: give up. -1: never
  * Return: 0; -ENOSPC, -ECANCELED, -errno with what to do in @e
  */
-int ram_file_save(const uint8_t *map, uint64_t n_bytes, int hole_fd, int fd, uint64_t offset,
-		  uint32_t *crc, int cancel_fd, struct err *e);
+int ram_file_save(struct ram_file *f, const uint8_t *map, int hole_fd, struct err *e);
 
 /**
  * ram_file_check - read all RAM in the file and compare it with its checksums
  * A guest that is restored lazily runs before its memory could be checked; this is for who wants
  * to know first.
- * Return: 0; -EILSEQ naming the first part that differs; -errno
+ * Return: 0; -EILSEQ naming the first part that differs; -ECANCELED; -errno
  */
-int ram_file_check(int fd, uint64_t offset, uint64_t n_bytes, const uint32_t *crc, struct err *e);
+int ram_file_check(const struct ram_file *f, struct err *e);
 
 #endif

@@ -22,6 +22,7 @@
 #include "vmm/control.h"
 #include "vmm/cpu_msrs.h"
 #include "vmm/cpu_option.h"
+#include "vmm/dump_dtb.h"
 #include "vmm/isolation.h"
 #include "vmm/machine.h"
 #include "vmm/mitigation.h"
@@ -182,6 +183,8 @@ static int open_input(struct run *r, struct err *e)
 		ret = blk_file_open(&r->disk[i], &c->disk[i], e);
 		r->n_disks = i + 1;
 	}
+	if (!ret)
+		ret = dump_dtb_open(r, e);
 	for (i = 0; !ret && i < c->n_nets; i++) {
 		ret = tap_open(&r->tap[i], &c->net[i], e);
 		r->n_taps = i + 1;
@@ -205,6 +208,8 @@ static void run_close(struct run *r)
 	for (i = 0; i < r->n_taps; i++)
 		tap_close(&r->tap[i]);
 	kernel_close(&r->kernel);
+	if (r->dtb_fd >= 0)
+		close(r->dtb_fd);
 	kvm_close(&r->kvm);
 	if (r->signal_fd >= 0)
 		close(r->signal_fd);
@@ -241,15 +246,29 @@ static void host_of(struct run *r, const int *memory_fd, struct machine_host *ho
 	};
 }
 
-int run_build_machine(struct run *r, int memory_fd, struct err *e)
+static int build(struct run *r, struct err *e)
 {
 	int ret;
 
-	host_of(r, memory_fd < 0 ? NULL : &memory_fd, &r->host);
 	r->built = true;
 	ret = machine_init(&r->machine, &r->host, e);
-	r->host.memory_fd = NULL; /* taken over */
-	return ret;
+	/* taken over, or the caller's again */
+	r->host.memory_fd = NULL;
+	r->host.memory_file = NULL;
+	return ret ? ret : dump_dtb_write(r, e);
+}
+
+int run_build_machine(struct run *r, int memory_fd, struct err *e)
+{
+	host_of(r, memory_fd < 0 ? NULL : &memory_fd, &r->host);
+	return build(r, e);
+}
+
+int run_build_saved(struct run *r, const struct memory_file *file, struct err *e)
+{
+	host_of(r, NULL, &r->host);
+	r->host.memory_file = file;
+	return build(r, e);
 }
 
 int run_start_arrived(struct run *r, bool running, struct err *e)
@@ -292,6 +311,14 @@ static int await_machine(struct run *r, struct err *e)
 	return migrate_dest_start(&r->dest, e);
 }
 
+/* A file is the user's input; only what the host lacks is not its fault. */
+static int arrival_code(const struct run *r, int ret)
+{
+	if (ret == -EPERM)
+		return EXIT_POLICY;
+	return r->dest.uri.kind == URI_FILE && ret != -ENOMEM ? EXIT_BAD_INPUT : EXIT_VMM_ERROR;
+}
+
 /* One life of the guest, from reset to whatever ends it; *code is set when it could not begin. */
 static enum vm_event run_machine(struct run *r, int *code, struct err *e)
 {
@@ -313,8 +340,11 @@ static enum vm_event run_machine(struct run *r, int *code, struct err *e)
 	r->built = false;
 	event = __atomic_exchange_n(&r->event, VM_EVENT_NONE, __ATOMIC_ACQ_REL);
 	if (!ret && event == VM_EVENT_FAILED && r->dest.code < 0) {
-		ret = err_set(e, r->dest.code, "incoming migration: %s", r->dest.err.text);
-		*code = ret == -EPERM ? EXIT_POLICY : EXIT_VMM_ERROR;
+		ret = err_set(e, r->dest.code, "%s: %s",
+			      r->dest.uri.kind == URI_FILE ? r->config.incoming
+							   : "incoming migration",
+			      r->dest.err.text);
+		*code = arrival_code(r, ret);
 	}
 	return ret < 0 ? VM_EVENT_FAILED : (enum vm_event)event;
 }
@@ -459,7 +489,9 @@ static int run_all(struct run *r, struct err *e)
 	if (control_open(&r->control, &r->config, &r->loop, &r->sink, e) < 0)
 		return EXIT_BAD_INPUT;
 	if (open_migration(r, e) < 0)
-		return r->incoming && e->code == -EINVAL ? EXIT_USAGE : EXIT_VMM_ERROR;
+		return r->dest.uri.kind == URI_FILE	   ? EXIT_BAD_INPUT
+		       : r->incoming && e->code == -EINVAL ? EXIT_USAGE
+							   : EXIT_VMM_ERROR;
 	if (open_input(r, e) < 0)
 		return EXIT_BAD_INPUT;
 	code = open_policy(r, e);
@@ -508,7 +540,7 @@ int cmd_run(int argc, char **argv)
 		log_err("out of memory");
 		return EXIT_VMM_ERROR;
 	}
-	r->loop.epfd = r->wake_fd = r->signal_fd = r->kvm.fd = -1;
+	r->loop.epfd = r->wake_fd = r->signal_fd = r->kvm.fd = r->dtb_fd = -1;
 	mitigation_watch_init(&r->watch);
 	mitigation_rebuild_init(&r->rebuild);
 	control_init(&r->control);

@@ -47,6 +47,7 @@ struct run {
 	struct tap tap[CONFIG_MAX_NETS];
 	unsigned int n_taps; /* opened so far */
 	struct char_backend serial;
+	int dtb_fd; /* of --dump-dtb, until it is written; -1: none */
 
 	struct machine_host host; /* what @machine borrows */
 	struct machine machine;	  /* there from machine_init() on, if @built */
@@ -78,6 +79,9 @@ bool run_event_waits(const struct run *r);
  * Return: 0 or -errno; what was built is taken apart when the loop ends
  */
 int run_build_machine(struct run *r, int memory_fd, struct err *e);
+
+/** run_build_saved - the same with memory that lies in a file. Return: 0 or -errno */
+int run_build_saved(struct run *r, const struct memory_file *file, struct err *e);
 
 /**
  * run_start_arrived - the restored machine is the guest's from here on

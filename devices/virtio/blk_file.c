@@ -143,12 +143,21 @@ static void blk_unlock(const struct blk_file *f)
 	fcntl(f->fd, F_OFD_SETLK, &lock); /* where locks do not work there was none */
 }
 
-int blk_file_hand_over(const struct blk_file *f, struct err *e)
+int blk_file_flush(const struct blk_file *f, struct err *e)
 {
 	if (!f->readonly && fdatasync(f->fd) < 0)
 		return err_set(e, -errno,
 			       "disk image '%s': cannot write back: %s; look at the disk", f->path,
 			       strerror(errno));
+	return 0;
+}
+
+int blk_file_hand_over(const struct blk_file *f, struct err *e)
+{
+	int ret = blk_file_flush(f, e);
+
+	if (ret < 0)
+		return ret;
 	blk_unlock(f);
 	return 0;
 }

@@ -54,6 +54,8 @@ int blk_file_lock(const struct blk_file *f, struct err *e);
 
 /** blk_file_take_over - blk_file_lock() of an image that another virtual machine wrote until now */
 int blk_file_take_over(const struct blk_file *f, struct err *e);
+/** blk_file_flush - everything is on the disk. Return: 0 or -errno */
+int blk_file_flush(const struct blk_file *f, struct err *e);
 /** blk_file_hand_over - everything is on the disk, the lock is given back. Return: 0 or -errno */
 int blk_file_hand_over(const struct blk_file *f, struct err *e);
 

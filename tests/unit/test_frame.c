@@ -71,7 +71,8 @@ static void table_is_sound(void **state)
 {
 	static const char *const names[] = {"hello",	 "description", "verdict", "memory",
 					    "round-end", "state",	"finish",  "ready",
-					    "commit",	 "ack",		"fail",	   "cancel"};
+					    "commit",	 "ack",		"fail",	   "cancel",
+					    "checksums"};
 	const struct frame_kind *k;
 	unsigned int n, i;
 

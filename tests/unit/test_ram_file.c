@@ -27,6 +27,7 @@ struct saved {
 	struct memory m;
 	int fd;
 	uint32_t crc[PARTS];
+	struct ram_file file;
 };
 
 static void save(struct saved *s)
@@ -42,8 +43,11 @@ static void save(struct saved *s)
 	memset(s->m.map + SIZE - 1, 4, 1);	/* the last byte */
 	s->fd = memfd_create("saved", MFD_CLOEXEC);
 	assert_true(s->fd >= 0);
-	assert_int_equal(ram_file_save(s->m.map, SIZE, s->m.fd, s->fd, OFFSET, s->crc, -1, NULL),
-			 0);
+	s->file = (struct ram_file) {
+		.fd = s->fd, .offset = OFFSET, .n_bytes = SIZE, .crc = s->crc, .cancel_fd = -1};
+	assert_int_equal(ram_file_save(&s->file, s->m.map, s->m.fd, NULL), 0);
+	assert_int_equal(s->file.done, SIZE);
+	assert_int_equal(s->file.written, MiB + 4 * 4 * KiB);
 }
 
 static void saved_fini(struct saved *s)
@@ -66,7 +70,7 @@ static void test_back_as_it_was(void **state)
 	assert_in_range((uint64_t)st.st_blocks * 512, MiB, MiB + 4 * 4 * KiB);
 	assert_int_equal(s.crc[1], 0);
 	assert_int_not_equal(s.crc[5], 0);
-	assert_int_equal(ram_file_check(s.fd, OFFSET, SIZE, s.crc, NULL), 0);
+	assert_int_equal(ram_file_check(&s.file, NULL), 0);
 
 	assert_int_equal(memory_map_file(&back, s.fd, OFFSET, SIZE, NULL), 0);
 	assert_int_equal(back.fd, -1);
@@ -74,7 +78,7 @@ static void test_back_as_it_was(void **state)
 	/* what the guest writes does not go into the file */
 	memset(back.map + MiB, 9, MiB);
 	memory_fini(&back);
-	assert_int_equal(ram_file_check(s.fd, OFFSET, SIZE, s.crc, NULL), 0);
+	assert_int_equal(ram_file_check(&s.file, NULL), 0);
 	saved_fini(&s);
 }
 
@@ -94,17 +98,17 @@ static void test_damage_is_found(void **state)
 		assert_int_equal(pread(s.fd, &byte, 1, where), 1);
 		byte ^= 0x10;
 		assert_int_equal(pwrite(s.fd, &byte, 1, where), 1);
-		assert_int_equal(ram_file_check(s.fd, OFFSET, SIZE, s.crc, &e), -EILSEQ);
+		assert_int_equal(ram_file_check(&s.file, &e), -EILSEQ);
 		assert_string_not_equal(e.text, "");
 		byte ^= 0x10;
 		assert_int_equal(pwrite(s.fd, &byte, 1, where), 1);
 	}
-	assert_int_equal(ram_file_check(s.fd, OFFSET, SIZE, s.crc, NULL), 0);
+	assert_int_equal(ram_file_check(&s.file, NULL), 0);
 	/* data that became a hole, and an end that is missing */
 	assert_int_equal(ftruncate(s.fd, OFFSET + 5 * MiB), 0);
-	assert_int_equal(ram_file_check(s.fd, OFFSET, SIZE, s.crc, NULL), -EILSEQ);
+	assert_int_equal(ram_file_check(&s.file, NULL), -EILSEQ);
 	assert_int_equal(ftruncate(s.fd, OFFSET + SIZE), 0);
-	assert_int_equal(ram_file_check(s.fd, OFFSET, SIZE, s.crc, NULL), -EILSEQ);
+	assert_int_equal(ram_file_check(&s.file, NULL), -EILSEQ);
 	saved_fini(&s);
 }
 
@@ -148,14 +152,17 @@ static void test_no_room_and_cancel(void **state)
 	(void)state;
 	save(&s);
 	assert_int_equal(write(cancel, &one, sizeof(one)), sizeof(one));
-	assert_int_equal(ram_file_save(s.m.map, SIZE, s.m.fd, s.fd, OFFSET, s.crc, cancel, &e),
-			 -ECANCELED);
+	s.file.cancel_fd = cancel;
+	assert_int_equal(ram_file_save(&s.file, s.m.map, s.m.fd, &e), -ECANCELED);
+	assert_int_equal(ram_file_check(&s.file, NULL), -ECANCELED);
+	s.file.cancel_fd = -1;
 	close(cancel);
 	/* sealed against growing: as a disk without room */
 	full = memfd_create("full", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	assert_int_equal(fcntl(full, F_ADD_SEALS, F_SEAL_GROW), 0);
 	e = (struct err) {0};
-	assert_int_not_equal(ram_file_save(s.m.map, SIZE, s.m.fd, full, OFFSET, s.crc, -1, &e), 0);
+	s.file.fd = full;
+	assert_int_not_equal(ram_file_save(&s.file, s.m.map, s.m.fd, &e), 0);
 	assert_non_null(strstr(e.text, "save:"));
 	close(full);
 	saved_fini(&s);
