@@ -31,13 +31,13 @@ _testudo()
         words=("${COMP_WORDS[@]}")
     }
     if [ "$cword" -eq 1 ]; then
-        mapfile -t COMPREPLY < <(compgen -W 'run list stat pause resume stop migrate host policy version help --help
+        mapfile -t COMPREPLY < <(compgen -W 'run list stat pause resume stop migrate save host policy version help --help
             --version' -- "$cur")
         return
     fi
     case ${words[1]} in
     help)
-        mapfile -t COMPREPLY < <(compgen -W 'run list stat pause resume stop migrate host policy version help' -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W 'run list stat pause resume stop migrate save host policy version help' -- "$cur")
         return
         ;;
     list)
@@ -76,6 +76,15 @@ _testudo()
         _testudo_guest "$cur" '--downtime-ms --timeout --stall-timeout --on-timeout --channels --local --dry-run --json --help'
         return
         ;;
+    save)
+        if [ "$cword" -ge 3 ] && [[ $cur != -* ]]; then
+            compopt -o filenames
+            mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+        else
+            _testudo_guest "$cur" '--keep-running --force --json --help'
+        fi
+        return
+        ;;
     policy)
         _testudo_policy "$cur" "$prev"
         return
@@ -108,7 +117,7 @@ _testudo()
     esac
     if [[ $cur == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W '--kernel --initrd --params --cpus --mem --disk --network --serial
-            --name --incoming --paused --no-reboot --hugepages --prealloc --no-rng --no-sandbox --cpu --policy --host-facts --mitigation-report
+            --name --incoming --verify-snapshot --paused --dump-dtb --no-reboot --hugepages --prealloc --no-rng --no-sandbox --cpu --policy --host-facts --mitigation-report
             --kvm-cap-force-spec-ctrl --verbose --help' -- "$cur")
     else
         compopt -o filenames
