@@ -18,6 +18,8 @@
 #define MSRS_MAX	      1024 /* KVM lists some 300 */
 #define VERSION		      1
 #define MSR_IA32_TSC_DEADLINE 0x6e0
+#define MSR_IA32_MCG_CAP      0x179 /* bits 7:0: machine check banks, four MSRs each */
+#define MSR_IA32_MC0_CTL      0x400
 #define MSR_PERF_GLOBAL_CTRL  0x38f
 
 enum kind {
@@ -65,8 +67,7 @@ static const struct rule {
 static const struct {
 	uint32_t first, n;
 } unlisted[] = {
-	{0x200, 16},  {0x250, 1}, {0x258, 2}, {0x268, 8}, {0x2ff, 1}, /* MTRRs */
-	{0x400, 128},						      /* machine check banks */
+	{0x200, 16}, {0x250, 1}, {0x258, 2}, {0x268, 8}, {0x2ff, 1}, /* MTRRs */
 };
 
 static enum kind kind_of(uint32_t index)
@@ -97,11 +98,12 @@ static void add(struct msr_table *t, uint32_t index)
 }
 
 /* All that may be saved, in the order of a restore. Return: heap, or NULL with @e */
-static struct msr_table *list_msrs(const struct kvm *kvm, struct err *e)
+static struct msr_table *list_msrs(const struct vcpu *v, const struct kvm *kvm, struct err *e)
 {
 	AUTO_FREE struct kvm_msr_list *list =
 		calloc(1, sizeof(*list) + MSRS_MAX * sizeof(list->indices[0]));
 	struct msr_table *t = calloc(1, sizeof(*t));
+	uint64_t banks = 0;
 	uint32_t i, k;
 	int n;
 
@@ -118,6 +120,10 @@ static struct msr_table *list_msrs(const struct kvm *kvm, struct err *e)
 	for (i = 0; i < ARRAY_SIZE(unlisted); i++)
 		for (k = 0; k < unlisted[i].n; k++)
 			add(t, unlisted[i].first + k);
+	if (backend_get_msr(v->fd, MSR_IA32_MCG_CAP, &banks) < 0)
+		banks = 0;
+	for (k = 0; k < 4 * (banks & 0xff); k++)
+		add(t, MSR_IA32_MC0_CTL + k);
 	for (n = 0; n <= 2; n++)
 		for (i = 0; i < list->nmsrs; i++)
 			if (rank(list->indices[i]) == n)
@@ -128,15 +134,20 @@ fail:
 	return NULL;
 }
 
-/* KVM stops at the first that it does not have: that one is left out, and on it goes. */
-static int read_all(const struct vcpu *v, struct msr_table *t, struct err *e)
+/*
+ * The values of all of @t that KVM has; one call where it has them all, since each call costs the
+ * guest's pause some microseconds. KVM stops at one that it does not have.
+ * @there: which ones; as many as @t has. Return: 0 or -errno
+ */
+static int read_all(const struct vcpu *v, struct msr_table *t, bool *there, struct err *e)
 {
 	AUTO_FREE struct msr_table *part = calloc(1, sizeof(*part));
-	uint32_t from = 0, kept = 0, n;
+	uint32_t from = 0, n;
 	int got;
 
 	if (!part)
 		return err_set(e, -ENOMEM, "out of memory");
+	memset(there, 0, t->head.nmsrs * sizeof(*there));
 	while (from < t->head.nmsrs) {
 		n = t->head.nmsrs - from;
 		part->head.nmsrs = n;
@@ -145,27 +156,29 @@ static int read_all(const struct vcpu *v, struct msr_table *t, struct err *e)
 		if (got < 0)
 			return err_set(e, -errno, "vCPU %u: KVM_GET_MSRS: %s; see the kernel's log",
 				       v->id, strerror(errno));
-		memcpy(t->entry + kept, part->entry, (size_t)got * sizeof(part->entry[0]));
-		kept += (uint32_t)got;
+		memcpy(t->entry + from, part->entry, (size_t)got * sizeof(part->entry[0]));
+		memset(there + from, true, (size_t)got * sizeof(*there));
 		from += (uint32_t)got + 1;
 	}
-	t->head.nmsrs = kept;
 	return 0;
 }
 
 int msrs_save(const struct vcpu *v, const struct kvm *kvm, struct wbuf *w, struct err *e)
 {
-	AUTO_FREE struct msr_table *t = list_msrs(kvm, e);
+	AUTO_FREE struct msr_table *t = list_msrs(v, kvm, e);
+	bool there[MSRS_MAX];
 	struct wbuf body = {0};
 	uint32_t i;
 	int ret;
 
 	if (!t)
 		return -ENOMEM;
-	ret = read_all(v, t, e);
+	ret = read_all(v, t, there, e);
 	if (ret < 0)
 		return ret;
 	for (i = 0; i < t->head.nmsrs; i++) {
+		if (!there[i])
+			continue;
 		wbuf_u32(&body, t->entry[i].index);
 		wbuf_u64(&body, t->entry[i].data);
 	}
@@ -195,30 +208,81 @@ static int refused(const struct vcpu *v, uint32_t index, uint64_t value, const u
 		       v->id, index, (unsigned long long)value, (unsigned long long)*seen);
 }
 
-/* What already has its value is left alone: some writes do more than set. */
-static int restore_one(const struct vcpu *v, uint32_t index, uint64_t value, struct err *e)
+/* Write all of @t; what KVM refuses is found by reading back. Return: 0 or -errno */
+static int write_all(const struct vcpu *v, const struct msr_table *t, struct err *e)
 {
-	uint64_t seen = 0;
-	bool there = backend_get_msr(v->fd, index, &seen) == 0;
+	AUTO_FREE struct msr_table *part = calloc(1, sizeof(*part));
+	uint32_t from = 0;
+	int done;
 
-	if (there && seen == value)
-		return 0;
-	if (backend_set_msr(v->fd, index, value) == 0) {
-		/* a deadline that is over is gone at once, and has fired */
-		if (index == MSR_IA32_TSC_DEADLINE)
-			return 0;
-		there = backend_get_msr(v->fd, index, &seen) == 0;
+	if (!part)
+		return err_set(e, -ENOMEM, "out of memory");
+	while (from < t->head.nmsrs) {
+		part->head.nmsrs = t->head.nmsrs - from;
+		memcpy(part->entry, t->entry + from, part->head.nmsrs * sizeof(part->entry[0]));
+		done = ioctl(v->fd, KVM_SET_MSRS, part);
+		if (done < 0)
+			return err_set(e, -errno, "vCPU %u: KVM_SET_MSRS: %s; see the kernel's log",
+				       v->id, strerror(errno));
+		from += (uint32_t)done + 1; /* it stops at one that it refuses */
 	}
-	if (there && (seen == value || (kind_of(index) == LOW && seen == (uint32_t)value)))
-		return 0;
-	return refused(v, index, value, there ? &seen : NULL, e);
+	return 0;
+}
+
+static bool holds(uint32_t index, uint64_t value, uint64_t seen)
+{
+	return seen == value || (kind_of(index) == LOW && seen == (uint32_t)value);
+}
+
+/* What already has its value is left alone: some writes do more than set. */
+static int write_changed(const struct vcpu *v, const struct msr_table *want,
+			 const struct msr_table *now, const bool *there, struct err *e)
+{
+	AUTO_FREE struct msr_table *change = calloc(1, sizeof(*change));
+	uint32_t i;
+
+	if (!change)
+		return err_set(e, -ENOMEM, "out of memory");
+	for (i = 0; i < want->head.nmsrs; i++)
+		if (!there[i] || now->entry[i].data != want->entry[i].data)
+			change->entry[change->head.nmsrs++] = want->entry[i];
+	return change->head.nmsrs ? write_all(v, change, e) : 0;
+}
+
+static int restore_all(const struct vcpu *v, const struct msr_table *want, struct err *e)
+{
+	AUTO_FREE struct msr_table *now = malloc(sizeof(*now));
+	bool there[MSRS_MAX];
+	uint32_t i;
+	int ret;
+
+	if (!now)
+		return err_set(e, -ENOMEM, "out of memory");
+	*now = *want;
+	ret = read_all(v, now, there, e);
+	if (!ret)
+		ret = write_changed(v, want, now, there, e);
+	if (!ret)
+		ret = read_all(v, now, there, e);
+	for (i = 0; !ret && i < want->head.nmsrs; i++) {
+		const uint32_t index = want->entry[i].index;
+		const uint64_t value = want->entry[i].data, seen = now->entry[i].data;
+
+		/* a deadline that is over is gone at once, and has fired */
+		if (there[i] && (index == MSR_IA32_TSC_DEADLINE || holds(index, value, seen)))
+			continue;
+		ret = refused(v, index, value, there[i] ? &seen : NULL, e);
+	}
+	return ret;
 }
 
 int msrs_restore(const struct vcpu *v, struct rbuf *r, struct err *e)
 {
+	AUTO_FREE struct msr_table *t = calloc(1, sizeof(*t));
 	struct section s;
 	uint32_t n;
-	int ret = section_expect(r, "vcpu-msrs", (uint16_t)v->id, VERSION, &s, e);
+	int ret = t ? section_expect(r, "vcpu-msrs", (uint16_t)v->id, VERSION, &s, e)
+		    : err_set(e, -ENOMEM, "out of memory");
 
 	for (n = 0; !ret && rbuf_left(&s.body); n++) {
 		const uint32_t index = rbuf_u32(&s.body);
@@ -233,7 +297,10 @@ int msrs_restore(const struct vcpu *v, struct rbuf *r, struct err *e)
 				       v->id, index, n,
 				       n >= MSRS_MAX ? "there are too many"
 						     : "it is not restored by itself");
-		ret = restore_one(v, index, value, e);
+		t->entry[n] = (struct kvm_msr_entry) {.index = index, .data = value};
+		t->head.nmsrs = n + 1;
 	}
-	return ret ? ret : section_end(&s, e);
+	if (!ret)
+		ret = section_end(&s, e);
+	return ret ? ret : restore_all(v, t, e);
 }
