@@ -518,6 +518,8 @@ static int take_over(struct arrival *a)
 	if (ret < 0)
 		return ret;
 	ack.resume_ns = a->running ? migrate_now_ns() - begin : 0;
+	if (a->change[0])
+		log_info("mitigations of the guest that came: %s", a->change);
 	frame_ack_encode(&ack, &w);
 	if (send_frame(a, FRAME_ACK, &w) < 0)
 		log_warn("the guest runs here, but the source could not be told: %s", a->e->text);

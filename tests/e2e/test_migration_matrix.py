@@ -327,7 +327,11 @@ class Route:
             open_gate(there, self.hops)
             self.here = there
         self.hops += 1
-        return code, events[-1].get("x-testudo-mitigation", "") if code == moving.MOVED else err
+        if code != moving.MOVED:
+            return code, err
+        change = events[-1].get("x-testudo-mitigation", "")
+        assert not change or f"mitigations of the guest that came: {change}\n" in there.log(), there.log()
+        return code, change
 
 
 def test_words_over_hops(start, work):
