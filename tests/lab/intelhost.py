@@ -110,7 +110,8 @@ def with_build(kind, work, build, disks=()):
     """A host with what was built in the folder @build: testudo, and in /t2 the test guest, the program that reports in
     a guest, and the test of the ABI."""
     programs = {"guest/guest.elf": "tests/guest/guest.elf", "bin/abi": "tests/lab/abi",
-                "guest/l2": "tests/lab/l2", "guest/guest-report": "tools/guest-report/testudo-guest-report"}
+                "guest/l2": "tests/lab/l2", "guest/guest-report": "tools/guest-report/testudo-guest-report",
+                "lib/kvm_shim.so": "tests/shim/libkvm_shim.so"}
     tree = {name: build / path for name, path in programs.items()}
     testudo = pathlib.Path(os.environ.get("TESTUDO", build / "vmm" / "testudo"))
     for path in (testudo, *tree.values()):

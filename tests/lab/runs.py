@@ -147,9 +147,13 @@ def _counts(groups):
 def _look(text, count):
     report, rest = text.split("@hardware\n")
     assert f"@lines {count}\n" in rest, f"the guest went on while it was looked at:\n{text}"
-    levels = ([{key: int(value, 0) for key, value in (pair.split("=") for pair in line.split()[1:])}
-               for line in rest.splitlines() if line.startswith(level)] for level in ("l1", "l2"))
-    return Look(json.loads(report), *levels)
+    return Look(json.loads(report), hardware(rest, "l1"), hardware(rest, "l2"))
+
+
+def hardware(text, level):
+    """What the files HARDWARE say of exits from that @level, by vCPU."""
+    return [{key: int(value, 0) for key, value in (pair.split("=") for pair in line.split()[1:])}
+            for line in text.splitlines() if line.startswith(level)]
 
 
 def debian(host, *args, script=f"cat {SPECTRE_V2}", **guest):

@@ -1,11 +1,13 @@
 """Our patched kernel: KVM_CAP_FORCE_SPEC_CTRL by its rules, and what the hardware's register really held at VM exits, which
 a patch for the lab shows."""
 import json
+import re
 
 import pytest
 
-from runs import (BHI, HIDDEN, IBRS, MITIGATION_CTRL, SPECTRE_V2, debian, expected, expected_hidden, keeps_abi, msrs,
-                  series, watched)
+from background import Guest
+from runs import (BHI, HIDDEN, IBRS, MITIGATION_CTRL, SPECTRE_V2, STIBP, debian, expected, expected_hidden, keeps_abi,
+                  msrs, series, watched)
 
 VALUES = [1, 0x401, 0, 3, 0x400]
 
@@ -116,3 +118,22 @@ cat /t2/guest/initrd-kvm /tmp/more.cpio >/tmp/initrd-kvm""")
     assert said.splitlines() == [f"l2 wrote={value} read={value}" for value in ("0x1", "0", "0x1", "0x3", "0", "0x1")]
     assert look.inner[0]["exits"] and look.inner[0]["all"] & BHI, look.inner
     assert look.hardware[0]["all"] & BHI, look.hardware
+
+
+def test_live_move(intel_patched):
+    """Between two processes of the host: the guest's value and what is held arrive, and stay."""
+    there = Guest(intel_patched, "there", "--incoming", "unix:/tmp/mig")
+    there.listens("/tmp/mig")
+    here = Guest(intel_patched, "here", *HIDDEN, "-m", "16M", "-k", "/t2/guest/guest.elf", "-p",
+                 "msrs cpus=1 do=0.w.48.1,0.spin.60000.1b,0.r.48,0.w.48.3,0.spin.20000.1b")
+    here.console(1)
+    left = here.hardware()
+    # An emulated host needs its time.
+    here.tell("migrate", "unix:/tmp/mig", "--downtime-ms", "2000")
+    assert here.end() == 0
+    said = there.console(3)
+    came = there.hardware()
+    assert there.end() == 0
+    assert [int(value, 16) for value in re.findall(r" idx=0x48 value=(\S+)", said)] == [1, 3], said
+    for seen, own in ((left, IBRS), (came, IBRS | STIBP)):
+        assert seen["exits"] and seen["all"] & BHI and seen["last"] == own | BHI, (left, came)

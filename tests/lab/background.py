@@ -1,0 +1,79 @@
+"""Guests that run on while a test does something else in their host: they are moved, saved, and looked at."""
+import json
+import shlex
+
+from runs import HARDWARE, TIMEOUT_S, hardware
+
+REFUSED = 4  # exit code of testudo run and testudo migrate
+WAIT_S = 120
+
+
+class Guest:
+    """A testudo run in the background of @host: /tmp/NAME.console, .log, .json (the report), .pid and .status."""
+
+    def __init__(self, host, name, *args, env=""):
+        self.host, self.name = host, name
+        command = shlex.join(["testudo", "run", "--name", name, *args])
+        print(f"{host.kind}# {env} {command}")
+        host.check(f"""rm -f /tmp/{name}.*
+(sh -c 'echo $$ >/tmp/{name}.pid; {env} exec "$@"' sh {command} --serial file:/tmp/{name}.console \\
+	--mitigation-report /tmp/{name}.json >/tmp/{name}.log 2>&1; echo $? >/tmp/{name}.status) &""")
+
+    def said(self, what):
+        return self.host.run(f"cat /tmp/{self.name}.{what} 2>/dev/null")[1].replace("\r", "")
+
+    def until(self, condition, what):
+        """Waits for the shell's @condition."""
+        status, _ = self.host.run(f"""cd /tmp
+until {condition}; do [ ! -e {self.name}.status ] || exit 1; sleep 0.1; done 2>/dev/null""", WAIT_S)
+        assert status == 0, f"{what}: ended with {self.said('status')}{self.said('log')}{self.said('console')}"
+
+    def console(self, lines):
+        """The guest's console once it has so many lines more that are whole."""
+        count = self.said("console").count("\n") + lines
+        self.until(f"[ $(wc -l <{self.name}.console) -ge {count} ]", f"{lines} more lines of the guest")
+        return self.said("console")
+
+    def beat(self):
+        """The guest is alive: (number, text) of its last heartbeat, after three more of them."""
+        last = self.console(3).splitlines()[-1]
+        print(last)
+        assert last.startswith("beat "), last
+        number, text = last[len("beat "):].split(": ", 1)
+        return int(number), text
+
+    def report(self):
+        return json.loads(self.said("json"))
+
+    def held(self):
+        return int(self.report()["vcpus"][0]["held"]["value"], 16)
+
+    def effective(self):
+        return int(self.report()["vcpus"][0]["effective"]["value"], 16)
+
+    def hardware(self):
+        """What the register held at all exits since the virtual machine began."""
+        text = self.host.check(f"vmm=$(cat /tmp/{self.name}.pid); cat {HARDWARE}")
+        print(text)
+        return hardware(text, "l1")[0]
+
+    def listens(self, path):
+        self.until(f"[ -S {path} ]", f"socket {path}")
+
+    def tell(self, verb, *args, status=0):
+        """A command about it, to end with @status; what it says."""
+        command = shlex.join(["testudo", verb, self.name, *args])
+        got, output = self.host.run(command, TIMEOUT_S)
+        told = "".join(line for line in output.splitlines(True) if '"event":"progress"' not in line)
+        print(f"{self.host.kind}# {command}\n{told}-> {got}")
+        assert got == status, f"{output}{self.said('log')}"
+        return output
+
+    def end(self):
+        self.host.run(f"until [ -e /tmp/{self.name}.status ]; do sleep 0.1; done", WAIT_S)
+        print(self.said("log"))
+        return int(self.said("status"))
+
+    def saved(self, path):
+        self.tell("save", path)
+        assert self.end() == 0
