@@ -29,14 +29,13 @@ until {condition}; do [ ! -e {self.name}.status ] || exit 1; sleep 0.1; done 2>/
         assert status == 0, f"{what}: ended with {self.said('status')}{self.said('log')}{self.said('console')}"
 
     def console(self, lines):
-        """The guest's console once it has so many lines more that are whole."""
-        count = self.said("console").count("\n") + lines
-        self.until(f"[ $(wc -l <{self.name}.console) -ge {count} ]", f"{lines} more lines of the guest")
+        """The guest's console once it has so many lines that are whole."""
+        self.until(f"[ $(wc -l <{self.name}.console) -ge {lines} ]", f"{lines} lines of the guest")
         return self.said("console")
 
     def beat(self):
         """The guest is alive: (number, text) of its last heartbeat, after three more of them."""
-        last = self.console(3).splitlines()[-1]
+        last = self.console(self.said("console").count("\n") + 3).splitlines()[-1]
         print(last)
         assert last.startswith("beat "), last
         number, text = last[len("beat "):].split(": ", 1)

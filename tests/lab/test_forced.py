@@ -125,7 +125,7 @@ def test_live_move(intel_patched):
     there = Guest(intel_patched, "there", "--incoming", "unix:/tmp/mig")
     there.listens("/tmp/mig")
     here = Guest(intel_patched, "here", *HIDDEN, "-m", "16M", "-k", "/t2/guest/guest.elf", "-p",
-                 "msrs cpus=1 do=0.w.48.1,0.spin.60000.1b,0.r.48,0.w.48.3,0.spin.20000.1b")
+                 "msrs cpus=1 do=0.w.48.1,0.spin.60000.1b,0.r.48,0.w.48.3,0.spin.1000000.1b")
     here.console(1)
     left = here.hardware()
     # An emulated host needs its time.
@@ -133,7 +133,7 @@ def test_live_move(intel_patched):
     assert here.end() == 0
     said = there.console(3)
     came = there.hardware()
-    assert there.end() == 0
+    there.tell("stop", "--force")
     assert [int(value, 16) for value in re.findall(r" idx=0x48 value=(\S+)", said)] == [1, 3], said
     for seen, own in ((left, IBRS), (came, IBRS | STIBP)):
         assert seen["exits"] and seen["all"] & BHI and seen["last"] == own | BHI, (left, came)
