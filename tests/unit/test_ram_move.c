@@ -411,7 +411,7 @@ static void test_receiver_gone(void **state)
 	fill_all(&r);
 	start_send(&r, 5000);
 	close_side(&r, 1);
-	assert_int_equal(ram_send_round(&r.send, RAM_ROUND_FIRST, &round, &e), -EPIPE);
+	assert_int_equal(ram_send_round(&r.send, RAM_ROUND_FIRST, &round, &e), -ECONNRESET);
 	assert_string_not_equal(e.text, "");
 	rig_fini(&r);
 }
