@@ -218,18 +218,26 @@ void explain_step(const struct decision_step *s, char *buf, size_t size)
 
 const char *explain_reasons(const struct mitigation_decision *d, char *buf, size_t size)
 {
-	unsigned int i;
-	size_t at = 0;
+	char step[EXPLAIN_STEP_MAX];
+	unsigned int i, left_out = 0;
+	size_t at = 0, len;
 
 	buf[0] = '\0';
-	for (i = 0; i < d->n_steps && at + 3 < size; i++) {
+	for (i = 0; i < d->n_steps; i++) {
 		if (d->step[i].verdict != d->verdict)
 			continue;
-		if (at)
-			at += (size_t)snprintf(buf + at, size - at, ". ");
-		explain_step(&d->step[i], buf + at, size - at);
-		at += strlen(buf + at);
+		explain_step(&d->step[i], step, sizeof(step));
+		len = strlen(step) + (at ? 2 : 0);
+		/* whole ones only, with room for the count of the others */
+		if (at && (left_out || at + len + sizeof(" (and 99 more)") > size))
+			left_out++;
+		else
+			at += (size_t)snprintf(buf + at, size - at, "%s%s", at ? ". " : "", step);
+		if (at >= size)
+			at = size - 1;
 	}
+	if (left_out)
+		snprintf(buf + at, size - at, " (and %u more)", left_out);
 	return buf;
 }
 
