@@ -310,6 +310,15 @@ static int skip_payload(struct channel *ch, const struct frame_head *h, struct e
 	return 0;
 }
 
+int channel_send_built(struct channel *ch, enum frame_type type, struct wbuf *w, struct err *e)
+{
+	int ret = w->failed ? err_set(e, -ENOMEM, "out of memory")
+			    : channel_send(ch, type, w->data, (uint32_t)w->len, e);
+
+	wbuf_fini(w);
+	return ret;
+}
+
 int channel_recv(struct channel *ch, struct frame *f, struct err *e)
 {
 	uint8_t raw[FRAME_HEAD_SIZE];

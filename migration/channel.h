@@ -89,6 +89,11 @@ int channel_recv_head(struct channel *ch, struct stream_head *h, uint64_t *sessi
 int channel_send(struct channel *ch, enum frame_type type, const void *payload, uint32_t len,
 		 struct err *e);
 
+struct wbuf;
+
+/** channel_send_built - the same with a payload that was built in @w, which is released */
+int channel_send_built(struct channel *ch, enum frame_type type, struct wbuf *w, struct err *e);
+
 /**
  * channel_recv - the next frame; unknown ones that are not critical are skipped
  * @f: the caller's to frame_fini(); empty on error

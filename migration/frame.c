@@ -49,6 +49,22 @@ const char *frame_type_name(uint16_t type)
 	return k ? k->name : "unknown";
 }
 
+enum frame_code frame_code_of(int ret)
+{
+	switch (ret) {
+	case -ECANCELED:
+		return FRAME_CODE_CANCELLED;
+	case -EPERM:
+		return FRAME_CODE_POLICY;
+	case -EBADMSG:
+	case -EPROTO:
+	case -EPROTONOSUPPORT:
+		return FRAME_CODE_PROTOCOL;
+	default:
+		return FRAME_CODE_FAILED;
+	}
+}
+
 const char *frame_code_name(enum frame_code code)
 {
 	switch (code) {

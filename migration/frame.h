@@ -128,6 +128,8 @@ enum frame_code {
 	FRAME_CODE_END,
 };
 
+/** frame_code_of - how a failure that is known as -errno is told */
+enum frame_code frame_code_of(int ret);
 /** frame_code_name - "policy"; never NULL */
 const char *frame_code_name(enum frame_code code);
 

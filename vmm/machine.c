@@ -165,8 +165,6 @@ static int build(struct machine *m, struct err *e)
 	if (!ret)
 		ret = vm_add_memory(&m->vm, &m->memory.guest, e);
 	if (!ret)
-		ret = dirty_log_init(&m->dirty_log, &m->memory.guest, m->vm.fd, e);
-	if (!ret)
 		ret = mitigation_setup_vm(m->host->mitigation, &m->vm, e);
 	if (!ret)
 		ret = vm_create_irqchip(&m->vm, e);

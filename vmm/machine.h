@@ -58,7 +58,7 @@ struct machine {
 	const struct machine_host *host;
 	struct memory memory;
 	struct vm vm;
-	struct dirty_log dirty_log; /* off but for a migration */
+	struct dirty_log dirty_log; /* made by the first migration */
 	struct bus ports, mmio;
 	struct irq_line irq[LAYOUT_VIRTIO_GSI + LAYOUT_VIRTIO_SLOTS]; /* by GSI */
 	struct serial serial;

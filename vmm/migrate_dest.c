@@ -268,32 +268,10 @@ static int hear_memory(struct arrival *a)
 	return ret;
 }
 
+/* Here a value that does not fit means: this run is not made for the guest. */
 static enum frame_code code_of(int ret)
 {
-	switch (ret) {
-	case -EPERM:
-		return FRAME_CODE_POLICY;
-	case -EINVAL:
-	case -ENODEV:
-		return FRAME_CODE_MISMATCH;
-	case -EBADMSG:
-	case -EPROTO:
-	case -EPROTONOSUPPORT:
-		return FRAME_CODE_PROTOCOL;
-	case -ECANCELED:
-		return FRAME_CODE_CANCELLED;
-	default:
-		return FRAME_CODE_FAILED;
-	}
-}
-
-static int send_frame(struct arrival *a, enum frame_type type, struct wbuf *w)
-{
-	int ret = w->failed ? err_set(a->e, -ENOMEM, "out of memory")
-			    : channel_send(&a->control, type, w->data, (uint32_t)w->len, a->e);
-
-	wbuf_fini(w);
-	return ret;
+	return ret == -EINVAL || ret == -ENODEV ? FRAME_CODE_MISMATCH : frame_code_of(ret);
 }
 
 static int send_verdict(struct arrival *a, int ret)
@@ -308,9 +286,9 @@ static int send_verdict(struct arrival *a, int ret)
 	snprintf(v.text, sizeof(v.text), "%s", ret ? e->text : a->change);
 	frame_verdict_encode(&v, &w);
 	if (!ret)
-		return send_frame(a, FRAME_VERDICT, &w);
+		return channel_send_built(&a->control, FRAME_VERDICT, &w, a->e);
 	a->e = &unheard; /* the reason is worth more than that nobody hears it */
-	sent = send_frame(a, FRAME_VERDICT, &w);
+	sent = channel_send_built(&a->control, FRAME_VERDICT, &w, a->e);
 	a->e = e;
 	if (sent < 0)
 		log_debug("the source does not hear the verdict: %s", unheard.text);
@@ -486,7 +464,7 @@ static int receive(struct arrival *a)
 		return ret;
 	ready.load_ns = migrate_now_ns() - begin;
 	frame_ready_encode(&ready, &w);
-	return send_frame(a, FRAME_READY, &w);
+	return channel_send_built(&a->control, FRAME_READY, &w, a->e);
 }
 
 static int hear_commit(struct arrival *a)
@@ -521,7 +499,7 @@ static int take_over(struct arrival *a)
 	if (a->change[0])
 		log_info("mitigations of the guest that came: %s", a->change);
 	frame_ack_encode(&ack, &w);
-	if (send_frame(a, FRAME_ACK, &w) < 0)
+	if (channel_send_built(&a->control, FRAME_ACK, &w, a->e) < 0)
 		log_warn("the guest runs here, but the source could not be told: %s", a->e->text);
 	*a->e = (struct err) {0};
 	return 0;

@@ -34,7 +34,7 @@
 #define LET_GO_MS  5000
 #define LET_GO_NAP 10
 
-/* Throttling gives way when a pause came out longer than it was meant to be, so many times. */
+/* So often a guest that wrote too much in its last moment goes on, then the pause is taken. */
 #define PAUSES_TAKEN_BACK 5
 
 #define GUEST_ENDED "the guest or its process ended, or it reset, while it moved"
@@ -84,17 +84,12 @@ static int emit_status(void *arg)
 	return 0;
 }
 
-static void set_status(struct migrate_source *s, enum migrate_status status)
+void migrate_source_set_status(struct migrate_source *s, enum migrate_status status)
 {
 	pthread_mutex_lock(&s->lock);
 	s->stats.status = status;
 	pthread_mutex_unlock(&s->lock);
 	loop_call(&s->run->calls, emit_status, s);
-}
-
-void migrate_source_set_status(struct migrate_source *s, enum migrate_status status)
-{
-	set_status(s, status);
 }
 
 static void count(struct transfer *t, const struct ram_round *round)
@@ -209,15 +204,6 @@ static int call(struct transfer *t, int (*fn)(void *), struct machine_descriptio
 
 /* ---- the handshake ---- */
 
-static int send_frame(struct transfer *t, enum frame_type type, struct wbuf *w)
-{
-	int ret = w->failed ? err_set(t->e, -ENOMEM, "out of memory")
-			    : channel_send(&t->s->control, type, w->data, (uint32_t)w->len, t->e);
-
-	wbuf_fini(w);
-	return ret;
-}
-
 static int send_hello(struct transfer *t)
 {
 	struct migrate_source *s = t->s;
@@ -234,7 +220,7 @@ static int send_hello(struct transfer *t)
 
 	snprintf(hello.program, sizeof(hello.program), "testudo %s", TESTUDO_VERSION);
 	frame_hello_encode(&hello, &w);
-	return send_frame(t, FRAME_HELLO, &w);
+	return channel_send_built(&t->s->control, FRAME_HELLO, &w, t->e);
 }
 
 static int send_description(struct transfer *t)
@@ -353,7 +339,7 @@ static int end_round(struct transfer *t, const struct ram_round *round)
 	t->finish.data_pages += round->pages;
 	t->finish.zero_pages += round->zero_pages;
 	frame_round_end_encode(&end, &w);
-	return send_frame(t, FRAME_ROUND_END, &w);
+	return channel_send_built(&t->s->control, FRAME_ROUND_END, &w, t->e);
 }
 
 static int copy_round(struct transfer *t, unsigned int flags, struct ram_round *round)
@@ -452,7 +438,7 @@ static int finish(struct transfer *t)
 	int ret;
 
 	frame_finish_encode(&t->finish, &w);
-	ret = send_frame(t, FRAME_FINISH, &w);
+	ret = channel_send_built(&t->s->control, FRAME_FINISH, &w, t->e);
 	if (!ret)
 		ret = channel_expect(&t->s->control, FRAME_READY, &f, t->e);
 	if (ret < 0)
@@ -476,7 +462,7 @@ static int commit(struct transfer *t)
 	__atomic_store_n(&t->s->handed_over, true, __ATOMIC_RELEASE);
 	ch->cancel_fd = -1;
 	ch->send_started = false; /* of the frame before */
-	ret = send_frame(t, FRAME_COMMIT, &w);
+	ret = channel_send_built(&t->s->control, FRAME_COMMIT, &w, t->e);
 	if (ret < 0 && !ch->send_started) {
 		__atomic_store_n(&t->s->handed_over, false, __ATOMIC_RELEASE);
 		return ret;
@@ -498,7 +484,7 @@ static int pause_guest(struct transfer *t)
 {
 	int ret;
 
-	set_status(t->s, MIGRATE_DEVICE);
+	migrate_source_set_status(t->s, MIGRATE_DEVICE);
 	ret = call(t, pause_on_loop, NULL);
 	return ret;
 }
@@ -571,8 +557,13 @@ static int start_copying(struct transfer *t)
 		.cancel_fd = t->s->cancel_fd,
 		.stall_ms = t->s->params.stall_ms,
 	};
-	int ret = dirty_log_start(config.log, t->e);
+	int ret = 0;
 
+	if (!config.log->ops) /* kept as long as the VM */
+		ret = dirty_log_init(config.log, &t->machine->memory.guest, t->machine->vm.fd,
+				     t->e);
+	if (!ret)
+		ret = dirty_log_start(config.log, t->e);
 	return ret ? ret : ram_send_init(&t->ram, &config, t->e);
 }
 
@@ -588,7 +579,7 @@ static int move(struct transfer *t)
 
 	if (ret < 0 || s->params.dry_run)
 		return ret;
-	set_status(s, MIGRATE_ACTIVE);
+	migrate_source_set_status(s, MIGRATE_ACTIVE);
 	if (!s->params.local) {
 		converge_init(&t->converge, &config);
 		ret = start_copying(t);
@@ -601,22 +592,6 @@ static int move(struct transfer *t)
 }
 
 /* ---- the end ---- */
-
-static enum frame_code code_of(int ret)
-{
-	switch (ret) {
-	case -ECANCELED:
-		return FRAME_CODE_CANCELLED;
-	case -EPERM:
-		return FRAME_CODE_POLICY;
-	case -EBADMSG:
-	case -EPROTO:
-	case -EPROTONOSUPPORT:
-		return FRAME_CODE_PROTOCOL;
-	default:
-		return FRAME_CODE_FAILED;
-	}
-}
 
 static void close_channels(struct migrate_source *s)
 {
@@ -647,7 +622,7 @@ static void tell_destination(struct transfer *t, int ret)
 	struct channel *ch = &t->s->control;
 
 	if (ret != -EREMOTEIO && ret != -ECONNRESET)
-		channel_send_fail(ch, code_of(ret), t->e->text);
+		channel_send_fail(ch, frame_code_of(ret), t->e->text);
 }
 
 /* The destination may hold the disks until it has heard that it will not get the guest. */

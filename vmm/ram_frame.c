@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -199,4 +200,21 @@ bool ram_page_is_zero(const void *page)
 			return false;
 	}
 	return true;
+}
+
+int ram_io_init(struct ram_io *io, unsigned int n, int cancel_fd, unsigned int stall_ms,
+		const char *peer, struct err *e)
+{
+	*io = (struct ram_io) {
+		.cancel_fd = cancel_fd,
+		.stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK),
+		.stall_ms = stall_ms,
+		.peer = peer,
+	};
+	if (io->stop_fd < 0)
+		return err_set(e, -errno, "migration: eventfd: %s", strerror(errno));
+	if (!n || n > RAM_CHANNELS_MAX)
+		return err_set(e, -EINVAL, "migration: %u data channels; give 1 to %u", n,
+			       RAM_CHANNELS_MAX);
+	return 0;
 }

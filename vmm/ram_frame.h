@@ -89,6 +89,14 @@ struct ram_io {
 	const char *peer;      /* in messages: "destination" */
 };
 
+/**
+ * ram_io_init - for @n data channels; makes stop_fd, which is the owner's to close
+ * @peer: in messages
+ * Return: 0; -EINVAL when there are none or more than RAM_CHANNELS_MAX; -errno
+ */
+int ram_io_init(struct ram_io *io, unsigned int n, int cancel_fd, unsigned int stall_ms,
+		const char *peer, struct err *e);
+
 struct iovec;
 
 /**

@@ -191,24 +191,16 @@ static int start_channel(struct ram_recv *r, unsigned int i, struct err *e)
 int ram_recv_start(struct ram_recv *r, const struct ram_recv_config *config, struct err *e)
 {
 	unsigned int i;
-	int ret = 0;
+	int ret;
 
 	memset(r, 0, sizeof(*r));
 	r->config = *config;
 	r->round = 1;
 	pthread_mutex_init(&r->lock, NULL);
 	pthread_cond_init(&r->met, NULL);
-	r->io = (struct ram_io) {
-		.cancel_fd = config->cancel_fd,
-		.stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK),
-		.stall_ms = config->stall_ms,
-		.peer = "source",
-	};
-	if (r->io.stop_fd < 0)
-		return err_set(e, -errno, "migration: eventfd: %s", strerror(errno));
-	if (!config->n || config->n > RAM_CHANNELS_MAX)
-		return err_set(e, -EINVAL, "migration: %u data channels; give 1 to %u", config->n,
-			       RAM_CHANNELS_MAX);
+	ret = ram_io_init(&r->io, config->n, config->cancel_fd, config->stall_ms, "source", e);
+	if (ret < 0)
+		return ret;
 	r->channel = calloc(config->n, sizeof(*r->channel));
 	if (!r->channel)
 		return err_set(e, -ENOMEM, "migration: no memory for %u data channels", config->n);

@@ -304,24 +304,16 @@ static int start_channel(struct ram_send *s, unsigned int i, struct err *e)
 int ram_send_init(struct ram_send *s, const struct ram_send_config *config, struct err *e)
 {
 	unsigned int i;
-	int ret = 0;
+	int ret;
 
 	memset(s, 0, sizeof(*s));
 	s->config = *config;
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_cond_init(&s->work, NULL);
 	pthread_cond_init(&s->done, NULL);
-	s->io = (struct ram_io) {
-		.cancel_fd = config->cancel_fd,
-		.stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK),
-		.stall_ms = config->stall_ms,
-		.peer = "destination",
-	};
-	if (s->io.stop_fd < 0)
-		return err_set(e, -errno, "migration: eventfd: %s", strerror(errno));
-	if (!config->n || config->n > RAM_CHANNELS_MAX)
-		return err_set(e, -EINVAL, "migration: %u data channels; give 1 to %u", config->n,
-			       RAM_CHANNELS_MAX);
+	ret = ram_io_init(&s->io, config->n, config->cancel_fd, config->stall_ms, "destination", e);
+	if (ret < 0)
+		return ret;
 	s->channel = calloc(config->n, sizeof(*s->channel));
 	if (!s->channel)
 		return err_set(e, -ENOMEM, "migration: no memory for %u data channels", config->n);
