@@ -5,12 +5,14 @@ Tests of testudo on this machine's /dev/kvm with the guest of tests/guest.
 """
 
 import os
+import pathlib
 import shutil
 import tempfile
 
 import pytest
 
 import harness
+import moving
 
 
 # fixtures that start testudo with a library of tests/shim under it
@@ -70,3 +72,26 @@ def live(work):
         return harness.Live(harness.arguments(params, *args, kernel=kernel), work, **kwargs)
 
     return start
+
+
+@pytest.fixture
+def policy(work):
+    """A policy file by which guests may come although nothing can be held for them here."""
+    path = pathlib.Path(work, "policy.yaml")
+    path.write_text(moving.POLICY)
+    return str(path)
+
+
+@pytest.fixture
+def launch(work, policy):
+    """launch(name, *args, incoming=..): a guest that may move, with that policy, ended with the test."""
+    guests = []
+
+    def start(name, *args, **kwargs):
+        g = moving.Guest(work, name, "--policy", policy, *args, **kwargs)
+        guests.append(g)
+        return g
+
+    yield start
+    for g in guests:
+        g.__exit__()

@@ -7,7 +7,7 @@ import os
 import socket
 
 
-class Error(Exception):
+class Error(RuntimeError):
     """An error answer: class and description."""
 
     def __init__(self, answer):

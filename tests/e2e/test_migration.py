@@ -1,9 +1,7 @@
 """Moving guests on this machine: they go on where they were, with the memory that they had."""
 
-import json
 import os
 import pathlib
-import signal
 import socket
 import subprocess
 import time
@@ -13,41 +11,11 @@ import pytest
 import harness
 import moving
 
-# This machine's KVM can hold no bit, and is not asked to: the matrix of mitigations is another file's.
-POLICY = "version: 1\nincoming-cannot: warn\n"
 HOPS = int(os.environ.get("TESTUDO_HOPS", "20"))  # of each case of test_hops; ten cases
 
 
-@pytest.fixture
-def policy(work):
-    path = pathlib.Path(work, "policy.yaml")
-    path.write_text(POLICY)
-    return str(path)
-
-
-@pytest.fixture
-def launch(work, policy):
-    """launch(name, *args, incoming=..): a guest with the policy of this file, ended with the test."""
-    guests = []
-
-    def start(name, *args, **kwargs):
-        g = moving.Guest(work, name, "--policy", policy, *args, **kwargs)
-        guests.append(g)
-        return g
-
-    yield start
-    for g in guests:
-        g.__exit__()
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def uri_for(kind, work, number=0):
-    return f"unix:{work}/m{number}" if kind == "unix" else f"tcp:127.0.0.1:{free_port()}"
+    return f"unix:{work}/m{number}" if kind == "unix" else f"tcp:127.0.0.1:{moving.free_port()}"
 
 
 @pytest.mark.parametrize("kind", ["unix", "tcp"])

@@ -17,30 +17,8 @@ import harness
 import moving
 
 SAVED, USAGE, BAD_INPUT, REFUSED, NOT_SAVED = 0, 2, 3, 4, 5
-POLICY = "version: 1\nincoming-cannot: warn\n"  # as in test_migration.py
 MIB = 1 << 20
 FRAMES = ["hello", "description", "memory", "state", "checksums", "finish"]
-
-
-@pytest.fixture
-def policy(work):
-    path = pathlib.Path(work, "policy.yaml")
-    path.write_text(POLICY)
-    return str(path)
-
-
-@pytest.fixture
-def guest(work, policy):
-    guests = []
-
-    def start(name, *args, **kwargs):
-        g = moving.Guest(work, name, "--policy", policy, *args, **kwargs)
-        guests.append(g)
-        return g
-
-    yield start
-    for g in guests:
-        g.__exit__()
 
 
 def command(g, path, *args):
@@ -104,8 +82,8 @@ def refused(work, policy, path, code, *words, args=()):
             assert word in lines[0], lines[0]
 
 
-def test_ram_is_in_the_file_byte_for_byte(guest, work):
-    a = guest("a", params="dirty wss=24 order=rand", mem=64)
+def test_ram_is_in_the_file_byte_for_byte(launch, work):
+    a = launch("a", params="dirty wss=24 order=rand", mem=64)
     filled(a)
     monitor = moving.Qmp(a)
     monitor.ask("stop")
@@ -128,28 +106,28 @@ def test_ram_is_in_the_file_byte_for_byte(guest, work):
 
 @pytest.mark.parametrize("cpus, params", [(1, "dirty wss=16"), (3, "dirty wss=24 cpus=3 order=rand"), (1, "heartbeat")],
                          ids=lambda v: str(v).replace(" ", "-"))
-def test_save_and_restore(guest, work, cpus, params):
+def test_save_and_restore(launch, work, cpus, params):
     """Every page is checked by the guest itself; one file serves several guests, at once and one after another."""
     path = pathlib.Path(work, "snap")
-    a = guest("a", params=params, cpus=cpus, mem=64)
+    a = launch("a", params=params, cpus=cpus, mem=64)
     before = a.wait_beats()
     saved(a, path)
     assert a.end() == 0, a.log()
     content = path.read_bytes()
-    b, c = guest("b", incoming=f"file:{path}"), guest("c", incoming=f"file:{path}")
+    b, c = launch("b", incoming=f"file:{path}"), launch("c", incoming=f"file:{path}")
     for g in (b, c):
         now = g.wait_beats(2000)
         assert all(n[0] > o[0] for n, o in zip(now, before)), "the guest went back in time"
-    d = guest("d", "--verify-snapshot", incoming=f"file:{path}")
+    d = launch("d", "--verify-snapshot", incoming=f"file:{path}")
     d.wait_beats()
     b.wait_beats()
     assert path.read_bytes() == content, "a restored guest wrote into its file"
     assert moving.leftovers(work) == ["b", "c", "d"]
 
 
-def test_keep_running(guest, work):
+def test_keep_running(launch, work):
     disk = harness.make_disk(pathlib.Path(work, "disk.img"))
-    a = guest("a", "-d", disk, params="dirty wss=8")
+    a = launch("a", "-d", disk, params="dirty wss=8")
     a.wait_beats()
     code, events, err = save(a, f"{work}/snap", "--keep-running")
     assert code == SAVED and "1 disk" in err and err.count("\n") == 1, err
@@ -160,42 +138,42 @@ def test_keep_running(guest, work):
     assert moving.leftovers(work) == ["a"]
 
 
-def test_saved_again_and_moved_after_a_restore(guest, work):
-    a = guest("a", params="dirty wss=16 cpus=2", cpus=2)
+def test_saved_again_and_moved_after_a_restore(launch, work):
+    a = launch("a", params="dirty wss=16 cpus=2", cpus=2)
     a.wait_beats()
     saved(a, f"{work}/one")
-    b = guest("b", incoming=f"file:{work}/one")
+    b = launch("b", incoming=f"file:{work}/one")
     b.wait_beats()
     # its memory is no descriptor that could be handed over
-    c = guest("c", incoming=f"unix:{work}/m")
+    c = launch("c", incoming=f"unix:{work}/m")
     moving.wait_listening(c)
     code, _, err = moving.migrate(b, f"unix:{work}/m", "--local")
     assert code == moving.SOURCE_RUNS and "restored from a file" in err, err
     b.wait_beats()
     saved(b, f"{work}/one", "--force")  # onto the file it runs from
-    d = guest("d", incoming=f"file:{work}/one")
+    d = launch("d", incoming=f"file:{work}/one")
     before = d.wait_beats()
     moving.moved(d, c, f"unix:{work}/m")
     now = c.wait_beats()
     assert all(n[0] > o[0] for n, o in zip(now, before))
     # and once more, now that it has memory of its own again
     saved(c, f"{work}/two")
-    guest("e", incoming=f"file:{work}/two").wait_beats()
+    launch("e", incoming=f"file:{work}/two").wait_beats()
 
 
-def test_a_paused_guest_stays_paused(guest, work):
-    a = guest("a", params="dirty wss=8")
+def test_a_paused_guest_stays_paused(launch, work):
+    a = launch("a", params="dirty wss=8")
     a.wait_beats()
     moving.Qmp(a).ask("stop")
     saved(a, f"{work}/snap")
-    b = guest("b", incoming=f"file:{work}/snap")
+    b = launch("b", incoming=f"file:{work}/snap")
     monitor = moving.Qmp(b)
     harness.wait_for(lambda: monitor.ask("query-status")["status"] == "paused")
     monitor.ask("cont")
     b.wait_beats()
     # one that ran waits all the same when it is told to
     saved(b, f"{work}/snap2")
-    c = guest("c", "-S", incoming=f"file:{work}/snap2")
+    c = launch("c", "-S", incoming=f"file:{work}/snap2")
     monitor = moving.Qmp(c)
     harness.wait_for(lambda: monitor.ask("query-status")["status"] == "paused")
     count = c.heartbeat()[0][0][0]
@@ -205,11 +183,11 @@ def test_a_paused_guest_stays_paused(guest, work):
     c.wait_beats()
 
 
-def test_saved_before_its_first_instruction(guest, work):
-    a = guest("a", "-S")
+def test_saved_before_its_first_instruction(launch, work):
+    a = launch("a", "-S")
     moving.wait_listening(a)
     saved(a, f"{work}/snap")
-    b = guest("b", incoming=f"file:{work}/snap")
+    b = launch("b", incoming=f"file:{work}/snap")
     monitor = moving.Qmp(b)
     harness.wait_for(lambda: monitor.ask("query-status")["status"] == "paused")
     monitor.ask("cont")
@@ -217,13 +195,13 @@ def test_saved_before_its_first_instruction(guest, work):
 
 
 @pytest.mark.parametrize("irq", [0, 1])
-def test_busy_disk(guest, work, irq):
+def test_busy_disk(launch, work, irq):
     """Requests in flight are answered before, the disk is the restored guest's, and it goes on where it was."""
     disk = pathlib.Path(work, "disk.img")
     with open(disk, "wb") as f:
         f.truncate(32 << 20)
     sectors = 60000
-    here = guest("g0", "-d", disk, params=f"blk sectors={sectors} irq={irq}")
+    here = launch("g0", "-d", disk, params=f"blk sectors={sectors} irq={irq}")
     here.wait_console("blk slot")
     console, saves = "", 0
     while saves < 3:
@@ -235,7 +213,7 @@ def test_busy_disk(guest, work, irq):
         assert here.end() == 0, here.log()
         console += here.console()
         saves += 1
-        here = guest(f"g{saves}", "-d", disk, incoming=f"file:{path}")
+        here = launch(f"g{saves}", "-d", disk, incoming=f"file:{path}")
         moving.Qmp(here).close()
     assert saves > 1, "the guest was done before it could be saved twice"
     assert here.end() == 0, here.log()
@@ -243,14 +221,14 @@ def test_busy_disk(guest, work, irq):
     assert disk.read_bytes()[:512 * sectors] == harness.disk_words(0, sectors)
 
 
-def test_disks_are_locked_and_compared(guest, work, policy):
+def test_disks_are_locked_and_compared(launch, work, policy):
     disk = harness.make_disk(pathlib.Path(work, "disk.img"))
     small = harness.make_disk(pathlib.Path(work, "small.img"), 1 << 19)
     path = pathlib.Path(work, "snap")
-    a = guest("a", "-d", disk)
+    a = launch("a", "-d", disk)
     a.wait_beats()
     saved(a, path)
-    b = guest("b", "-d", disk, incoming=f"file:{path}")
+    b = launch("b", "-d", disk, incoming=f"file:{path}")
     b.wait_beats()
     refused(work, policy, path, BAD_INPUT, "in use", args=["-d", disk])
     refused(work, policy, path, BAD_INPUT, "virtio-blk")
@@ -259,10 +237,10 @@ def test_disks_are_locked_and_compared(guest, work, policy):
     b.wait_beats()
 
 
-def test_refused_by_policy(guest, work):
+def test_refused_by_policy(launch, work):
     """The default policy, on a host whose KVM can hold nothing and whose CPU needs it where the first one did not."""
     facts = pathlib.Path(harness.ROOT, "tests/data/hosts")
-    a = guest("a", "--host-facts", facts / "icelake-server.json")
+    a = launch("a", "--host-facts", facts / "icelake-server.json")
     a.wait_beats()
     saved(a, f"{work}/snap")
     with moving.Guest(work, "b", "--host-facts", facts / "sapphire-rapids.json", incoming=f"file:{work}/snap") as b:
@@ -272,12 +250,12 @@ def test_refused_by_policy(guest, work):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system: root only")
-def test_full_disk(guest, work):
+def test_full_disk(launch, work):
     small = pathlib.Path(work, "small")
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8M", "tmpfs", small], check=True)
     try:
-        a = guest("a", params="dirty wss=24")
+        a = launch("a", params="dirty wss=24")
         before = filled(a)
         code, _, err = save(a, small / "snap")
         assert code == NOT_SAVED and "No space" in err and "it goes on" in err and err.count("\n") == 1, err
@@ -288,8 +266,8 @@ def test_full_disk(guest, work):
         subprocess.run(["umount", small], check=True)
 
 
-def test_cancel(guest, work):
-    a = guest("a", params="dirty wss=256", mem=320)
+def test_cancel(launch, work):
+    a = launch("a", params="dirty wss=256", mem=320)
     filled(a)
     path = pathlib.Path(work, "snap")
     p = subprocess.Popen(command(a, path), env=a.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -317,8 +295,8 @@ def test_cancel(guest, work):
     saved(a, path)
 
 
-def test_the_guest_ends_meanwhile(guest, work):
-    a = guest("a", params="dirty wss=256", mem=320)
+def test_the_guest_ends_meanwhile(launch, work):
+    a = launch("a", params="dirty wss=256", mem=320)
     filled(a)
     p = subprocess.Popen(command(a, f"{work}/snap"), env=a.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                          stderr=subprocess.PIPE)
@@ -330,8 +308,8 @@ def test_the_guest_ends_meanwhile(guest, work):
     assert not [name for name in os.listdir(work) if name.startswith("snap")]
 
 
-def test_files_that_are_there(guest, work):
-    a = guest("a")
+def test_files_that_are_there(launch, work):
+    a = launch("a")
     a.wait_beats()
     path = pathlib.Path(work, "snap")
     path.write_text("mine")
@@ -348,8 +326,8 @@ def test_files_that_are_there(guest, work):
     front(path)
 
 
-def test_descriptors_that_cannot_take_a_guest(guest, work):
-    a = guest("a")
+def test_descriptors_that_cannot_take_a_guest(launch, work):
+    a = launch("a")
     a.wait_beats()
     monitor = moving.Qmp(a)
     path = f"{work}/file"
@@ -370,8 +348,8 @@ def test_descriptors_that_cannot_take_a_guest(guest, work):
 
 
 @pytest.fixture
-def snapshot(guest, work):
-    a = guest("first", params="dirty wss=4", mem=40)
+def snapshot(launch, work):
+    a = launch("first", params="dirty wss=4", mem=40)
     a.wait_beats()
     path = pathlib.Path(work, "snap")
     saved(a, path)
@@ -434,9 +412,9 @@ def resident(path):
     return sum(byte & 1 for byte in table.raw[:pages]) * 4096
 
 
-def test_a_large_guest_is_not_read_before_it_runs(guest, work):
+def test_a_large_guest_is_not_read_before_it_runs(launch, work):
     path = pathlib.Path(work, "snap")
-    a = guest("a", params="heartbeat", mem=8192)
+    a = launch("a", params="heartbeat", mem=8192)
     a.wait_beats()
     fd = os.open(f"/proc/{a.p.pid}/fd/{[n for n in os.listdir(f'/proc/{a.p.pid}/fd') if 'guest-ram' in os.readlink(f'/proc/{a.p.pid}/fd/{n}')][0]}", os.O_RDWR)
     for at in range(1 << 30, 8 << 30, 1 << 30):
@@ -446,13 +424,13 @@ def test_a_large_guest_is_not_read_before_it_runs(guest, work):
     assert a.end() == 0
     with open(path, "rb") as f:  # on the disk it is; out of the cache with it
         os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    b = guest("b", incoming=f"file:{path}")
+    b = launch("b", incoming=f"file:{path}")
     b.wait_beats(100)
     assert resident(path) < 24 * MIB, "more of the file was read than the guest needed"
     b.wait_beats()
 
 
-def test_dump_dtb(guest, work):
+def test_dump_dtb(launch, work):
     """For people, of a machine that boots and of one that was restored."""
     if not shutil.which("dtc"):
         pytest.skip("needs dtc (device-tree-compiler)")
@@ -461,13 +439,13 @@ def test_dump_dtb(guest, work):
         return subprocess.run(["dtc", "-I", "dtb", "-O", "dts", path], capture_output=True, text=True, check=True).stdout
 
     disk = harness.make_disk(pathlib.Path(work, "disk.img"))
-    a = guest("a", "-d", f"{disk},serial=DISK1", "--dump-dtb", f"{work}/a.dtb", params="heartbeat cpus=2", cpus=2)
+    a = launch("a", "-d", f"{disk},serial=DISK1", "--dump-dtb", f"{work}/a.dtb", params="heartbeat cpus=2", cpus=2)
     a.wait_beats()
     tree = text(f"{work}/a.dtb")
     for word in ('serial-number = "DISK1"', "cpu@1", "memory@0", "heartbeat cpus=2", "testudo,machine-v1"):
         assert word in tree, tree
     saved(a, f"{work}/snap")
-    b = guest("b", "-d", f"{disk},serial=DISK1", "--dump-dtb", f"{work}/b.dtb", incoming=f"file:{work}/snap")
+    b = launch("b", "-d", f"{disk},serial=DISK1", "--dump-dtb", f"{work}/b.dtb", incoming=f"file:{work}/snap")
     b.wait_beats()
     assert "heartbeat cpus=2" in text(f"{work}/b.dtb")
     with moving.Guest(work, "c", "--dump-dtb", f"{work}/no/dir") as c:
