@@ -22,6 +22,7 @@
 #define BASE_NAME  "testudo"
 #define FALLBACK   "/run"
 #define GUEST_LOCK "lock"
+#define NEW_SOCKET "qmp.new" /* no longer than RUNDIR_SOCKET: what fits the one fits the other */
 #define BASE_LOCK  ".lock"
 #define DIR_FLAGS  (O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
 #define LIST_MAX   4096
@@ -135,6 +136,7 @@ static void clean_one(int base_fd, const char *name)
 		return;
 	if (lock >= 0 && flock(lock, LOCK_EX | LOCK_NB) < 0)
 		return;
+	unlinkat(dir, NEW_SOCKET, 0);
 	unlinkat(dir, RUNDIR_SOCKET, 0);
 	unlinkat(dir, GUEST_LOCK, 0);
 	unlinkat(base_fd, name, AT_REMOVEDIR);
@@ -293,13 +295,14 @@ int rundir_open(struct rundir *d, const char *name, int base_fd, int dir_fd, str
 	return ret < 0 ? ret : make(d, d->base_fd, dir_fd, e);
 }
 
-static int socket_address(const char *dir, struct sockaddr_un *addr, struct err *e)
+static int socket_address(const char *dir, const char *file, struct sockaddr_un *addr,
+			  struct err *e)
 {
 	int n;
 
 	memset(addr, 0, sizeof(*addr));
 	addr->sun_family = AF_UNIX;
-	n = snprintf(addr->sun_path, sizeof(addr->sun_path), "%s/" RUNDIR_SOCKET, dir);
+	n = snprintf(addr->sun_path, sizeof(addr->sun_path), "%s/%s", dir, file);
 	if (n > 0 && (size_t)n < sizeof(addr->sun_path))
 		return 0;
 	return err_set(e, -ENAMETOOLONG,
@@ -312,14 +315,18 @@ int rundir_listen(const struct rundir *d, struct err *e)
 {
 	AUTO_CLOSE int fd = -1;
 	struct sockaddr_un addr;
-	int ret = socket_address(d->path, &addr, e);
+	int ret = socket_address(d->path, RUNDIR_SOCKET, &addr, e);
 
+	if (!ret)
+		ret = socket_address(d->path, NEW_SOCKET, &addr, e);
 	if (ret < 0)
 		return ret;
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	/* Under another name until it listens: who sees the socket may connect to it. */
 	if (fd < 0 || bind(fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0 ||
-	    listen(fd, BACKLOG) < 0)
-		return err_set(e, -errno, "control socket %s: %s", addr.sun_path, strerror(errno));
+	    listen(fd, BACKLOG) < 0 ||
+	    renameat(d->dir_fd, NEW_SOCKET, d->dir_fd, RUNDIR_SOCKET) < 0)
+		return err_set(e, -errno, "control socket in %s: %s", d->path, strerror(errno));
 	ret = fd;
 	fd = -1;
 	return ret;
@@ -328,6 +335,7 @@ int rundir_listen(const struct rundir *d, struct err *e)
 void rundir_close(struct rundir *d)
 {
 	if (d->dir_fd >= 0) {
+		unlinkat(d->dir_fd, NEW_SOCKET, 0);
 		unlinkat(d->dir_fd, RUNDIR_SOCKET, 0);
 		unlinkat(d->dir_fd, GUEST_LOCK, 0);
 		unlinkat(d->base_fd, d->name, AT_REMOVEDIR);
@@ -374,7 +382,7 @@ int rundir_connect(const char *name, unsigned int timeout_ms, struct err *e)
 		ret = err_set(e, -ENOMEM, "out of memory");
 	}
 	if (!ret)
-		ret = socket_address(dir, &addr, e);
+		ret = socket_address(dir, RUNDIR_SOCKET, &addr, e);
 	if (ret < 0)
 		return ret;
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);

@@ -227,10 +227,13 @@ def test_stop_and_cont(guest):
 
 def test_guest_computes_the_same_over_many_stops(guest):
     """The checksums of a guest that writes memory at full speed stay right."""
-    with guest("dirty wss=8 loops=20 report=1", "-c", 2, "-m", 128) as g, g.client() as c:
+    with guest("dirty wss=8 report=1", "-c", 2, "-m", 128) as g, g.client() as c:
+        g.live.read_until(b"load cpu=0")
         for _ in range(40):
             c.execute("stop")
             c.execute("cont")
+        g.live.p.stdin.write(b"!")  # ends the load
+        g.live.p.stdin.flush()
         g.live.read_until(b"done dirty", timeout=120)
         g.end()
 
