@@ -22,6 +22,32 @@ POLICY = "version: 1\nincoming-cannot: warn\n"
 # Exit codes of testudo migrate
 MOVED, USAGE, NO_GUEST, REFUSED, SOURCE_RUNS, UNKNOWN = 0, 2, 3, 4, 5, 6
 
+
+class BusyDisk:
+    """A disk that a guest writes and reads back, with new data each time, until it is told to end."""
+
+    SECTORS, LAST = 8192, 65535
+
+    def __init__(self, work, irq):
+        self.path = pathlib.Path(work, "disk.img")
+        with open(self.path, "wb") as f:
+            f.truncate((self.LAST + 1) * 512)
+        self.params = f"blk sectors={self.SECTORS} until={self.LAST} irq={irq}"
+
+    def tell_to_end(self):
+        with open(self.path, "r+b") as f:
+            f.seek(self.LAST * 512)
+            f.write(b"!")
+
+    def check(self, console):
+        """@console is what the guest wrote wherever it was."""
+        rounds = console.count("blk write ")
+        assert rounds and console.count("failed=0\n") == console.count("bad_words=0\n") == rounds, console
+        assert console.rstrip().endswith("done blk"), console
+        held = self.path.read_bytes()[:512 * self.SECTORS]
+        assert held == harness.disk_words(0, self.SECTORS, seed=rounds)
+
+
 class Guest:
     """One testudo process with a name of its own."""
 

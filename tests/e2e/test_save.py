@@ -197,28 +197,19 @@ def test_saved_before_its_first_instruction(launch, work):
 @pytest.mark.parametrize("irq", [0, 1])
 def test_busy_disk(launch, work, irq):
     """Requests in flight are answered before, the disk is the restored guest's, and it goes on where it was."""
-    disk = pathlib.Path(work, "disk.img")
-    with open(disk, "wb") as f:
-        f.truncate(32 << 20)
-    sectors = 60000
-    here = launch("g0", "-d", disk, params=f"blk sectors={sectors} irq={irq}")
+    disk = moving.BusyDisk(work, irq)
+    here = launch("g0", "-d", disk.path, params=disk.params)
     here.wait_console("blk slot")
-    console, saves = "", 0
-    while saves < 3:
-        path = f"{work}/snap{saves}"
-        code, _, err = save(here, path)
-        if code != SAVED and here.p.wait(10) == 0:
-            break  # it was done
-        assert code == SAVED, f"{err}\n{here.log()}"
+    console = ""
+    for n in range(1, 4):
+        saved(here, f"{work}/snap{n}")
         assert here.end() == 0, here.log()
         console += here.console()
-        saves += 1
-        here = launch(f"g{saves}", "-d", disk, incoming=f"file:{path}")
+        here = launch(f"g{n}", "-d", disk.path, incoming=f"file:{work}/snap{n}")
         moving.Qmp(here).close()
-    assert saves > 1, "the guest was done before it could be saved twice"
+    disk.tell_to_end()
     assert here.end() == 0, here.log()
-    assert (console + here.console()).rstrip().endswith("done blk")
-    assert disk.read_bytes()[:512 * sectors] == harness.disk_words(0, sectors)
+    disk.check(console + here.console())
 
 
 def test_disks_are_locked_and_compared(launch, work, policy):

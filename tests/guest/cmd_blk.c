@@ -4,6 +4,8 @@
  *   test: what it is, write (which must fail where the disk is read-only), read back, flush, and a
  *   read beyond the end, which must fail
  *   read: compare with what an earlier write of the same seed left
+ *   until=SECTOR: test again and again, each time with the next seed, until that sector, which the
+ *   host writes, begins with a byte that is not 0
  * reboot n=N disk=N: resets until sector 0 has counted N starts
  * rng bytes=N (64)
  * The data is word by word (first word of a sector s: 64 * s + seed) * 0x9e3779b97f4a7c15.
@@ -18,6 +20,7 @@
 #define BLK_T_FLUSH	 4
 #define BLK_T_GET_ID	 8
 #define BLK_S_OK	 0
+#define NEVER		 UINT64_MAX
 #define BLK_ID_BYTES	 20
 #define BLK_CAPACITY	 VMMIO_CONFIG /* 64 bits, in sectors */
 #define SECTOR_SIZE	 512
@@ -36,7 +39,7 @@ struct blk {
 	struct virtio_dev dev;
 	struct virtqueue vq;
 	uint64_t capacity;
-	uint64_t start, sectors, seed;
+	uint64_t start, sectors, seed, until;
 	uint32_t irqs;
 	const char *op;
 	uint8_t *data; /* CHUNK_SIZE */
@@ -194,13 +197,11 @@ static const char *blk_beyond(void)
 	return *blk.status == BLK_S_OK ? "the disk has more sectors than it says" : NULL;
 }
 
-static void blk_main(void *arg)
+static void blk_round(void)
 {
 	bool test = str_equal(blk.op, "test");
 	bool ro = blk.dev.features & BLK_F_RO;
 
-	(void)arg;
-	blk.wrong = blk_info();
 	if (!blk.wrong && (test || str_equal(blk.op, "write")))
 		blk.wrong = blk_write();
 	if (!blk.wrong && (test || str_equal(blk.op, "read")))
@@ -209,6 +210,27 @@ static void blk_main(void *arg)
 		blk.wrong = blk_flush();
 	if (!blk.wrong && test)
 		blk.wrong = blk_beyond();
+}
+
+static bool blk_told_to_end(void)
+{
+	if (blk.until == NEVER || blk.wrong)
+		return true;
+	blk.wrong = blk_request(BLK_T_IN, blk.until, SECTOR_SIZE, 1);
+	if (!blk.wrong && *blk.status != BLK_S_OK)
+		blk.wrong = "the disk refused a read";
+	return blk.wrong || *blk.data != 0;
+}
+
+static void blk_main(void *arg)
+{
+	(void)arg;
+	blk.wrong = blk_info();
+	blk_round();
+	while (!blk_told_to_end()) {
+		blk.seed++;
+		blk_round();
+	}
 }
 
 static void on_blk(struct trap_frame *f)
@@ -245,6 +267,7 @@ const char *cmd_blk(void)
 	blk.start = opt_u64("start", 0);
 	blk.sectors = opt_u64("sectors", CHUNK_SECTORS);
 	blk.seed = opt_u64("seed", 1);
+	blk.until = opt_u64("until", NEVER);
 	if (blk.start + blk.sectors > blk.capacity)
 		blk.sectors = blk.start < blk.capacity ? blk.capacity - blk.start : 0;
 	if (irq)
