@@ -14,7 +14,7 @@
 #include "migration/description.h"
 #include "vmm/describe.h"
 #include "vmm/machine_state.h"
-#include "vmm/migrate_file.h"
+#include "vmm/migrate_restore.h"
 #include "vmm/ram_recv.h"
 #include "vmm/run.h"
 
@@ -566,7 +566,7 @@ static void *dest_thread(void *arg)
 
 	pthread_setname_np(pthread_self(), "incoming");
 	do
-		ret = d->uri.kind == URI_FILE ? migrate_file_restore(d, &d->err)
+		ret = d->uri.kind == URI_FILE ? migrate_restore(d, &d->err)
 					      : one_arrival(d, &d->err);
 	while (ret > 0);
 	socket_listener_fini(&d->listener); /* one guest a process */
@@ -621,7 +621,7 @@ int migrate_dest_open(struct migrate_dest *d, const char *uri, struct err *e)
 	case URI_FD:
 		return adopt_fd(d, uri, e);
 	case URI_FILE:
-		d->fd = migrate_file_open(d->uri.path, e);
+		d->fd = migrate_restore_open(d->uri.path, e);
 		return d->fd < 0 ? d->fd : 0;
 	default:
 		return socket_listen(&d->listener, &d->uri, e);

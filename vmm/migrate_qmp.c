@@ -11,7 +11,7 @@
 #include "control/qmp_server.h"
 #include "devices/guest_mem.h"
 #include "migration/uri.h"
-#include "vmm/migrate_file.h"
+#include "vmm/migrate_save.h"
 #include "vmm/run.h"
 
 #define MS UINT64_C(1000000) /* ns */
@@ -143,7 +143,7 @@ static bool is_file(int fd)
 static int start_on_file(struct migrate_qmp *q, const struct migrate_params *params, int fd,
 			 const json_t *channels, struct err *e)
 {
-	int ret = migrate_file_check(fd, e);
+	int ret = migrate_save_check(fd, e);
 
 	if (!ret && (params->dry_run || params->local || json_array_size(channels)))
 		ret = err_set(e, -EINVAL,

@@ -35,7 +35,7 @@ struct migrate_source {
 	/* of the loop's thread: the disks are locked here no more, the guest may not run as it is
 	 */
 	bool handed_disks;
-	bool saving;	      /* into a file: migrate_file.h does the work */
+	bool saving;	      /* into a file: migrate_save.h does the work */
 	struct ram_file file; /* its own, but for how far it is */
 
 	/* the thread's own */
@@ -68,11 +68,14 @@ int migrate_source_connect(struct migrate_source *s, const struct migrate_params
 
 /**
  * migrate_source_save - begin to write the guest into a file; returns at once
- * @fd: an empty regular file (migrate_file_check()); taken over, also on error
+ * @fd: an empty regular file (migrate_save_check()); taken over, also on error
  * Return: as migrate_source_start()
  */
 int migrate_source_save(struct migrate_source *s, const struct migrate_params *params, int fd,
 			struct err *e);
+
+/** migrate_source_close - its channels; for the thread, or when there is none */
+void migrate_source_close(struct migrate_source *s);
 
 /** migrate_source_set_status - for the thread: note how far it is and tell clients */
 void migrate_source_set_status(struct migrate_source *s, enum migrate_status status);

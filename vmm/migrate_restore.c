@@ -1,0 +1,213 @@
+#include "vmm/migrate_restore.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/bytes.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "migration/buf.h"
+#include "migration/description.h"
+#include "vmm/describe.h"
+#include "vmm/machine_state.h"
+#include "vmm/ram_file.h"
+#include "vmm/run.h"
+
+struct restoring {
+	struct migrate_dest *d;
+	struct run *run;
+	struct channel file;
+	struct machine_description *description;
+	struct ram_file ram;
+	struct frame state;
+	bool running;
+	char change[ERR_TEXT_MAX];
+	struct err *e;
+};
+
+int migrate_restore_open(const char *path, struct err *e)
+{
+	/* a pipe in its place would otherwise block here */
+	const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+	struct stat st;
+
+	if (fd < 0)
+		return err_set(e, -errno, "--incoming file:%s: %s", path, strerror(errno));
+	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) {
+		close(fd);
+		return err_set(e, -EINVAL,
+			       "--incoming file:%s: not a regular file; give one that testudo "
+			       "save wrote",
+			       path);
+	}
+	return fd;
+}
+
+static int read_hello(struct restoring *c)
+{
+	struct frame_hello hello;
+	struct stream_head h;
+	struct frame f;
+	uint64_t session;
+	int ret = channel_recv_head(&c->file, &h, &session, c->e);
+
+	if (!ret)
+		ret = channel_expect(&c->file, FRAME_HELLO, &f, c->e);
+	if (ret < 0)
+		return ret;
+	ret = frame_hello_decode(&f, &hello, c->e);
+	frame_fini(&f);
+	if (!ret && (h.channel || hello.flags != FRAME_HELLO_FILE || hello.n_data))
+		ret = err_set(c->e, -EPROTO,
+			      "a stream of a migration and no saved guest; give a file that "
+			      "testudo save wrote");
+	return ret;
+}
+
+static int read_description(struct restoring *c)
+{
+	struct frame f;
+	int ret = channel_expect(&c->file, FRAME_DESCRIPTION, &f, c->e);
+
+	if (ret < 0)
+		return ret;
+	ret = description_from_fdt(f.payload, f.len, &c->description, c->e);
+	frame_fini(&f);
+	return ret;
+}
+
+static int read_memory(struct restoring *c)
+{
+	struct frame_memory m;
+	struct frame f;
+	int ret = channel_expect(&c->file, FRAME_MEMORY, &f, c->e);
+
+	if (ret < 0)
+		return ret;
+	ret = frame_memory_decode(&f, &m, c->e);
+	frame_fini(&f);
+	if (ret < 0)
+		return ret;
+	if (m.how != FRAME_MEMORY_IN_FILE || m.size != description_memory_size(c->description))
+		return err_set(c->e, -EPROTO,
+			       "its memory has %llu bytes, the guest it describes %llu; the file "
+			       "is damaged, use another copy",
+			       (unsigned long long)m.size,
+			       (unsigned long long)description_memory_size(c->description));
+	c->ram.offset = m.offset;
+	c->ram.n_bytes = m.size;
+	return 0;
+}
+
+static int read_checksums(struct restoring *c)
+{
+	const uint64_t n = ram_file_parts(c->ram.n_bytes);
+	struct frame f;
+	uint64_t i;
+	int ret = channel_expect(&c->file, FRAME_CHECKSUMS, &f, c->e);
+
+	if (ret < 0)
+		return ret;
+	if (f.len != n * 4)
+		ret = err_set(c->e, -EPROTO,
+			      "frame checksums has %u bytes, its memory needs %llu; the file is "
+			      "damaged, use another copy",
+			      f.len, (unsigned long long)n * 4);
+	c->ram.crc = ret ? NULL : calloc(n, sizeof(*c->ram.crc));
+	if (!ret && !c->ram.crc)
+		ret = err_set(c->e, -ENOMEM, "out of memory");
+	for (i = 0; !ret && i < n; i++)
+		c->ram.crc[i] = get_le32(f.payload + 4 * i);
+	frame_fini(&f);
+	return ret;
+}
+
+static int read_finish(struct restoring *c)
+{
+	struct frame_finish finish;
+	struct frame f;
+	int ret = channel_expect(&c->file, FRAME_FINISH, &f, c->e);
+
+	if (ret < 0)
+		return ret;
+	ret = frame_finish_decode(&f, &finish, c->e);
+	frame_fini(&f);
+	c->running = finish.running;
+	if (!ret && lseek(c->ram.fd, 0, SEEK_CUR) > (off_t)c->ram.offset)
+		ret = err_set(c->e, -EPROTO,
+			      "its memory begins within what lies before it; the file is damaged, "
+			      "use another copy");
+	return ret;
+}
+
+static int read_front(struct restoring *c)
+{
+	int ret = read_hello(c);
+
+	if (!ret)
+		ret = read_description(c);
+	if (!ret)
+		ret = read_memory(c);
+	if (!ret)
+		ret = channel_expect(&c->file, FRAME_STATE, &c->state, c->e);
+	if (!ret)
+		ret = read_checksums(c);
+	return ret ? ret : read_finish(c);
+}
+
+static int build_on_loop(void *arg)
+{
+	struct restoring *c = arg;
+	struct run *r = c->run;
+	const struct memory_file memory = {.fd = c->ram.fd, .offset = c->ram.offset};
+	struct rbuf in = rbuf_of(c->state.payload, c->state.len);
+	unsigned int i;
+	int ret = describe_apply(r, c->description, c->change, sizeof(c->change), c->e);
+
+	if (!ret)
+		ret = run_build_saved(r, &memory, c->e);
+	if (!ret)
+		ret = machine_restore(&r->machine, &in, c->e);
+	for (i = 0; !ret && i < r->n_disks; i++)
+		ret = blk_file_take_over(&r->disk[i], c->e);
+	return ret ? ret : run_start_arrived(r, c->running, c->e);
+}
+
+static int restore(struct restoring *c)
+{
+	int ret = read_front(c);
+
+	if (!ret && c->run->config.verify_snapshot)
+		ret = ram_file_check(&c->ram, c->e);
+	if (!ret)
+		ret = loop_call(&c->run->calls, build_on_loop, c);
+	if (ret == -ECANCELED)
+		err_set(c->e, ret, "testudo was told to end meanwhile");
+	if (!ret && c->change[0])
+		log_info("mitigations of the restored guest: %s", c->change);
+	return ret;
+}
+
+int migrate_restore(struct migrate_dest *d, struct err *e)
+{
+	struct restoring c = {.d = d, .run = d->run, .e = e};
+	const int fd = d->fd;
+	int ret;
+
+	d->fd = -1;
+	ret = channel_init(&c.file, fd, FRAME_FROM_SOURCE, d->cancel_fd, 0);
+	if (ret < 0)
+		return err_set(e, ret, "%s", strerror(-ret));
+	c.ram.fd = fd; /* lent by the channel */
+	c.ram.cancel_fd = d->cancel_fd;
+	ret = restore(&c);
+	channel_fini(&c.file);
+	description_free(c.description);
+	frame_fini(&c.state);
+	free(c.ram.crc);
+	return ret;
+}
