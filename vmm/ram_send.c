@@ -49,45 +49,58 @@ static int fail(struct ram_send *s, int ret, const struct err *e)
 	return ret;
 }
 
-/*
- * The next page at or after @page that is in the memory file; the end if there is none. What was
- * found is remembered up to the next hole, so that the file is searched once only.
- */
-static uint64_t next_data(struct ram_send *s, uint64_t page)
+/* The next page at or after @page that is in the memory file; the end if there is none */
+static uint64_t next_data(const struct ram_send *s, uint64_t page)
 {
 	const uint64_t end = s->config.log->n_pages;
-	off_t data, hole;
+	uint64_t next;
+	off_t data;
 
-	if (page >= s->data_first && page < s->data_end)
-		return page;
-	if (s->config.hole_fd < 0)
+	if (s->config.hole_fd < 0 || (page >= s->data_first && page < s->data_end))
 		return page;
 	data = lseek(s->config.hole_fd, (off_t)(page * GUEST_PAGE), SEEK_DATA);
-	if (data < 0 && errno == ENXIO)
-		return end;
-	hole = data < 0 ? -1 : lseek(s->config.hole_fd, data, SEEK_HOLE);
-	if (hole < 0)
-		return page; /* cannot be told: read it */
-	s->data_first = (uint64_t)data / GUEST_PAGE;
-	s->data_end = ((uint64_t)hole + GUEST_PAGE - 1) / GUEST_PAGE;
-	return s->data_first < end ? s->data_first : end;
+	if (data < 0)
+		return errno == ENXIO ? end : page; /* cannot be told: read it */
+	next = (uint64_t)data / GUEST_PAGE;
+	return next < end ? next : end;
+}
+
+/*
+ * How far data reaches from @page on, which is data. The kernel looks at each page for that: what
+ * was found is kept, so that it does so once.
+ */
+static uint64_t end_of_data(struct ram_send *s, uint64_t page)
+{
+	off_t hole;
+
+	if (page >= s->data_first && page < s->data_end)
+		return s->data_end;
+	hole = s->config.hole_fd < 0
+		       ? -1
+		       : lseek(s->config.hole_fd, (off_t)(page * GUEST_PAGE), SEEK_HOLE);
+	s->data_first = page;
+	s->data_end =
+		hole < 0 ? s->config.log->n_pages : ((uint64_t)hole + GUEST_PAGE - 1) / GUEST_PAGE;
+	return s->data_end;
 }
 
 /* Bits of the pages of @word that are data, in memory of which nothing was taken away since */
 static uint64_t data_bits(struct ram_send *s, uint64_t word)
 {
-	const uint64_t first = word * DIRTY_WORD_PAGES;
-	uint64_t end = first + DIRTY_WORD_PAGES, page = first, bits = 0;
+	const uint64_t first = word * DIRTY_WORD_PAGES, n_pages = s->config.log->n_pages;
+	const uint64_t end =
+		first + DIRTY_WORD_PAGES < n_pages ? first + DIRTY_WORD_PAGES : n_pages;
+	uint64_t page = first, bits = 0;
 
-	if (end > s->config.log->n_pages)
-		end = s->config.log->n_pages;
-	if (first >= s->data_first && end <= s->data_end)
-		return end - first == 64 ? UINT64_MAX : (1ULL << (end - first)) - 1;
-	for (; page < end; page++) {
-		page = next_data(s, page);
-		if (page >= end)
-			break;
-		bits |= 1ULL << (page - first);
+	while ((page = next_data(s, page)) < end) {
+		uint64_t upto = end_of_data(s, page);
+
+		if (upto <= page) /* it was taken away between the two looks */
+			upto = page + 1;
+		if (upto > end)
+			upto = end;
+		bits |= (UINT64_MAX >> (DIRTY_WORD_PAGES - (upto - page))) << (page - first);
+		page = upto;
 	}
 	return bits;
 }
