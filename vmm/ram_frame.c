@@ -194,6 +194,9 @@ bool ram_page_is_zero(const void *page)
 	const lanes *p = page, *end = p + GUEST_PAGE / sizeof(*p);
 
 	for (; p < end; p += 8) {
+		/* the processor does not look ahead beyond a page, and the next one is read next */
+		__builtin_prefetch(p + GUEST_PAGE / sizeof(*p));
+		__builtin_prefetch(p + GUEST_PAGE / sizeof(*p) + 4);
 		const lanes any = (p[0] | p[1] | p[2] | p[3]) | (p[4] | p[5] | p[6] | p[7]);
 
 		if (any[0] | any[1])
