@@ -150,15 +150,9 @@ static int create_vcpus(struct machine *m, struct err *e)
 /* See vm.h for why the order is what it is. */
 static int build(struct machine *m, struct err *e)
 {
-	int ret;
+	int ret = 0;
 
-	if (m->host->memory_file)
-		ret = memory_map_file(&m->memory, m->host->memory_file->fd,
-				      m->host->memory_file->offset,
-				      m->host->config->memory.size_bytes, e);
-	else if (m->host->memory_fd)
-		ret = memory_adopt(&m->memory, *m->host->memory_fd, &m->host->config->memory, e);
-	else
+	if (!m->memory.map)
 		ret = memory_init(&m->memory, &m->host->config->memory, e);
 	if (!ret)
 		ret = vm_create(&m->vm, m->host->kvm, e);
@@ -179,14 +173,19 @@ static int build(struct machine *m, struct err *e)
 	return ret;
 }
 
-int machine_init(struct machine *m, const struct machine_host *host, struct err *e)
+int machine_init(struct machine *m, const struct machine_host *host, struct memory *memory,
+		 struct err *e)
 {
 	const uint32_t n_vcpus = host->config->n_vcpus;
 	uint32_t i;
 
 	memset(m, 0, sizeof(*m));
 	m->host = host;
-	m->vm.fd = m->memory.fd = -1;
+	m->vm.fd = -1;
+	if (memory)
+		memory_move(&m->memory, memory);
+	else
+		m->memory.fd = -1;
 	m->ports.name = "port";
 	m->mmio.name = "mmio";
 	for (i = 0; i < ARRAY_SIZE(m->irq); i++)

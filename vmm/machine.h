@@ -35,9 +35,7 @@ struct machine_host {
 	struct mitigation *mitigation;
 	const struct isolation *isolation;
 	struct blk_file *disks; /* config->n_disks of them */
-	const int *memory_fd;	/* NULL: new memory; else a memfd that machine_init() takes over */
-	const struct memory_file *memory_file; /* NULL, or where RAM lies; read by machine_init() */
-	struct tap *taps;		       /* config->n_nets of them */
+	struct tap *taps;	/* config->n_nets of them */
 	struct chardev *serial;
 	struct loop *loop;
 	struct vm_event_sink *sink;
@@ -73,10 +71,12 @@ struct machine {
 };
 
 /**
- * machine_init - build the machine; its memory is empty and its vCPUs stand still
+ * machine_init - build the machine; its vCPUs stand still
+ * @memory: the guest's, mapped already; taken over, also on failure. NULL: new and empty
  * Return: 0 or -errno with the cause in @e; @m may be given to machine_fini() in any case
  */
-int machine_init(struct machine *m, const struct machine_host *host, struct err *e);
+int machine_init(struct machine *m, const struct machine_host *host, struct memory *memory,
+		 struct err *e);
 
 /**
  * machine_load - put firmware tables, kernel, initrd and command line into memory

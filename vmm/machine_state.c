@@ -184,19 +184,17 @@ int machine_restore(struct machine *m, struct rbuf *r, struct err *e)
 
 /* ---- the same guest in a new VM ---- */
 
-static int build_again(struct machine *m, int memory_fd, const struct wbuf *state, bool paused,
-		       struct err *e)
+static int build_again(struct machine *m, const struct wbuf *state, bool paused, struct err *e)
 {
 	const struct machine_host *host = m->host;
-	struct machine_host again = *host;
 	struct rbuf r = rbuf_of(state->data, state->len);
+	struct memory memory;
 	int ret;
 
 	mitigation_stay(host->mitigation);
+	memory_move(&memory, &m->memory);
 	machine_fini(m);
-	again.memory_fd = &memory_fd;
-	ret = machine_init(m, &again, e);
-	m->host = host;
+	ret = machine_init(m, host, &memory, e);
 	if (!ret)
 		ret = restore(m, true, &r, e);
 	return ret ? ret : machine_start_restored(m, paused, e);
@@ -206,24 +204,14 @@ int machine_rebuild(struct machine *m, bool *gone, struct err *e)
 {
 	const bool paused = m->paused;
 	struct wbuf state = {0};
-	int fd = -1, ret;
+	int ret;
 
 	*gone = false;
-	if (m->memory.fd < 0)
-		return err_set(e, -ENOTSUP,
-			       "the guest was restored from a file, and its memory belongs to one "
-			       "VM; save and restore it once more");
 	machine_pause(m);
 	ret = machine_save(m, &state, e);
 	if (!ret) {
-		fd = fcntl(m->memory.fd, F_DUPFD_CLOEXEC, 0);
-		if (fd < 0)
-			ret = err_set(e, -errno, "no descriptor for the guest's memory: %s",
-				      strerror(errno));
-	}
-	if (!ret) {
 		*gone = true;
-		ret = build_again(m, fd, &state, paused, e);
+		ret = build_again(m, &state, paused, e);
 		*gone = ret < 0;
 	} else if (!paused) {
 		machine_resume(m);

@@ -181,6 +181,13 @@ int memory_map_file(struct memory *m, int fd, uint64_t offset, uint64_t size_byt
 	return ret ? err_set(e, ret, "-m: cannot lay out %" PRIu64 " MiB", size_bytes / MiB) : 0;
 }
 
+void memory_move(struct memory *to, struct memory *from)
+{
+	*to = *from;
+	to->guest.dirty = NULL; /* of the VM before */
+	*from = (struct memory) {.fd = -1};
+}
+
 void memory_fini(struct memory *m)
 {
 	if (m->map)

@@ -26,12 +26,6 @@ struct memory_options {
 	bool prealloc;	/* all of it backed before the guest starts */
 };
 
-/* RAM of a saved guest. */
-struct memory_file {
-	int fd;
-	uint64_t offset; /* a multiple of the page size */
-};
-
 #define MEMORY_MIN (2 * 1024 * 1024ULL)
 
 /**
@@ -67,6 +61,8 @@ int memory_adopt(struct memory *m, int fd, const struct memory_options *opt, str
  */
 int memory_map_file(struct memory *m, int fd, uint64_t offset, uint64_t size_bytes, struct err *e);
 
+/** memory_move - @to has the memory from here on, mapped where it was; @from has none */
+void memory_move(struct memory *to, struct memory *from);
 void memory_fini(struct memory *m);
 
 #endif

@@ -59,15 +59,20 @@ static int build_on_loop(void *arg)
 {
 	struct on_loop *c = arg;
 	struct run *r = c->a->d->run;
-	int memory_fd;
+	struct memory passed = {.fd = -1};
+	const bool local = c->a->memory_fd >= 0;
 	int ret = describe_apply(r, c->description, c->a->change, sizeof(c->a->change), c->e);
 
 	if (ret < 0 || c->a->hello.flags & FRAME_HELLO_DRY_RUN)
 		return ret;
 	tell(r, MIGRATE_ACTIVE);
-	memory_fd = c->a->memory_fd;
-	c->a->memory_fd = -1; /* the machine's from here on */
-	return run_build_machine(r, memory_fd, c->e);
+	if (local)
+		ret = memory_adopt(&passed, c->a->memory_fd, &r->config.memory, c->e);
+	c->a->memory_fd = -1; /* the memory's from here on */
+	if (!ret)
+		ret = run_build_machine(r, local ? &passed : NULL, c->e);
+	memory_fini(&passed);
+	return ret;
 }
 
 static int load_on_loop(void *arg)

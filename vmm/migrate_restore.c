@@ -163,17 +163,20 @@ static int build_on_loop(void *arg)
 {
 	struct restoring *c = arg;
 	struct run *r = c->run;
-	const struct memory_file memory = {.fd = c->ram.fd, .offset = c->ram.offset};
+	struct memory memory = {.fd = -1};
 	struct rbuf in = rbuf_of(c->state.payload, c->state.len);
 	unsigned int i;
 	int ret = describe_apply(r, c->description, c->change, sizeof(c->change), c->e);
 
 	if (!ret)
-		ret = run_build_saved(r, &memory, c->e);
+		ret = memory_map_file(&memory, c->ram.fd, c->ram.offset, c->ram.n_bytes, c->e);
+	if (!ret)
+		ret = run_build_machine(r, &memory, c->e);
 	if (!ret)
 		ret = machine_restore(&r->machine, &in, c->e);
 	for (i = 0; !ret && i < r->n_disks; i++)
 		ret = blk_file_take_over(&r->disk[i], c->e);
+	memory_fini(&memory);
 	return ret ? ret : run_start_arrived(r, c->running, c->e);
 }
 

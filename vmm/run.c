@@ -227,9 +227,11 @@ bool run_event_waits(const struct run *r)
 	return __atomic_load_n(&r->event, __ATOMIC_ACQUIRE) != VM_EVENT_NONE;
 }
 
-static void host_of(struct run *r, const int *memory_fd, struct machine_host *host)
+int run_build_machine(struct run *r, struct memory *memory, struct err *e)
 {
-	*host = (struct machine_host) {
+	int ret;
+
+	r->host = (struct machine_host) {
 		.config = &r->config,
 		.kvm = &r->kvm,
 		.kernel = &r->kernel,
@@ -239,36 +241,13 @@ static void host_of(struct run *r, const int *memory_fd, struct machine_host *ho
 		.isolation = &r->isolation,
 		.disks = r->disk,
 		.taps = r->tap,
-		.memory_fd = memory_fd,
 		.serial = &r->serial.dev,
 		.loop = &r->loop,
 		.sink = &r->sink,
 	};
-}
-
-static int build(struct run *r, struct err *e)
-{
-	int ret;
-
 	r->built = true;
-	ret = machine_init(&r->machine, &r->host, e);
-	/* taken over, or the caller's again */
-	r->host.memory_fd = NULL;
-	r->host.memory_file = NULL;
+	ret = machine_init(&r->machine, &r->host, memory, e);
 	return ret ? ret : dump_dtb_write(r, e);
-}
-
-int run_build_machine(struct run *r, int memory_fd, struct err *e)
-{
-	host_of(r, memory_fd < 0 ? NULL : &memory_fd, &r->host);
-	return build(r, e);
-}
-
-int run_build_saved(struct run *r, const struct memory_file *file, struct err *e)
-{
-	host_of(r, NULL, &r->host);
-	r->host.memory_file = file;
-	return build(r, e);
 }
 
 int run_start_arrived(struct run *r, bool running, struct err *e)
@@ -286,7 +265,7 @@ int run_start_arrived(struct run *r, bool running, struct err *e)
 /* Boot: an empty machine, the kernel in it. Return: 0, or -errno and the exit code */
 static int boot_machine(struct run *r, int *code, struct err *e)
 {
-	int ret = run_build_machine(r, -1, e);
+	int ret = run_build_machine(r, NULL, e);
 
 	if (ret == -ENOTSUP) /* of the user's CPU, by this host's KVM */
 		*code = EXIT_BAD_INPUT;

@@ -75,13 +75,10 @@ bool run_event_waits(const struct run *r);
 
 /**
  * run_build_machine - for a guest that arrives: config and CPU contract are in place
- * @memory_fd: its memory, taken over, also on failure; -1: new memory
+ * @memory: its memory, taken over, also on failure; NULL: new memory
  * Return: 0 or -errno; what was built is taken apart when the loop ends
  */
-int run_build_machine(struct run *r, int memory_fd, struct err *e);
-
-/** run_build_saved - the same with memory that lies in a file. Return: 0 or -errno */
-int run_build_saved(struct run *r, const struct memory_file *file, struct err *e);
+int run_build_machine(struct run *r, struct memory *memory, struct err *e);
 
 /**
  * run_start_arrived - the restored machine is the guest's from here on

@@ -102,31 +102,37 @@ class Guest:
 
     # ---- memory
 
-    def memory_fd(self):
+    def memory_fd(self, flags=os.O_RDONLY):
         """The memfd of guest RAM."""
         for fd in os.listdir(f"/proc/{self.p.pid}/fd"):
             path = f"/proc/{self.p.pid}/fd/{fd}"
             try:
                 if os.readlink(path).startswith("/memfd:guest-ram"):
-                    return os.open(path, os.O_RDONLY)
+                    return os.open(path, flags)
             except OSError:
                 continue
         raise AssertionError(f"{self.name} has no guest memory: {self.log()}")
 
-    def peek(self, at, n):
-        """@n bytes of RAM at @at below 3 GiB; of a restored guest, which has no memfd, through its map of the file."""
+    def with_memory(self, flags, at, do):
+        """@do(fd, where) for RAM at @at below 3 GiB; a restored guest, which has no memfd, has a map of its file."""
         try:
-            fd = self.memory_fd()
+            fd = self.memory_fd(flags)
         except AssertionError:
             start = self.saved_map()
             if start is None:
                 raise
             at += start
-            fd = os.open(f"/proc/{self.p.pid}/mem", os.O_RDONLY)
+            fd = os.open(f"/proc/{self.p.pid}/mem", flags)
         try:
-            return os.pread(fd, n, at)
+            return do(fd, at)
         finally:
             os.close(fd)
+
+    def peek(self, at, n):
+        return self.with_memory(os.O_RDONLY, at, lambda fd, where: os.pread(fd, n, where))
+
+    def poke(self, at, data):
+        assert self.with_memory(os.O_RDWR, at, lambda fd, where: os.pwrite(fd, data, where)) == len(data)
 
     def saved_map(self):
         """Where the RAM of a guest from a file is in its process, or None"""

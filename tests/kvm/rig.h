@@ -231,7 +231,7 @@ static inline struct rig *rig_new(const char *const *words, const struct host_fa
 		.sink = &r->sink,
 	};
 	rig_ok(r, rig_engine(r, NULL));
-	rig_ok(r, machine_init(&r->m, &r->host, &r->e));
+	rig_ok(r, machine_init(&r->m, &r->host, NULL, &r->e));
 	return r;
 }
 
@@ -281,18 +281,18 @@ static inline void rig_save(struct rig *r, struct wbuf *state, struct mitigation
 /* The machine of the next host, without state. Takes @fd over. */
 static inline int rig_next_host(struct rig *r, const struct mitigation_saved *s, int fd)
 {
+	struct memory memory;
 	int ret;
 
 	machine_fini(&r->m);
 	mitigation_fini(&r->mitigation);
 	r->e = (struct err) {0};
-	ret = rig_engine(r, s);
-	r->host.memory_fd = &fd;
+	ret = memory_adopt(&memory, fd, &r->config.memory, &r->e);
 	if (!ret)
-		ret = machine_init(&r->m, &r->host, &r->e);
-	else
-		close(fd);
-	r->host.memory_fd = NULL;
+		ret = rig_engine(r, s);
+	if (!ret)
+		ret = machine_init(&r->m, &r->host, &memory, &r->e);
+	memory_fini(&memory);
 	return ret;
 }
 

@@ -158,7 +158,7 @@ static void test_reset_after_hop(void **state)
 	v = &r->mitigation.vcpu[0];
 	assert_true(v->promise.valid);
 	machine_fini(&r->m);
-	rig_ok(r, machine_init(&r->m, &r->host, &r->e));
+	rig_ok(r, machine_init(&r->m, &r->host, NULL, &r->e));
 	assert_false(v->promise.valid);
 	assert_false(v->msrs.report.aware);
 	assert_int_equal(v->msrs.spec_ctrl, 0);
