@@ -18,7 +18,7 @@ static const struct frame_kind kinds[] = {
 	/* 255 vCPUs with AMX's 8 KiB of tiles are 5 MiB */
 	{FRAME_STATE, "state", FRAME_FROM_SOURCE, true, 1, 1, 16 << 20},
 	{FRAME_FINISH, "finish", FRAME_FROM_SOURCE, true, 1, 21, 21},
-	{FRAME_READY, "ready", FRAME_FROM_DESTINATION, true, 1, 8, 8},
+	{FRAME_READY, "ready", FRAME_FROM_DESTINATION, true, 1, 10, 8 + TEXT_LEN},
 	{FRAME_COMMIT, "commit", FRAME_FROM_SOURCE, true, 1, 8, 8},
 	{FRAME_ACK, "ack", FRAME_FROM_DESTINATION, true, 1, 8, 8},
 	{FRAME_FAIL, "fail", FRAME_FROM_BOTH, true, 1, 4, 2 + TEXT_LEN},

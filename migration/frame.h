@@ -186,7 +186,8 @@ struct frame_finish {
 
 /* The destination has loaded all of it, holds the disks and could run. */
 struct frame_ready {
-	uint64_t load_ns; /* from FINISH to here */
+	uint64_t load_ns;	   /* from FINISH to here */
+	char change[ERR_TEXT_MAX]; /* what it holds differently from the source, in words; or "" */
 };
 
 /* From here on the guest is the destination's. */

@@ -216,6 +216,7 @@ int frame_finish_decode(const struct frame *f, struct frame_finish *v, struct er
 void frame_ready_encode(const struct frame_ready *v, struct wbuf *w)
 {
 	wbuf_u64(w, v->load_ns);
+	put_text(w, v->change, sizeof(v->change));
 }
 
 int frame_ready_decode(const struct frame *f, struct frame_ready *v, struct err *e)
@@ -223,6 +224,8 @@ int frame_ready_decode(const struct frame *f, struct frame_ready *v, struct err 
 	struct rbuf r = rbuf_of(f->payload, f->len);
 
 	v->load_ns = rbuf_u64(&r);
+	if (!get_text(&r, v->change, sizeof(v->change)))
+		return bad_text(f, "of the change", e);
 	return end(f, &r, e);
 }
 

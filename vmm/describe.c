@@ -229,22 +229,7 @@ static void name_host(const char *host, const char *otherwise, const struct host
 	snprintf(name, len, "%s (%s)", *host ? host : otherwise, t.name);
 }
 
-static void tell_change(struct run *r, const struct machine_description *d,
-			const struct mitigation_saved *saved, char *change, size_t len)
-{
-	const char *text = d->host_facts;
-	char there[160], here[160];
-	struct host_file f;
-	const bool known =
-		text && host_file_parse("of the source", text, strlen(text), &f, NULL) == 0;
-
-	name_host(d->host_name, "the source", known ? &f.facts : NULL, there, sizeof(there));
-	name_host(r->host_name, "this host", &r->mitigation.host, here, sizeof(here));
-	mitigation_describe_change(&r->mitigation, saved, there, here, change, len);
-}
-
-static int adopt_mitigation(struct run *r, const struct machine_description *d, char *change,
-			    size_t len, struct err *e)
+static int adopt_mitigation(struct run *r, const struct machine_description *d, struct err *e)
 {
 	struct mitigation_saved saved = {.contract = d->contract, .n_vcpus = d->n_vcpus};
 	uint32_t i;
@@ -262,14 +247,11 @@ static int adopt_mitigation(struct run *r, const struct machine_description *d, 
 		};
 	r->mitigation.n_vcpus = d->n_vcpus;
 	ret = mitigation_adopt(&r->mitigation, &r->cpuid, &saved, e);
-	if (!ret)
-		tell_change(r, d, &saved, change, len);
 	mitigation_saved_fini(&saved);
 	return ret;
 }
 
-int describe_apply(struct run *r, const struct machine_description *d, char *change, size_t len,
-		   struct err *e)
+int describe_apply(struct run *r, const struct machine_description *d, struct err *e)
 {
 	struct machine_description *here = description_new();
 	int ret;
@@ -302,6 +284,19 @@ int describe_apply(struct run *r, const struct machine_description *d, char *cha
 	}
 	r->cpuid = d->cpuid;
 	/* policy first: a bit, a row and code 4 say more than the same bit as a missing feature */
-	ret = adopt_mitigation(r, d, change, len, e);
+	ret = adopt_mitigation(r, d, e);
 	return ret ? ret : check_cpu(r, d, e);
+}
+
+void describe_change(struct run *r, const struct machine_description *d, char *change, size_t len)
+{
+	const char *text = d->host_facts;
+	char there[160], here[160];
+	struct host_file f;
+	const bool known =
+		text && host_file_parse("of the source", text, strlen(text), &f, NULL) == 0;
+
+	name_host(d->host_name, "the source", known ? &f.facts : NULL, there, sizeof(there));
+	name_host(r->host_name, "this host", &r->mitigation.host, here, sizeof(here));
+	mitigation_describe_change(&r->mitigation, there, here, change, len);
 }

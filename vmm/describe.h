@@ -23,10 +23,16 @@ int describe_guest(struct run *r, struct machine_description *d, struct err *e);
 /**
  * describe_apply - become what @d says: memory, CPUs, command line, CPU contract, MAC addresses
  * @r: a run that waits for a guest. Decides about the mitigations there, before any vCPU exists.
- * @change: receives what is held differently here, in words; "" when nothing is
  * Return: 0; -EPERM when policy refuses, -EINVAL or -ENODEV when this run is not made for the guest
  */
-int describe_apply(struct run *r, const struct machine_description *d, char *change, size_t len,
-		   struct err *e);
+int describe_apply(struct run *r, const struct machine_description *d, struct err *e);
+
+/**
+ * describe_change - what is held differently here than where the guest came from, in one line
+ * @d: given to describe_apply() before. Once the state is loaded, what the guest reported after @d
+ * was made is in it.
+ * @change: receives it; "" when nothing is
+ */
+void describe_change(struct run *r, const struct machine_description *d, char *change, size_t len);
 
 #endif

@@ -36,6 +36,7 @@ struct arrival {
 	uint32_t rounds;     /* whose end came */
 	int memory_fd;	     /* passed by the source; -1: none */
 	bool running;	     /* the guest is to run on arrival */
+	struct machine_description *description;
 	char change[ERR_TEXT_MAX];
 	struct err *e;
 };
@@ -44,7 +45,6 @@ struct arrival {
 
 struct on_loop {
 	struct arrival *a;
-	const struct machine_description *description;
 	struct frame *state;
 	struct err *e;
 };
@@ -61,8 +61,10 @@ static int build_on_loop(void *arg)
 	struct run *r = c->a->d->run;
 	struct memory passed = {.fd = -1};
 	const bool local = c->a->memory_fd >= 0;
-	int ret = describe_apply(r, c->description, c->a->change, sizeof(c->a->change), c->e);
+	int ret = describe_apply(r, c->a->description, c->e);
 
+	if (!ret)
+		describe_change(r, c->a->description, c->a->change, sizeof(c->a->change));
 	if (ret < 0 || c->a->hello.flags & FRAME_HELLO_DRY_RUN)
 		return ret;
 	tell(r, MIGRATE_ACTIVE);
@@ -86,6 +88,8 @@ static int load_on_loop(void *arg)
 	c->a->d->locked = !ret;
 	for (i = 0; !ret && i < r->n_disks; i++)
 		ret = blk_file_take_over(&r->disk[i], c->e);
+	if (!ret) /* what the guest reported while it was copied counts */
+		describe_change(r, c->a->description, c->a->change, sizeof(c->a->change));
 	return ret;
 }
 
@@ -99,10 +103,9 @@ static int start_on_loop(void *arg)
 	return ret;
 }
 
-static int call(struct arrival *a, int (*fn)(void *), const struct machine_description *d,
-		struct frame *state)
+static int call(struct arrival *a, int (*fn)(void *), struct frame *state)
 {
-	struct on_loop c = {.a = a, .description = d, .state = state, .e = a->e};
+	struct on_loop c = {.a = a, .state = state, .e = a->e};
 	int ret = loop_call(&a->d->run->calls, fn, &c);
 
 	if (ret == -ECANCELED)
@@ -245,14 +248,14 @@ static int hear_hello(struct arrival *a)
 	return ret;
 }
 
-static int hear_description(struct arrival *a, struct machine_description **d)
+static int hear_description(struct arrival *a)
 {
 	struct frame f;
 	int ret = channel_expect(&a->control, FRAME_DESCRIPTION, &f, a->e);
 
 	if (ret < 0)
 		return ret;
-	ret = description_from_fdt(f.payload, f.len, d, a->e);
+	ret = description_from_fdt(f.payload, f.len, &a->description, a->e);
 	frame_fini(&f);
 	return ret;
 }
@@ -302,18 +305,16 @@ static int send_verdict(struct arrival *a, int ret)
 
 static int handshake(struct arrival *a)
 {
-	struct machine_description *d = NULL;
 	int ret = hear_hello(a);
 
 	if (!ret)
-		ret = hear_description(a, &d);
+		ret = hear_description(a);
 	if (!ret)
 		ret = hear_memory(a);
 	if (!ret)
 		ret = accept_data(a);
 	if (!ret)
-		ret = call(a, build_on_loop, d, NULL);
-	description_free(d);
+		ret = call(a, build_on_loop, NULL);
 	a->control.timeout_ms = MIGRATE_STALL_MS;
 	return send_verdict(a, ret);
 }
@@ -463,11 +464,12 @@ static int receive(struct arrival *a)
 	if (!ret)
 		ret = hear_finish(a);
 	if (!ret)
-		ret = call(a, load_on_loop, NULL, &state);
+		ret = call(a, load_on_loop, &state);
 	frame_fini(&state);
 	if (ret < 0)
 		return ret;
 	ready.load_ns = migrate_now_ns() - begin;
+	snprintf(ready.change, sizeof(ready.change), "%s", a->change);
 	frame_ready_encode(&ready, &w);
 	return channel_send_built(&a->control, FRAME_READY, &w, a->e);
 }
@@ -495,7 +497,7 @@ static int take_over(struct arrival *a)
 	struct wbuf w = {0};
 	int ret;
 
-	ret = call(a, start_on_loop, NULL, NULL);
+	ret = call(a, start_on_loop, NULL);
 	if (ret < 0 && ret != -ECANCELED)
 		a->verdict_said = true; /* a part of it may have run: FAIL would be a lie */
 	if (ret < 0)
@@ -528,6 +530,7 @@ static void close_arrival(struct arrival *a)
 		close(a->data_fd[i]);
 	if (a->memory_fd >= 0)
 		close(a->memory_fd);
+	description_free(a->description);
 }
 
 /* Return: 0: the guest is here; 1: wait for another connection; -errno: it is over */

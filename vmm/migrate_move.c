@@ -120,6 +120,13 @@ static int pass_memory(struct transfer *t)
 	return ret;
 }
 
+static void note_change(struct migrate_source *s, const char *text)
+{
+	pthread_mutex_lock(&s->lock);
+	snprintf(s->stats.change, sizeof(s->stats.change), "%s", text);
+	pthread_mutex_unlock(&s->lock);
+}
+
 /* Return: 0; -EPERM when the destination's policy refuses, -EREMOTEIO for its other reasons */
 static int hear_verdict(struct transfer *t)
 {
@@ -134,11 +141,8 @@ static int hear_verdict(struct transfer *t)
 	if (!ret && v.code != FRAME_CODE_OK)
 		ret = err_set(t->e, v.code == FRAME_CODE_POLICY ? -EPERM : -EREMOTEIO,
 			      "the destination refuses: %s", v.text);
-	if (!ret) {
-		pthread_mutex_lock(&s->lock);
-		snprintf(s->stats.change, sizeof(s->stats.change), "%s", v.text);
-		pthread_mutex_unlock(&s->lock);
-	}
+	if (!ret)
+		note_change(s, v.text);
 	frame_fini(&f);
 	return ret;
 }
@@ -305,6 +309,8 @@ static int finish(struct transfer *t)
 		return ret;
 	ret = frame_ready_decode(&f, &ready, t->e);
 	frame_fini(&f);
+	if (!ret)
+		note_change(t->s, ready.change);
 	return ret;
 }
 

@@ -166,7 +166,7 @@ static int build_on_loop(void *arg)
 	struct memory memory = {.fd = -1};
 	struct rbuf in = rbuf_of(c->state.payload, c->state.len);
 	unsigned int i;
-	int ret = describe_apply(r, c->description, c->change, sizeof(c->change), c->e);
+	int ret = describe_apply(r, c->description, c->e);
 
 	if (!ret)
 		ret = memory_map_file(&memory, c->ram.fd, c->ram.offset, c->ram.n_bytes, c->e);
@@ -174,6 +174,8 @@ static int build_on_loop(void *arg)
 		ret = run_build_machine(r, &memory, c->e);
 	if (!ret)
 		ret = machine_restore(&r->machine, &in, c->e);
+	if (!ret)
+		describe_change(r, c->description, c->change, sizeof(c->change));
 	for (i = 0; !ret && i < r->n_disks; i++)
 		ret = blk_file_take_over(&r->disk[i], c->e);
 	memory_fini(&memory);

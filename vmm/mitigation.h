@@ -53,6 +53,7 @@ struct mitigation_vcpu {
 	int fd; /* -1: no vCPU now */
 	struct vcpu_msrs msrs;
 	struct mitigation_promise promise; /* of the host that it came from */
+	uint64_t held_there;		   /* bits at 1, by the host that it came from */
 	bool came; /* report, value and promise came from another host: the next VM keeps them */
 	struct mitigation_decision decision;
 	struct backend_held held;

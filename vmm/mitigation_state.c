@@ -93,6 +93,7 @@ static void take_vcpu(struct mitigation_vcpu *v, const struct mitigation_saved_v
 	v->msrs.spec_ctrl = from->shadow;
 	v->msrs.report = from->report;
 	v->promise = from->promise;
+	v->held_there = from->held;
 	v->promise.valid = true; /* it comes from another host, whatever that one held */
 }
 
@@ -241,8 +242,8 @@ static const char *report_in_words(const struct vcpu_report *r, uint64_t bit)
 	return "guest reported nothing";
 }
 
-void mitigation_describe_change(struct mitigation *m, const struct mitigation_saved *from,
-				const char *there, const char *here, char *text, size_t len)
+void mitigation_describe_change(struct mitigation *m, const char *there, const char *here,
+				char *text, size_t len)
 {
 	uint64_t told = 0;
 	size_t at = 0;
@@ -250,12 +251,15 @@ void mitigation_describe_change(struct mitigation *m, const struct mitigation_sa
 
 	if (len)
 		text[0] = '\0';
-	for (i = 0; i < m->n_vcpus && i < from->n_vcpus; i++) {
+	for (i = 0; i < m->n_vcpus; i++) {
 		struct mitigation_vcpu *v = &m->vcpu[i];
-		uint64_t now, was = from->vcpu[i].held, changed;
+		uint64_t now, was, changed;
+		struct vcpu_report report;
 		unsigned int n;
 
 		pthread_mutex_lock(&v->lock);
+		report = v->msrs.report;
+		was = v->held_there;
 		now = v->fd < 0 ? v->decision.value : v->held.value;
 		pthread_mutex_unlock(&v->lock);
 		changed = (now ^ was) & ~told;
@@ -270,7 +274,7 @@ void mitigation_describe_change(struct mitigation *m, const struct mitigation_sa
 					       "%s%s was %sforced on %s, is %sforced on %s: %s",
 					       at ? "; " : "", name, was & bit ? "" : "not ", there,
 					       now & bit ? "" : "not ", here,
-					       report_in_words(&from->vcpu[i].report, bit));
+					       report_in_words(&report, bit));
 		}
 	}
 }

@@ -78,13 +78,13 @@ int mitigation_adopt(struct mitigation *m, struct cpuid_set *cpuid,
 int mitigation_update(struct mitigation *m, const struct mitigation_saved *s, struct err *e);
 
 /**
- * mitigation_describe_change - what is held differently from @from, in words, one line
+ * mitigation_describe_change - what is held differently from where the guest came from, one line
  * @there, @here: names of the two hosts
  * After mitigation_adopt(): of a vCPU that does not exist yet it is what was decided. @text is ""
  * when all is held as it was.
  */
-void mitigation_describe_change(struct mitigation *m, const struct mitigation_saved *from,
-				const char *there, const char *here, char *text, size_t len);
+void mitigation_describe_change(struct mitigation *m, const char *there, const char *here,
+				char *text, size_t len);
 
 /**
  * mitigation_stay - the next VM is for this same guest, whose vCPUs are parked

@@ -14,6 +14,7 @@ import subprocess
 
 import pytest
 
+import faulty
 import harness
 import moving
 from test_mitigation import HOLDING, HW, SHIM
@@ -405,3 +406,32 @@ def test_a_long_name(start, work):
     r.to("x" * 64, "icx")
     code, change = r.to("y" * 64, "spr")
     assert code == 0 and f"on {'x' * 64} (Ice Lake-SP)" in change and f"on {'y' * 64} (Sapphire" in change
+
+
+def test_a_report_on_the_way(start, work):
+    """The guest reports after the handshake: what the destination holds in the end is what is told at the end."""
+    policy = pathlib.Path(work, "policy.yaml")
+    policy.write_text("version: 1\n" + POLICIES["not unasked"])
+    (from_facts, from_kvm), (to_facts, to_kvm) = fact_file(work, "from", "icx", "filter"), fact_file(
+        work, "to", "spr", "filter")
+    a = start("a", from_facts, from_kvm, policy,
+              params=f"msrs do=0.wait.1,0.r.{ENUM},0.w.{CTL}.1,0.wait.2,0.r.{HW}")
+    a.wait_console("msrs wait 1\n")
+    b = start("b", to_facts, to_kvm, policy, incoming=f"unix:{work}/b")
+    moving.wait_listening(b)
+
+    def report(kind, data):
+        if kind == faulty.VERDICT:
+            open_gate(a, 1)
+            a.wait_console("msrs wait 2\n")
+        return data
+
+    with faulty.Proxy(f"unix:{work}/m", f"unix:{work}/b", at=report):
+        code, events, err = moving.migrate(a, f"unix:{work}/m")
+    assert code == moving.MOVED, err
+    change = events[-1]["x-testudo-mitigation"]
+    assert changes(change) == {"BHI_DIS_S": (False, True)} and change.endswith("guest reported the short sequence")
+    assert f"mitigations of the guest that came: {change}\n" in b.log()
+    open_gate(b, 2)
+    assert b.end() == 0, b.log()
+    assert outcomes(b.console())[-1] == 0x400

@@ -131,8 +131,7 @@ static void test_there_and_back(void **state)
 		rig_ok(r, mitigation_save(&r->mitigation, true, &s, &r->e));
 		r->facts = *hops[i].to;
 		rig_hop(r);
-		mitigation_describe_change(&r->mitigation, &s, there, hops[i].here, text,
-					   sizeof(text));
+		mitigation_describe_change(&r->mitigation, there, hops[i].here, text, sizeof(text));
 		assert_non_null(strstr(text, hops[i].says));
 		there = hops[i].here;
 		mitigation_saved_fini(&s);

@@ -108,15 +108,15 @@ static const struct {
 	int ret;
 	const char *says; /* NULL: taken */
 } heads[] = {
-	{"ready", FRAME_READY, 1, 8, FRAME_FROM_DESTINATION, 0, NULL},
-	{"ready from the source", FRAME_READY, 1, 8, FRAME_FROM_SOURCE, -EPROTO,
+	{"ready", FRAME_READY, 1, 10, FRAME_FROM_DESTINATION, 0, NULL},
+	{"ready from the source", FRAME_READY, 1, 10, FRAME_FROM_SOURCE, -EPROTO,
 	 "the source sent a ready frame"},
 	{"commit from the destination", FRAME_COMMIT, 1, 8, FRAME_FROM_DESTINATION, -EPROTO,
 	 "only the source"},
 	{"fail from the source", FRAME_FAIL, 1, 4, FRAME_FROM_SOURCE, 0, NULL},
 	{"fail from the destination", FRAME_FAIL, 1, 4, FRAME_FROM_DESTINATION, 0, NULL},
-	{"too short", FRAME_READY, 1, 7, FRAME_FROM_DESTINATION, -EPROTO, "ready has 7 bytes"},
-	{"too long", FRAME_READY, 1, 9, FRAME_FROM_DESTINATION, -EPROTO, "ready has 9 bytes"},
+	{"too short", FRAME_READY, 1, 9, FRAME_FROM_DESTINATION, -EPROTO, "ready has 9 bytes"},
+	{"too long", FRAME_ACK, 1, 9, FRAME_FROM_DESTINATION, -EPROTO, "ack has 9 bytes"},
 	{"description at the bound", FRAME_DESCRIPTION, 1, 1 << 20, FRAME_FROM_SOURCE, 0, NULL},
 	{"description above it", FRAME_DESCRIPTION, 1, (1 << 20) + 1, FRAME_FROM_SOURCE, -EPROTO,
 	 "description has 1048577"},
@@ -125,7 +125,7 @@ static const struct {
 	{"unknown and critical", 77, 1, 100, FRAME_FROM_SOURCE, -EPROTO, "type 77 is not known"},
 	{"unknown and too long", 77, 0, FRAME_UNKNOWN_MAX + 1, FRAME_FROM_SOURCE, -EPROTO,
 	 "are skipped"},
-	{"unknown flag", FRAME_READY, 3, 8, FRAME_FROM_DESTINATION, -EPROTO, "flags 0x3"},
+	{"unknown flag", FRAME_READY, 3, 10, FRAME_FROM_DESTINATION, -EPROTO, "flags 0x3"},
 	{"type 0", 0, 1, 0, FRAME_FROM_SOURCE, -EPROTO, "type 0"},
 };
 
@@ -341,7 +341,7 @@ static void small_frames_round_trip(void **state)
 {
 	struct frame_round_end round = {7, 1234, 1ULL << 40}, round2;
 	struct frame_finish finish = {9, 8, 7, true}, finish2;
-	struct frame_ready ready = {55}, ready2;
+	struct frame_ready ready = {55, "BHI_DIS_S was not forced"}, ready2;
 	struct frame_commit commit = {~0ULL}, commit2;
 	struct frame_ack ack = {66}, ack2;
 	struct frame_fail fail = {FRAME_CODE_MISMATCH, "disk"}, fail2;
@@ -372,6 +372,7 @@ static void small_frames_round_trip(void **state)
 	f = frame_of(FRAME_READY, &w);
 	assert_int_equal(frame_ready_decode(&f, &ready2, NULL), 0);
 	assert_int_equal(ready2.load_ns, 55);
+	assert_string_equal(ready2.change, ready.change);
 	wbuf_fini(&w);
 
 	frame_commit_encode(&commit, &w);
