@@ -23,6 +23,7 @@
 #include "migration/buf.h"
 #include "policy/facts.h"
 #include "policy/policy.h"
+#include "tests/guest/heartbeat.h"
 #include "vmm/config.h"
 #include "vmm/cpu_msrs.h"
 #include "vmm/isolation.h"
@@ -55,6 +56,7 @@ struct rig {
 	struct loop_watch wake, tick;
 	bool (*until)(struct rig *r);
 	uint64_t target, deadline_ms;
+	uint64_t beats[HEARTBEAT_MAX_CPUS]; /* that each processor is to reach */
 	struct machine_host host;
 	struct machine m;
 	struct err e;
