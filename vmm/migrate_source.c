@@ -28,17 +28,11 @@ void migrate_source_stats(struct migrate_source *s, struct migrate_stats *stats)
 	pthread_mutex_unlock(&s->lock);
 }
 
-static void emit(struct migrate_source *s, enum migrate_status status)
-{
-	control_event(&s->run->control, "MIGRATION",
-		      json_pack("{ss}", "status", migrate_status_name(status)));
-}
-
 static int emit_status(void *arg)
 {
 	struct migrate_source *s = arg;
 
-	emit(s, s->stats.status);
+	migrate_tell(&s->run->control, s->stats.status);
 	return 0;
 }
 
@@ -225,7 +219,7 @@ static int start_thread(struct migrate_source *s, struct err *e)
 	int ret;
 
 	__atomic_store_n(&s->busy, true, __ATOMIC_RELEASE);
-	emit(s, MIGRATE_SETUP);
+	migrate_tell(&s->run->control, MIGRATE_SETUP);
 	ret = -pthread_create(&s->thread, NULL, migration_thread, s);
 	if (!ret) {
 		s->started = true;
