@@ -13,6 +13,7 @@
 #include "base/num.h"
 #include "control/rundir.h"
 #include "vmm/backend.h"
+#include "vmm/dirty_ring.h"
 #include "vmm/layout.h"
 
 #define DEFAULT_CONSOLE "console=ttyS0"
@@ -27,6 +28,7 @@ enum {
 	OPT_NO_REBOOT,
 	OPT_HUGEPAGES,
 	OPT_PREALLOC,
+	OPT_DIRTY_RING,
 	OPT_NO_RNG,
 	OPT_NO_SANDBOX,
 	OPT_CPU,
@@ -77,6 +79,9 @@ static const struct option_row {
 	 "end with exit code 32 when the guest resets, do not restart it"},
 	{"hugepages", OPT_HUGEPAGES, NULL, "guest memory from the host's pool of 2 MiB pages"},
 	{"prealloc", OPT_PREALLOC, NULL, "take all guest memory before the guest starts"},
+	{"dirty-ring", OPT_DIRTY_RING, "N",
+	 "let each vCPU tell a migration what it wrote, in a ring of N entries (a power of two, "
+	 "1024 to 65536); 0, the default: KVM's dirty log"},
 	{"no-rng", OPT_NO_RNG, NULL, "leave out the virtio entropy source"},
 	{"no-sandbox", OPT_NO_SANDBOX, NULL,
 	 "do not lock the process in (debuggers, odd environments)"},
@@ -155,6 +160,22 @@ int config_parse_force_cap(const char *text, uint32_t *number, struct err *e)
 	if (!ret)
 		*number = (uint32_t)n;
 	return ret;
+}
+
+static int parse_dirty_ring(const char *text, uint32_t *entries, struct err *e)
+{
+	uint64_t n;
+	int ret = num_parse_u64("--dirty-ring", text, 0, DIRTY_RING_MAX, &n, e);
+
+	if (ret < 0)
+		return ret;
+	if (n && (n < DIRTY_RING_MIN || n & (n - 1)))
+		return err_set(e, -EINVAL,
+			       "--dirty-ring %llu: the size of a ring is a power of two from %d to "
+			       "%d; give 4096",
+			       (unsigned long long)n, DIRTY_RING_MIN, DIRTY_RING_MAX);
+	*entries = (uint32_t)n;
+	return 0;
 }
 
 static int parse_disk(struct run_config *c, char *arg, struct err *e)
@@ -301,6 +322,8 @@ static int apply(struct run_config *c, int value, char *arg, struct err *e)
 	case OPT_PREALLOC:
 		c->memory.prealloc = true;
 		return 0;
+	case OPT_DIRTY_RING:
+		return parse_dirty_ring(arg, &c->dirty_ring, e);
 	case OPT_NO_RNG:
 		c->rng = false;
 		return 0;

@@ -28,6 +28,7 @@ struct run_config {
 	const char *serial;
 	const char *name; /* NULL: guest-PID */
 	bool no_reboot;
+	uint32_t dirty_ring;  /* entries of each vCPU's; 0: KVM's dirty log */
 	const char *incoming; /* URI that a guest will come from; NULL: boot one */
 	bool paused;	      /* it waits for cont */
 	bool verify_snapshot; /* check all of a saved guest's memory first */

@@ -97,10 +97,11 @@ static int query_exits(void *ctx, const json_t *args, json_t **ret, struct err *
 
 		json_array_append_new(
 			*ret,
-			json_pack("{s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "cpu-index",
+			json_pack("{s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "cpu-index",
 				  (int)i, "total", counter(&v->exits), "io", counter(&v->exits_io),
 				  "mmio", counter(&v->exits_mmio), "msr", counter(&v->exits_msr),
-				  "spec-ctrl", counter(&m->exits_spec_ctrl), "virtual-msr",
+				  "dirty-ring-full", counter(&v->exits_dirty_ring), "spec-ctrl",
+				  counter(&m->exits_spec_ctrl), "virtual-msr",
 				  counter(&m->exits_virtual), "efer", counter(&m->exits_efer),
 				  "pred-cmd", counter(&m->exits_pred_cmd)));
 	}

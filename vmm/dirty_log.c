@@ -11,7 +11,7 @@
 /* One call clears this much of a range that is taken whole: 256 MiB of guest memory. */
 #define CLEAR_WORDS 1024
 
-static int kvm_watch(void *ctx, uint32_t slot, const struct guest_mem_region *r, bool on)
+int dirty_log_watch_slot(int vm_fd, uint32_t slot, const struct guest_mem_region *r, bool on)
 {
 	const struct kvm_userspace_memory_region region = {
 		.slot = slot,
@@ -21,7 +21,12 @@ static int kvm_watch(void *ctx, uint32_t slot, const struct guest_mem_region *r,
 		.userspace_addr = (uintptr_t)r->hva,
 	};
 
-	return ioctl(*(int *)ctx, KVM_SET_USER_MEMORY_REGION, &region) < 0 ? -errno : 0;
+	return ioctl(vm_fd, KVM_SET_USER_MEMORY_REGION, &region) < 0 ? -errno : 0;
+}
+
+static int kvm_watch(void *ctx, uint32_t slot, const struct guest_mem_region *r, bool on)
+{
+	return dirty_log_watch_slot(*(int *)ctx, slot, r, on);
 }
 
 static int kvm_get(void *ctx, uint32_t slot, uint64_t *bits)
@@ -196,10 +201,15 @@ int dirty_log_harvest(struct dirty_log *d, uint64_t *pages, struct err *e)
 		const uint64_t first = d->gm->region[i].fd_offset / GUEST_PAGE / DIRTY_WORD_PAGES;
 		const int ret = d->ops->get(d->ctx, i, d->kvm + first);
 
+		if (ret == -EOVERFLOW)
+			return err_set(e, ret,
+				       "a dirty ring overflowed, so what was written is not "
+				       "known; start the guest with a larger --dirty-ring, or "
+				       "without");
 		if (ret < 0)
 			return err_set(e, ret,
-				       "KVM_GET_DIRTY_LOG of slot %u: %s; see the kernel's "
-				       "log",
+				       "dirty log: KVM does not tell what was written in memory "
+				       "slot %u: %s; see the kernel's log",
 				       i, strerror(-ret));
 	}
 	if (d->n_words)

@@ -1,7 +1,8 @@
 /*
  * Which pages of guest memory were written since they were last read: KVM's dirty log (by vCPUs and
- * by KVM itself) and the bitmap that devices mark (guest_mem_mark()). Pages are numbered as they
- * lie in the memory file, from 0, in units of GUEST_PAGE.
+ * by KVM itself), or its dirty rings (dirty_ring.h), and the bitmap that devices mark
+ * (guest_mem_mark()). Pages are numbered as they lie in the memory file, from 0, in units of
+ * GUEST_PAGE.
  *
  * The rule that keeps a migration whole: a page is first taken (its bits are forgotten and KVM
  * watches it anew), then read. A write after the taking is found by the next harvest.
@@ -26,7 +27,10 @@ struct dirty_log_ops {
 	/** watch - start or end watching the slot. After a start every page may count as written.
 	 */
 	int (*watch)(void *ctx, uint32_t slot, const struct guest_mem_region *r, bool on);
-	/** get - bit i of @bits: page i of the slot was written and not cleared since */
+	/**
+	 * get - set bit i of @bits when page i of the slot was written and not cleared since
+	 * @bits: as the last get left it, less what was cleared or taken since; it may keep those
+	 */
 	int (*get)(void *ctx, uint32_t slot, uint64_t *bits);
 	/**
 	 * clear - forget and watch again the pages of [first, first + n) whose bit is set in @bits,
@@ -60,6 +64,9 @@ int dirty_log_init_ops(struct dirty_log *d, struct guest_mem *gm, const struct d
 		       void *ctx, struct err *e);
 /** dirty_log_fini - accepts a zeroed log; no device may run any more */
 void dirty_log_fini(struct dirty_log *d);
+
+/** dirty_log_watch_slot - let KVM watch the slot of region @r, or end it. Return: 0 or -errno */
+int dirty_log_watch_slot(int vm_fd, uint32_t slot, const struct guest_mem_region *r, bool on);
 
 /**
  * dirty_log_start - begin to watch all memory, under a running guest; what was known is forgotten

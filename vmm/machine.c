@@ -156,6 +156,9 @@ static int build(struct machine *m, struct err *e)
 		ret = memory_init(&m->memory, &m->host->config->memory, e);
 	if (!ret)
 		ret = vm_create(&m->vm, m->host->kvm, e);
+	if (!ret) /* before any vCPU */
+		ret = dirty_ring_init(&m->dirty_ring, &m->memory.guest, m->vm.fd,
+				      m->host->config->dirty_ring, m->host->config->n_vcpus, e);
 	if (!ret)
 		ret = vm_add_memory(&m->vm, &m->memory.guest, e);
 	if (!ret)
@@ -199,6 +202,7 @@ int machine_init(struct machine *m, const struct machine_host *host, struct memo
 		.cpu_msrs = host->cpu_msrs,
 		.mitigation = host->mitigation,
 		.isolation = host->isolation,
+		.dirty_ring = &m->dirty_ring,
 	};
 	m->slot = calloc(LAYOUT_VIRTIO_SLOTS, sizeof(*m->slot));
 	m->vcpus = calloc(n_vcpus, sizeof(*m->vcpus));
@@ -307,6 +311,14 @@ void machine_stop(struct machine *m)
 		vcpu_join(&m->vcpus[i]);
 }
 
+int machine_init_dirty_log(struct machine *m, struct err *e)
+{
+	if (m->dirty_ring.entries)
+		return dirty_log_init_ops(&m->dirty_log, &m->memory.guest, &dirty_ring_ops,
+					  &m->dirty_ring, e);
+	return dirty_log_init(&m->dirty_log, &m->memory.guest, m->vm.fd, e);
+}
+
 void machine_request_checks(struct machine *m)
 {
 	uint32_t i;
@@ -372,6 +384,7 @@ void machine_fini(struct machine *m)
 		if (m->irq[i].fd >= 0)
 			close(m->irq[i].fd);
 	dirty_log_fini(&m->dirty_log);
+	dirty_ring_fini(&m->dirty_ring);
 	memory_fini(&m->memory);
 	m->vcpus = NULL;
 	m->slot = NULL;

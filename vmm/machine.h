@@ -19,6 +19,7 @@
 #include "vmm/boot/kernel.h"
 #include "vmm/config.h"
 #include "vmm/dirty_log.h"
+#include "vmm/dirty_ring.h"
 #include "vmm/kvm.h"
 #include "vmm/layout.h"
 #include "vmm/memory.h"
@@ -56,7 +57,8 @@ struct machine {
 	const struct machine_host *host;
 	struct memory memory;
 	struct vm vm;
-	struct dirty_log dirty_log; /* made by the first migration */
+	struct dirty_log dirty_log;   /* made by the first migration */
+	struct dirty_ring dirty_ring; /* of config->dirty_ring entries */
 	struct bus ports, mmio;
 	struct irq_line irq[LAYOUT_VIRTIO_GSI + LAYOUT_VIRTIO_SLOTS]; /* by GSI */
 	struct serial serial;
@@ -113,6 +115,9 @@ void machine_stop(struct machine *m);
 
 /** machine_announce - tell the networks where the guest is now; on the loop's thread */
 void machine_announce(struct machine *m);
+
+/** machine_init_dirty_log - get it ready, on the dirty rings if there are any. 0 or -errno */
+int machine_init_dirty_log(struct machine *m, struct err *e);
 
 /** machine_request_checks - see vcpu_request_check() */
 void machine_request_checks(struct machine *m);

@@ -408,8 +408,7 @@ static int start_copying(struct transfer *t)
 	int ret = 0;
 
 	if (!config.log->ops) /* kept as long as the VM */
-		ret = dirty_log_init(config.log, &t->machine->memory.guest, t->machine->vm.fd,
-				     t->e);
+		ret = machine_init_dirty_log(t->machine, t->e);
 	if (!ret)
 		ret = dirty_log_start(config.log, t->e);
 	return ret ? ret : ram_send_init(&t->ram, &config, t->e);

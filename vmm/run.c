@@ -478,6 +478,8 @@ static int run_all(struct run *r, struct err *e)
 		return code;
 	if (kvm_open(&r->kvm, e) < 0)
 		return EXIT_VMM_ERROR;
+	if (r->config.dirty_ring && dirty_ring_check(r->kvm.fd, r->config.dirty_ring, e) < 0)
+		return EXIT_VMM_ERROR;
 	phys_bits = cpuid_phys_bits(&r->kvm.cpuid);
 	ret = r->incoming ? 0 : memory_check(&r->config.memory, phys_bits, e);
 	if (ret < 0)

@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "msr/msr.h"
 #include "vmm/cpu_msrs.h"
+#include "vmm/dirty_ring.h"
 #include "vmm/isolation.h"
 #include "vmm/kvm.h"
 #include "vmm/mitigation.h"
@@ -137,7 +138,9 @@ int vcpu_create(struct vcpu *v, uint32_t id, uint32_t n_vcpus, const struct kvm 
 			       strerror(errno));
 	v->run = map;
 	v->run_size = kvm->run_size;
-	ret = set_cpuid(v, n_vcpus, e);
+	ret = dirty_ring_map(env->dirty_ring, id, v->fd, e);
+	if (!ret)
+		ret = set_cpuid(v, n_vcpus, e);
 	if (!ret)
 		ret = set_boot_msrs(v, e);
 	if (!ret)
@@ -216,6 +219,17 @@ static enum vm_event exit_system_event(const struct vcpu *v)
 	}
 }
 
+/* KVM lets it run again only when there is room. */
+static enum vm_event exit_dirty_ring(const struct vcpu *v)
+{
+	const int ret = dirty_ring_full(v->env->dirty_ring, v->id);
+
+	if (!ret)
+		return VM_EVENT_NONE;
+	log_err("vCPU %u: KVM_RESET_DIRTY_RINGS: %s; see the kernel's log", v->id, strerror(-ret));
+	return VM_EVENT_FAILED;
+}
+
 static void count(uint64_t *counter)
 {
 	__atomic_store_n(counter, *counter + 1, __ATOMIC_RELAXED);
@@ -242,6 +256,9 @@ static enum vm_event vcpu_handle_exit(struct vcpu *v)
 		count(&v->exits_msr);
 		mitigation_exit_wrmsr(v->env->mitigation, v->id, v->run);
 		return VM_EVENT_NONE;
+	case KVM_EXIT_DIRTY_RING_FULL:
+		count(&v->exits_dirty_ring);
+		return exit_dirty_ring(v);
 	case KVM_EXIT_SYSTEM_EVENT:
 		return exit_system_event(v);
 	default:

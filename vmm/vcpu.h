@@ -12,6 +12,7 @@
 
 struct cpu_msrs;
 struct cpuid_set;
+struct dirty_ring;
 struct err;
 struct isolation;
 struct kvm;
@@ -30,6 +31,7 @@ struct vcpu_env {
 	const struct cpu_msrs *cpu_msrs;
 	struct mitigation *mitigation;
 	const struct isolation *isolation;
+	struct dirty_ring *dirty_ring;
 };
 
 struct vcpu {
@@ -51,7 +53,7 @@ struct vcpu {
 	uint32_t nap_us; /* atomic: stay out of the guest for so long, once */
 	int tid;	 /* of its thread, atomic; 0: none yet */
 	/* exits to user space, counted by its own thread, read by any (atomic) */
-	uint64_t exits, exits_io, exits_mmio, exits_msr;
+	uint64_t exits, exits_io, exits_mmio, exits_msr, exits_dirty_ring;
 };
 
 /**

@@ -1,6 +1,6 @@
 /*
  * Preloaded by a test: takes things away from /dev/kvm, as an old kernel would.
- * KVM_LACKS=version: another API version; KVM_LACKS=<number>: that capability is missing;
+ * KVM_LACKS=version: another API version; KVM_LACKS=<number>,..: those capabilities are missing;
  * KVM_LACKS=high:<hex>: KVM_SET_MSRS keeps the low half of that MSR only.
  */
 #include <dlfcn.h>
@@ -20,6 +20,16 @@ static void cut(struct kvm_msrs *msrs, uint32_t index)
 			msrs->entries[i].data = (uint32_t)msrs->entries[i].data;
 }
 
+static int lists(const char *numbers, long cap)
+{
+	char *end;
+
+	for (; strtol(numbers, &end, 10) != cap; numbers = end + 1)
+		if (*end != ',')
+			return 0;
+	return 1;
+}
+
 int ioctl(int fd, unsigned long request, ...)
 {
 	static int (*real)(int, unsigned long, ...);
@@ -34,8 +44,7 @@ int ioctl(int fd, unsigned long request, ...)
 	va_end(ap);
 	if (lacks && request == KVM_GET_API_VERSION && strcmp(lacks, "version") == 0)
 		return KVM_API_VERSION - 1;
-	if (lacks && *lacks <= '9' && request == KVM_CHECK_EXTENSION &&
-	    (unsigned long)arg == strtoul(lacks, NULL, 10))
+	if (lacks && *lacks <= '9' && request == KVM_CHECK_EXTENSION && lists(lacks, (long)arg))
 		return 0;
 	if (lacks && request == KVM_SET_MSRS && strncmp(lacks, "high:", 5) == 0)
 		cut(arg, (uint32_t)strtoul(lacks + 5, NULL, 16));

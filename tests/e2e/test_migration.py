@@ -18,10 +18,13 @@ def uri_for(kind, work, number=0):
     return f"unix:{work}/m{number}" if kind == "unix" else f"tcp:127.0.0.1:{moving.free_port()}"
 
 
-@pytest.mark.parametrize("kind", ["unix", "tcp"])
-def test_memory_arrives_byte_for_byte(launch, work, kind):
+RING = ("--dirty-ring", "4096")
+
+
+@pytest.mark.parametrize("kind, options", [("unix", ()), ("tcp", ()), ("unix", RING)], ids=["unix", "tcp", "ring"])
+def test_memory_arrives_byte_for_byte(launch, work, kind, options):
     # with the frequency given the guest has no kvmclock, which KVM would write into the memory of the one that waits
-    a = launch("a", params="dirty wss=24 order=rand tsc_khz=2000000", mem=64)
+    a = launch("a", *options, params="dirty wss=24 order=rand tsc_khz=2000000", mem=64)
     a.wait_beats()
     uri = uri_for(kind, work)
     b = launch("b", "-S", incoming=uri)
@@ -41,19 +44,21 @@ def test_memory_arrives_byte_for_byte(launch, work, kind):
     b.wait_beats()
 
 
-CASES = [(kind, cpus, params) for kind in ("unix", "tcp") for cpus, params in
+CASES = [(kind, cpus, params, ()) for kind in ("unix", "tcp") for cpus, params in
          [(1, "dirty wss=8"), (2, "dirty wss=16 cpus=2 order=rand"), (4, "dirty wss=8 cpus=4"),
           (1, "heartbeat"), (3, "heartbeat cpus=3")]]
+CASES += [("tcp", 2, "dirty wss=16 cpus=2 order=rand", RING)]
 
 
-@pytest.mark.parametrize("kind, cpus, params", CASES, ids=lambda v: str(v).replace(" ", "-"))
-def test_hops(launch, work, kind, cpus, params):
+@pytest.mark.parametrize("kind, cpus, params, options", CASES,
+                         ids=lambda v: "ring" if v is RING else "log" if v == () else str(v).replace(" ", "-"))
+def test_hops(launch, work, kind, cpus, params, options):
     """From process to process, as often as TESTUDO_HOPS says; every page is checked by the guest itself."""
-    here = launch("g0", params=params, cpus=cpus, mem=48)
+    here = launch("g0", *options, params=params, cpus=cpus, mem=48)
     before = here.wait_beats()
     for hop in range(1, HOPS + 1):
         uri = uri_for(kind, work, hop)
-        there = launch(f"g{hop}", incoming=uri)
+        there = launch(f"g{hop}", *options, incoming=uri)
         moving.wait_listening(there)
         moving.moved(here, there, uri)
         assert here.end() == 0, here.log()
@@ -204,15 +209,15 @@ def test_twice_at_once_is_refused(launch, work):
         a.wait_beats()
 
 
-@pytest.mark.parametrize("irq", [0, 1])
-def test_busy_disk(launch, work, irq):
+@pytest.mark.parametrize("irq, options", [(0, ()), (1, ()), (1, RING)], ids=["polled", "irq", "ring"])
+def test_busy_disk(launch, work, irq, options):
     """Requests in flight are answered once, by the one side or the other, over several moves."""
     disk = moving.BusyDisk(work, irq)
-    here = launch("g0", "-d", disk.path, params=disk.params)
+    here = launch("g0", "-d", disk.path, *options, params=disk.params)
     here.wait_console("blk slot")
     console = ""
     for n in range(1, 7):
-        there = launch(f"g{n}", "-d", disk.path, incoming=f"unix:{work}/m{n}")
+        there = launch(f"g{n}", "-d", disk.path, *options, incoming=f"unix:{work}/m{n}")
         moving.wait_listening(there)
         code, _, err = moving.migrate(here, f"unix:{work}/m{n}")
         assert code == moving.MOVED, f"{err}\n{there.log()}"

@@ -153,13 +153,14 @@ def test_not_while_it_moves(late, work):
     assert outcomes(g.console())[-1] == BHI
 
 
-def test_it_moves_afterwards(late, work):
+@pytest.mark.parametrize("options", [(), ("--dirty-ring", "1024")], ids=["log", "ring"])
+def test_it_moves_afterwards(late, work, options):
     """To a host of the same kind: there the report is known from the start."""
     steps = [f"0.r.{ENUM}", f"0.w.{CTL}.1", "0.wait.1", f"0.r.{HW}"]
-    a = late(steps)
+    a = late(steps, *options)
     a.wait_console("msrs wait 1\n")
     wait_rebuilds(a, 1)
-    b = late([], name="b", incoming=f"unix:{work}/m")
+    b = late([], *options, name="b", incoming=f"unix:{work}/m")
     moving.wait_listening(b)
     last = moving.moved(a, b, f"unix:{work}/m")
     assert "x-testudo-mitigation" not in last

@@ -50,6 +50,10 @@ static const struct {
 	{"-c two k", "'two'"},
 	{"--kvm-cap-force-spec-ctrl 0 k", "--kvm-cap-force-spec-ctrl: '0'"},
 	{"--kvm-cap-force-spec-ctrl x k", "'x'"},
+	{"--dirty-ring 1000 k", "--dirty-ring 1000: the size"},
+	{"--dirty-ring 512 k", "from 1024 to 65536"},
+	{"--dirty-ring 131072 k", "--dirty-ring: '131072'"},
+	{"--dirty-ring x k", "'x'"},
 	{"--mitigation-report", "'--mitigation-report' wants a value"},
 	{"-d disk,bogus k", "unknown word 'bogus'"},
 	{"-d ,ro k", "no file name"},
@@ -105,6 +109,7 @@ static void test_defaults(void **state)
 	assert_int_equal(c.n_vcpus, 1);
 	assert_int_equal(c.memory.size_bytes, 512 * MiB);
 	assert_int_equal(c.n_disks, 0);
+	assert_int_equal(c.dirty_ring, 0);
 	assert_true(c.rng);
 	assert_string_equal(c.serial, "stdio");
 	assert_false(c.no_reboot || c.verbose || c.help || c.memory.hugepages || c.memory.prealloc);
@@ -120,7 +125,8 @@ static void test_everything(void **state)
 	assert_int_equal(
 		parse("-k vmlinuz -i initrd -p quiet -p rw -c 4 -m 2G -d a,,b,ro,serial=X1 "
 		      "--disk c,direct --serial file:log --no-reboot --hugepages --prealloc "
-		      "--no-rng -v -n tap=t0 --network mac=52:54:00:aB:cd:0f,fd=7",
+		      "--no-rng -v --dirty-ring 2048 -n tap=t0 --network "
+		      "mac=52:54:00:aB:cd:0f,fd=7",
 		      &c, &e),
 		0);
 	assert_string_equal(c.initrd, "initrd");
@@ -135,6 +141,7 @@ static void test_everything(void **state)
 	assert_string_equal(c.disk[1].path, "c");
 	assert_true(c.disk[1].direct);
 	assert_null(c.disk[1].serial);
+	assert_int_equal(c.dirty_ring, 2048);
 	assert_int_equal(c.n_nets, 2);
 	assert_string_equal(c.net[0].name, "t0");
 	assert_false(c.net[0].has_mac);
