@@ -240,7 +240,6 @@ static int decide(struct transfer *t, const struct ram_round *round)
 		.fixed_ns = FIXED_NS,
 		.elapsed_ns = migrate_now_ns() - t->begin_ns,
 	};
-	unsigned int throttle = t->converge.throttle_percent;
 	struct converge_step step;
 	uint64_t pages;
 	int ret = dirty_log_harvest(&t->machine->dirty_log, &pages, t->e);
@@ -259,7 +258,7 @@ static int decide(struct transfer *t, const struct ram_round *round)
 			       (unsigned long long)(r.dirty_bytes / MiB), t->finish.rounds,
 			       (unsigned long long)(step.downtime_ns / 1000000),
 			       (unsigned long long)(t->s->params.limit_ns / 1000000));
-	if (step.throttle_percent != throttle)
+	if (step.throttle_percent)
 		ret = throttle_set(&t->throttle, step.throttle_percent, t->e);
 	if (ret < 0)
 		return ret;
@@ -560,7 +559,8 @@ void migrate_move(struct migrate_source *s)
 	};
 	int ret;
 
-	throttle_init(&t.throttle, s->run->machine.vcpus, s->run->config.n_vcpus);
+	throttle_init(&t.throttle, s->run->machine.vcpus, s->run->config.n_vcpus,
+		      &s->run->machine.dirty_ring);
 	ret = s->connect ? connect_channels(&t) : 0;
 	if (!ret)
 		ret = move(&t);

@@ -4,6 +4,7 @@
  * holds what the sweep before wrote, and beats.
  *   wss=MIB  working set (dirty: 16, heartbeat: 0)	rate=N  pages a second in all (0: no limit)
  *   cpus=N  processors (1)				order=seq|rand
+ *   writers=N  how many of them have a share of the working set (all)
  *   reports=BITS  first reports them by the virtual mitigation MSRs, on the first processor
  *   seconds=N, loops=N  end after that (0: never)	report=SECONDS  a line now and then; a byte
  *on COM1 then ends the run
@@ -24,7 +25,7 @@ struct span {
 
 static struct {
 	struct span span[MAX_SPANS];
-	uint32_t n_spans, n_cpus;
+	uint32_t n_spans, n_cpus, n_writers;
 	uint64_t pages;		 /* of the working set */
 	uint64_t ticks_per_page; /* 0: no limit */
 	uint64_t ticks_total, loops, ticks_report;
@@ -228,14 +229,17 @@ const char *cmd_load(void)
 	const char *wrong;
 
 	load.n_cpus = (uint32_t)opt_u64("cpus", 1);
+	load.n_writers = (uint32_t)opt_u64("writers", load.n_cpus);
 	load.random = str_equal(opt_str("order", "seq"), "rand");
 	load.loops = opt_u64("loops", 0);
 	load.ticks_total = opt_u64("seconds", 0) * khz * 1000;
 	load.ticks_report = opt_u64("report", 0) * khz * 1000;
-	load.ticks_per_page = rate ? khz * 1000 * load.n_cpus / rate : 0;
+	load.ticks_per_page = rate ? khz * 1000 * load.n_writers / rate : 0;
 	wrong = take_pages(opt_u64("wss", dirty ? 16 : 0) * MIB / PAGE_SIZE);
 	if (!wrong && (!load.n_cpus || load.n_cpus > HEARTBEAT_MAX_CPUS))
 		wrong = "cpus= is not in 1..256";
+	if (!wrong && (!load.n_writers || load.n_writers > load.n_cpus))
+		wrong = "writers= is not in 1..cpus";
 	if (!wrong && load.n_cpus > 1)
 		wrong = acpi_init();
 	if (wrong)
@@ -254,8 +258,9 @@ const char *cmd_load(void)
 	heart->n_cpus = load.n_cpus;
 	heart->tsc_khz = khz;
 	for (uint32_t i = 0; i < load.n_cpus; i++) {
-		uint64_t first = load.pages * i / load.n_cpus;
-		uint64_t n = load.pages * (i + 1) / load.n_cpus - first;
+		bool writes = i < load.n_writers;
+		uint64_t first = writes ? load.pages * i / load.n_writers : 0;
+		uint64_t n = writes ? load.pages * (i + 1) / load.n_writers - first : 0;
 
 		shares[i] = (struct share) {.cpu = i, .first = first, .n = n};
 		shares[i].step = n ? share_step(n) : 1;

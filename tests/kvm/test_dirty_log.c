@@ -411,7 +411,7 @@ static void test_throttle(void **state)
 
 	if (!rig_init(&r, *(const uint32_t *)*state))
 		skip();
-	throttle_init(&t, &r.vcpu, 1);
+	throttle_init(&t, &r.vcpu, 1, &r.ring);
 	for (i = 0; i < 3; i++) /* the first time each page is a fault */
 		progress(&r, &t, 0);
 	full = progress(&r, &t, 0);
