@@ -153,7 +153,8 @@ class Vm:
 class Testudo:
     """How testudo is started and told to move."""
 
-    def __init__(self, build):
+    def __init__(self, build, options=()):
+        self.options = options  # of testudo run, on both sides
         self.binary = f"{build}/vmm/testudo"
         self.guest = f"{build}/tests/guest/guest.elf"
         # hosts of benchmarks need not be able to hold bits
@@ -167,13 +168,13 @@ class Testudo:
 
     def source(self, where, mib, params):
         name = os.path.basename(where)
-        return Vm([self.binary, "run", "--name", name, "--serial", "none", "-m", str(mib), "--no-rng", "-p", params,
-                   self.guest], where, self.env(where))
+        return Vm([self.binary, "run", "--name", name, "--serial", "none", "-m", str(mib), "--no-rng", *self.options,
+                   "-p", params, self.guest], where, self.env(where))
 
     def destination(self, where, mib, uri):
         name = os.path.basename(where)
-        vm = Vm([self.binary, "run", "--name", name, "--serial", "none", "--no-rng", "--policy", self.policy, "--incoming", uri], where,
-                self.env(where))
+        vm = Vm([self.binary, "run", "--name", name, "--serial", "none", "--no-rng", *self.options, "--policy",
+                 self.policy, "--incoming", uri], where, self.env(where))
         monitor = Qmp(os.path.join(os.path.dirname(where), "testudo", name, "qmp.sock"))
         monitor.close()
         return vm
@@ -321,11 +322,14 @@ def main():
     parser.add_argument("--limit-ms", type=int, default=20)
     parser.add_argument("--only", default="", help="scenarios whose name has this in it")
     parser.add_argument("--peer", default="0,2,4", help="numbers of QEMU's multifd channels; empty: without QEMU")
+    parser.add_argument("--dirty-ring", default="", help="beside the dirty log, also with rings of that many entries")
     options = parser.parse_args()
     build = os.path.abspath(options.build)
     facts.print_facts()
 
     contestants = {"testudo": Testudo(build)}
+    if options.dirty_ring:
+        contestants["testudo, dirty ring"] = Testudo(build, ("--dirty-ring", options.dirty_ring))
     for n in filter(None, options.peer.split(",")):
         contestants[f"QEMU multifd {n}" if n != "0" else "QEMU"] = Qemu(build, int(n))
     number = 0
@@ -354,7 +358,7 @@ def main():
                   f"| {statistics.median(black):.1f} | {p99(black):.1f} "
                   f"| {statistics.median(r['downtime'] for r in rows):.0f} "
                   f"| {statistics.median(r['cpu'] for r in rows):.2f} | {max(r['extra'] for r in rows)} |")
-        peers = [statistics.median(r["ready"] for r in rows) for c, rows in runs.items() if c != "testudo"]
+        peers = [statistics.median(r["ready"] for r in rows) for c, rows in runs.items() if c.startswith("QEMU")]
         if peers:
             ours = statistics.median(r["ready"] for r in runs["testudo"])
             print(f"\nratio to the best QEMU: {ours / min(peers):.2f}" + (f" (goal {goal})" if goal else ""))
