@@ -141,6 +141,7 @@ struct converge_step converge_round(struct converge *c, const struct converge_ro
 	s.dirty_rate = r->sent_ns ? mul_div(r->dirty_bytes, NS_PER_S, r->sent_ns) : 0;
 	s.action = decide(c, r, left_ns, s.fits, shrunk);
 	s.throttle_percent = c->throttle_percent;
+	s.stuck = s.action == CONVERGE_NEXT_ROUND && !s.fits && c->stalled >= STALL_ROUNDS;
 	return s;
 }
 

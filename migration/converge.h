@@ -60,6 +60,7 @@ struct converge_step {
 	uint64_t rate;		       /* bytes a second, smoothed; 0: nothing was sent yet */
 	uint64_t dirty_rate;	       /* bytes a second that the guest dirtied in this round */
 	bool fits;		       /* downtime_ns is within the limit */
+	bool stuck; /* as slow as it may be made, and still too fast: only a timeout ends this */
 	bool below_fixed; /* the limit is less than the fixed cost alone: it cannot be kept */
 };
 

@@ -66,6 +66,7 @@ struct migrate_stats {
 	uint64_t dirty_pages_per_s;
 	uint64_t bytes_per_s;
 	uint32_t throttle_percent;
+	bool stuck; /* see struct converge_step */
 	bool into_file;
 	uint32_t writable_disks; /* of a saved guest */
 };

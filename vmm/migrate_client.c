@@ -54,12 +54,13 @@ static void tell_bar(struct migrate_client *c, const json_t *state)
 		printf("] %-9s %.0f MiB written \033[K", migrate_client_text(state, "status"),
 		       (double)migrate_client_int(ram, "transferred") / (double)MiB);
 	else
-		printf("] %-9s round %lld  %6.0f MB/s  dirty %lld pages/s  pause ~%lld ms \033[K",
+		printf("] %-9s round %lld  %6.0f MB/s  dirty %lld pages/s  pause ~%lld ms%s \033[K",
 		       migrate_client_text(state, "status"),
 		       (long long)migrate_client_int(ram, "dirty-sync-count"),
 		       json_number_value(json_object_get(ram, "mbps")) / 8,
 		       (long long)migrate_client_int(ram, "dirty-pages-rate"),
-		       (long long)migrate_client_int(state, "expected-downtime"));
+		       (long long)migrate_client_int(state, "expected-downtime"),
+		       migrate_client_int(state, "cpu-throttle-percentage") ? ", slowed down" : "");
 	fflush(stdout);
 	c->bar = true;
 }
@@ -83,6 +84,19 @@ int migrate_client_pass(struct migrate_client *c, const char *name, int fd, stru
 {
 	return qmp_client_execute(&c->qmp, "getfd", json_pack("{ss}", "fdname", name), &fd, 1, NULL,
 				  e);
+}
+
+static void tell_stuck(struct migrate_client *c, const json_t *state)
+{
+	if (c->told_stuck || !json_is_true(json_object_get(state, "x-testudo-stuck")))
+		return;
+	c->told_stuck = true;
+	migrate_client_end_bar(c);
+	log_warn(
+		"guest '%s' writes more than can be sent, also slowed down by %lld%%: rounds go on "
+		"until it writes less, or until Ctrl-C; allow a longer pause (--downtime-ms), or "
+		"end it by --timeout with --on-timeout",
+		c->name, (long long)migrate_client_int(state, "cpu-throttle-percentage"));
 }
 
 static void our_signals(sigset_t *signals)
@@ -169,6 +183,7 @@ static int watch(struct migrate_client *c, json_t **state, struct err *e)
 			migrate_client_tell_json("progress", *state);
 		else
 			tell_bar(c, *state);
+		tell_stuck(c, *state);
 		json_decref(*state);
 		*state = NULL;
 		ret = cancel_if_asked(c, &signals, e);

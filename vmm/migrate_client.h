@@ -20,6 +20,7 @@ struct migrate_client {
 	bool into_file;
 	struct qmp_client qmp;
 	bool bar;	  /* the progress bar is on the terminal's last line */
+	bool told_stuck;  /* the user knows that it may go on for ever */
 	bool asked;	  /* a signal asked to cancel */
 	bool ended;	  /* the guest ended by itself, and with it its process */
 	char reason[64];  /* then: why, as SHUTDOWN says it */

@@ -9,6 +9,7 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
+#include "base/log.h"
 #include "migration/buf.h"
 #include "migration/description.h"
 #include "migration/socket.h"
@@ -44,6 +45,7 @@ struct transfer {
 	struct frame_finish finish;
 	uint64_t begin_ns;
 	char after[ERR_TEXT_MAX]; /* why it does not go on here, though it should */
+	bool told_stuck;	  /* that nothing ends it, once */
 	bool forced;		  /* the pause will take longer than allowed, and that is known */
 	bool committed;		  /* COMMIT has left, or may have */
 	struct err *e;
@@ -228,7 +230,21 @@ static void note_step(struct transfer *t, const struct converge_step *step, uint
 	st->dirty_pages_per_s = step->dirty_rate / GUEST_PAGE;
 	st->expected_downtime_ns = step->downtime_ns;
 	st->throttle_percent = step->throttle_percent;
+	st->stuck = step->stuck;
 	pthread_mutex_unlock(&t->s->lock);
+}
+
+/* Rounds without end are nothing to be silent about. */
+static void tell_stuck(struct transfer *t, const struct converge_step *step)
+{
+	if (!step->stuck || t->told_stuck)
+		return;
+	t->told_stuck = true;
+	log_warn("migration: the guest writes more than can be sent, also slowed down by %u%%: "
+		 "pages_dirtied_per_s=%llu pages_sent_per_s=%llu; rounds go on until it writes "
+		 "less, until --timeout or until it is cancelled",
+		 step->throttle_percent, (unsigned long long)(step->dirty_rate / GUEST_PAGE),
+		 (unsigned long long)(step->rate / GUEST_PAGE));
 }
 
 /* What now, after a round? Return: 1: pause; 0: another round; -errno */
@@ -249,6 +265,7 @@ static int decide(struct transfer *t, const struct ram_round *round)
 	r.dirty_bytes = pages * GUEST_PAGE;
 	step = converge_round(&t->converge, &r);
 	note_step(t, &step, r.dirty_bytes);
+	tell_stuck(t, &step);
 	t->forced = !step.fits;
 	if (step.action == CONVERGE_GIVE_UP)
 		return err_set(t->e, -ETIMEDOUT,
@@ -509,6 +526,7 @@ static void note_end(struct transfer *t, int ret)
 	st->outcome = !t->committed ? OUTCOME_HERE : ret ? OUTCOME_UNKNOWN : OUTCOME_MOVED;
 	st->code = ret;
 	st->throttle_percent = 0;
+	st->stuck = false;
 	if (t->after[0])
 		snprintf(st->error, sizeof(st->error), "%.480s; it cannot go on here: %.480s",
 			 t->e->text, t->after);

@@ -61,6 +61,8 @@ json_t *migrate_query(const struct migrate_stats *s)
 	if (s->throttle_percent)
 		json_object_set_new(o, "cpu-throttle-percentage",
 				    json_integer(s->throttle_percent));
+	if (s->stuck)
+		json_object_set_new(o, "x-testudo-stuck", json_true());
 	json_object_set_new(o, "ram", query_ram(s));
 	json_object_set_new(o, "x-testudo-outcome", json_string(migrate_outcome_name(s->outcome)));
 	if (s->change[0])

@@ -112,6 +112,7 @@ static struct converge_step simulate(const struct model *m, unsigned int *rounds
 		s = converge_round(&c, &r);
 		(*rounds)++;
 		assert_true(s.throttle_percent <= CONVERGE_THROTTLE_MAX);
+		assert_true(!s.stuck || s.throttle_percent >= CONVERGE_THROTTLE_AUTO_MAX);
 		if (s.action == CONVERGE_STOP || s.action == CONVERGE_GIVE_UP)
 			break;
 		assert_true(v > 0); /* never one more round for nothing */
@@ -133,11 +134,8 @@ static void models_end_as_the_theory_says(void **state)
 			      "MiB/s\n",
 			      m->name, converge_action_name(s.action), rounds, s.throttle_percent,
 			      (double)s.downtime_ns / 1e6, (unsigned long long)(s.rate / MiB));
-		if (m->end == CONVERGE_NEXT_ROUND)
-			assert_true(s.action == CONVERGE_NEXT_ROUND ||
-				    s.action == CONVERGE_THROTTLE);
-		else
-			assert_int_equal(s.action, m->end);
+		assert_int_equal(s.action, m->end);
+		assert_int_equal(s.stuck, m->end == CONVERGE_NEXT_ROUND);
 		assert_int_equal(s.fits, m->within);
 		assert_int_equal(s.below_fixed, m->fixed_ns > m->config.limit_ns);
 		assert_true(rounds <= m->rounds_max);
