@@ -57,6 +57,10 @@ def command(config):
              "-f", config], dict(os.environ, LTDL_LIBRARY_PATH=str(libraries / PLUGINS)))
 
 
+# With SMAP on, Bochs 3.0 walks the page tables for each byte that the kernel copies from or to a user's page.
+WITHOUT = "smap"
+
+
 def configuration(model, mips, mem_mib, work, disc, agent_port, disks=()):
     """The text of a configuration file. @mips: instructions, in millions, in one of the host's seconds; @work: folder
     for the console's and Bochs's own log; @agent_port: TCP port, here, that COM2 is connected to; @disks: up to three
@@ -68,7 +72,7 @@ sound: driver=dummy
 romimage: file={folder()}/usr/share/bochs/BIOS-bochs-latest
 vgaromimage: file={folder()}/usr/share/vgabios/vgabios.bin
 megs: {mem_mib}
-cpu: model={model}, count=1, ips={mips}000000, ignore_bad_msrs=1, msrs={work}/msrs
+cpu: model={model}, count=1, ips={mips}000000, ignore_bad_msrs=1, msrs={work}/msrs, exclude_features="{WITHOUT}"
 clock: sync=none
 ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
 ata1: enabled=1, ioaddr1=0x170, ioaddr2=0x370, irq=15

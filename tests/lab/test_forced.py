@@ -137,3 +137,23 @@ def test_live_move(intel_patched):
     assert [int(value, 16) for value in re.findall(r" idx=0x48 value=(\S+)", said)] == [1, 3], said
     for seen, own in ((left, IBRS), (came, IBRS | STIBP)):
         assert seen["exits"] and seen["all"] & BHI and seen["last"] == own | BHI, (left, came)
+
+
+def test_live_move_of_a_guest_that_does_not_exit(intel_patched):
+    """It computes and writes memory, each page of which it checks. Pausing it, and slowing it down, is up to signals that
+    have to get through to it; what it writes, VMX tells by the page-modification log."""
+    there = Guest(intel_patched, "there", "--incoming", "unix:/tmp/mig")
+    there.listens("/tmp/mig")
+    here = Guest(intel_patched, "here", "-m", "40M", "-k", "/t2/guest/guest.elf", "-p", "dirty wss=4 report=1")
+    sweeps = last_sweeps(here.console(3))
+    here.tell("migrate", "unix:/tmp/mig", "--downtime-ms", "2000")
+    assert here.end() == 0
+    assert last_sweeps(there.console(3)) > sweeps
+    there.tell("stop", "--force")
+
+
+def last_sweeps(console):
+    """How often the guest has written its memory, and never lost any."""
+    lines = re.findall(r"^load cpu=0 .* sweeps=(\d+) errors=(\d+) ", console, re.MULTILINE)
+    assert lines and all(errors == "0" for _, errors in lines), console
+    return int(lines[-1][0])

@@ -80,6 +80,16 @@ def refused_where_nothing_can_be_held(guest):
     guest.beat()
 
 
+def moved_live(guest):
+    """The guest, in another process of its host; it ran all the while."""
+    there = Guest(guest.host, "live", "--incoming", "unix:/tmp/live.mig")
+    there.listens("/tmp/live.mig")
+    # An emulated host needs its time.
+    guest.tell("migrate", "unix:/tmp/live.mig", "--downtime-ms", "1000")
+    assert guest.end() == 0
+    return there
+
+
 def test_there_and_back(lab):
     old = lab("intel-old")
     with carried(old):
@@ -115,6 +125,11 @@ def test_there_and_back(lab):
         assert seen["exits"] and seen["all"] & BHI, "from its first instruction"
         assert f"BHI_DIS_S was not forced on {OLD}, is forced on {NEW}: guest reported" in guest.said("log")
         refused_where_nothing_can_be_held(guest)
+        assert guest.hardware()["all"] & BHI
+
+        guest = moved_live(guest)
+        assert then < short_sequence_reported(guest)
+        assert guest.held() == BHI and guest.effective() == IBRS | BHI
         assert guest.hardware()["all"] & BHI
         guest.saved("/carried/web.again")
 
