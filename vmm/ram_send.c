@@ -200,6 +200,15 @@ static int flush(struct ram_send_channel *c, struct err *e)
 	return ram_io_send(&c->send->io, c->fd, iov, ARRAY_SIZE(iov), e);
 }
 
+/*
+ * Who writes to the page meanwhile makes it dirty once more, and what was torn is sent again. A
+ * function of its own, so that a checker of races can be told (tests/tsan.supp).
+ */
+static void copy_page(uint8_t *to, const uint8_t *page)
+{
+	memcpy(to, page, GUEST_PAGE);
+}
+
 static int send_word(struct ram_send_channel *c, uint64_t word, uint64_t bits, struct err *e)
 {
 	const struct ram_send *s = c->send;
@@ -223,7 +232,7 @@ static int send_word(struct ram_send_channel *c, uint64_t word, uint64_t bits, s
 			r.data = r.zero = 0;
 			ret = flush(c, e);
 		}
-		memcpy(c->staging + (size_t)c->n_pages * GUEST_PAGE, page, GUEST_PAGE);
+		copy_page(c->staging + (size_t)c->n_pages * GUEST_PAGE, page);
 		c->n_pages++;
 		c->count.pages++;
 		r.data |= 1ULL << i;

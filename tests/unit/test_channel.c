@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -327,6 +328,17 @@ static void *cancel_soon(void *arg)
 	return NULL;
 }
 
+/* When the first bytes have come through */
+static void *cancel_begun(void *arg)
+{
+	const struct pair *p = arg;
+	struct pollfd in = {.fd = p->dst.transport->fd, .events = POLLIN};
+
+	poll(&in, 1, 10000);
+	eventfd_write(p->cancel, 1);
+	return NULL;
+}
+
 static void cancel_wakes(void **state)
 {
 	static uint8_t big[4 << 20];
@@ -353,7 +365,7 @@ static void cancel_wakes(void **state)
 	pair_close(&p);
 
 	pair_open(&p, 0);
-	assert_int_equal(pthread_create(&t, NULL, cancel_soon, &p.cancel), 0);
+	assert_int_equal(pthread_create(&t, NULL, cancel_begun, &p), 0);
 	assert_int_equal(channel_send(&p.src, FRAME_STATE, big, sizeof(big), NULL), -ECANCELED);
 	assert_true(p.src.send_started);
 	pthread_join(t, NULL);
