@@ -148,6 +148,14 @@ static void test_smp(void **state)
 	hop_to_the_end(words, 1, "done smp");
 }
 
+/* The back end is called with the device's lock held, by the vCPU's thread. */
+static void block_serial(struct rig *r, bool on)
+{
+	pthread_mutex_lock(&r->m.serial.dev.lock);
+	r->out_limit = on ? r->out_len : sizeof(r->out);
+	pthread_mutex_unlock(&r->m.serial.dev.lock);
+}
+
 /* Not a byte is lost or doubled, whatever a hop falls into. */
 static void test_serial(void **state)
 {
@@ -158,13 +166,13 @@ static void test_serial(void **state)
 	rig_run_to_end(quiet);
 	r = rig_boot(words);
 	for (;;) {
-		r->out_limit = sizeof(r->out);
+		block_serial(r, false);
 		rig_run_ms(r, 1);
 		if (rig_ended(r))
 			break;
-		r->out_limit = r->out_len; /* so that some bytes wait in the port */
+		block_serial(r, true); /* so that some bytes wait in the port */
 		rig_run_ms(r, 1);
-		r->out_limit = sizeof(r->out);
+		block_serial(r, false);
 		rig_hop(r);
 	}
 	assert_int_equal(r->event, VM_EVENT_POWEROFF);
@@ -444,6 +452,17 @@ static void test_values(void **state)
 	unlink(path);
 }
 
+/* Has the first queue given something back? */
+static bool has_used(struct virtio_mmio *m)
+{
+	bool used;
+
+	pthread_mutex_lock(&m->dev.lock);
+	used = m->regs.queue[0].used_idx;
+	pthread_mutex_unlock(&m->dev.lock);
+	return used;
+}
+
 /* A disk in use, its driver in the middle of requests: rings that no driver could have left. */
 static void test_rings(void **state)
 {
@@ -466,7 +485,7 @@ static void test_rings(void **state)
 	size_t i;
 
 	(void)state;
-	while (!s.r->m.slot[0].mmio.regs.queue[0].used_idx)
+	while (!has_used(&s.r->m.slot[0].mmio))
 		rig_run_ms(s.r, 1);
 	rig_save(s.r, &s.state, &s.mitigation, &s.fd);
 	for (i = 0; i < ARRAY_SIZE(cases); i++) {
