@@ -4,7 +4,6 @@ Tests of testudo on this machine's /dev/kvm with the guest of tests/guest.
   TESTUDO_BUILD=builddir python3 -m pytest tests/e2e      TESTUDO=/path/to/testudo for another one
 """
 
-import os
 import pathlib
 import shutil
 import tempfile
@@ -19,16 +18,8 @@ import moving
 SHIMMED = {"test_mitigation.guest", "test_migration_matrix.start"}
 
 
-def why_no_kvm():
-    try:
-        os.close(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
-    except OSError as e:
-        return f"/dev/kvm: {e.strerror}"
-    return None
-
-
 def pytest_collection_modifyitems(items):
-    why = why_no_kvm()
+    why = harness.why_no_kvm()
     for item in items:
         if SHIMMED & {f.func.__module__ + "." + name for name in item.fixturenames
                       for f in item._fixtureinfo.name2fixturedefs.get(name, ())}:

@@ -119,6 +119,14 @@ def wait(p, timeout):
     raise AssertionError(f"testudo still runs after {timeout} s: {p.args}")
 
 
+def why_no_kvm():
+    try:
+        os.close(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as e:
+        return f"/dev/kvm: {e.strerror}"
+    return None
+
+
 def wait_for(condition, timeout=TIMEOUT):
     end = time.monotonic() + timeout
     while not condition():

@@ -6,6 +6,7 @@
 #define TESTS_FUZZ_DEVICE_RIG_H
 
 #include <fcntl.h>
+#include <linux/if_tun.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +26,7 @@
 #include "devices/virtio/rng.h"
 
 #define RIG_RAM_GPA  0x100000
-#define RIG_RAM_SIZE (64 * KiB)
+#define RIG_RAM_SIZE (16 * MiB) /* the test guest's rings are within */
 #define RIG_DISK     MiB
 
 enum rig_kind { RIG_SERIAL, RIG_RNG, RIG_BLK, RIG_NET, RIG_KINDS };
@@ -80,8 +81,8 @@ static inline void rig_init(struct rig *r)
 
 	memset(r, 0, sizeof(*r));
 	rig_must(loop_init(&r->loop) == 0, "loop");
-	region.hva = mmap(NULL, RIG_RAM_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-			  -1, 0);
+	region.hva = mmap(NULL, RIG_RAM_SIZE, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	rig_must(region.hva != MAP_FAILED && guest_mem_add(&r->gm, &region) == 0, "RAM");
 	rig_must(fd >= 0 && ftruncate(fd, RIG_DISK) == 0, "disk");
 	snprintf(r->path, sizeof(r->path), "/proc/self/fd/%d", fd);
@@ -94,6 +95,7 @@ static inline void rig_init(struct rig *r)
 	r->tap.timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
 	memcpy(r->tap.mac, "\x02\0\0\0\0\1", ETH_ALEN);
 	strcpy(r->tap.name, "tap");
+	r->tap.offloads = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6; /* a real one's */
 	r->chardev.ops = &ops;
 }
 

@@ -39,6 +39,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	here = description_sample(4);
 	if (description_check(d, here, &e) < 0)
 		check_line(&e);
+	e = (struct err) {0};
+	if (description_check(d, again, &e) < 0) /* a side that is made for it */
+		check_line(&e);
 	description_free(here);
 	description_free(again);
 	description_free(d);

@@ -5,11 +5,13 @@
 #include <stdint.h>
 #include <sys/stat.h>
 
+#include "base/crc32c.h"
 #include "migration/buf.h"
 #include "migration/frame.h"
 #include "tests/fuzz/device_rig.h"
 #include "tests/fuzz/state_rig.h"
 #include "tests/unit/description_sample.h"
+#include "vmm/ram_frame.h"
 
 static void put_file(const char *dir, const char *target, const char *name, const struct wbuf *w)
 {
@@ -192,6 +194,47 @@ static void put_frames(const char *dir)
 	}
 }
 
+/* ---- RAM ---- */
+
+static void add_ram(struct wbuf *w, enum ram_kind kind, uint32_t round, const struct ram_run *run,
+		    unsigned int n_runs, unsigned int n_pages)
+{
+	struct ram_head h = {.kind = kind, .round = round, .n_runs = n_runs, .n_pages = n_pages};
+	uint8_t table[RAM_FRAME_RUNS * RAM_RUN_BYTES], pages[2 * GUEST_PAGE];
+
+	memset(pages, 0x5a, sizeof(pages));
+	h.table_crc = ram_table_put(table, run, n_runs);
+	h.pages_crc = crc32c_pages(pages, n_pages);
+	ram_head_put(wbuf_reserve(w, RAM_HEAD_BYTES), &h);
+	wbuf_bytes(w, table, (size_t)n_runs * RAM_RUN_BYTES);
+	wbuf_bytes(w, pages, (size_t)n_pages * GUEST_PAGE);
+}
+
+/* Two rounds on each channel; how: fuzz_ram.c */
+static void put_ram(const char *dir)
+{
+	static const struct ram_run runs[] = {{0, 1, 6}, {128, 0, UINT64_MAX}, {12224, 2, 0}};
+	unsigned int how, channel;
+
+	for (how = 0; how < 8; how++) {
+		struct wbuf w = {0}, one = {0};
+		char name[32];
+
+		add_ram(&one, RAM_PAGES, 1, runs, 3, 2);
+		add_ram(&one, RAM_ROUND_END, 1, NULL, 0, 0);
+		add_ram(&one, RAM_PAGES, 2, runs, 1, 1);
+		add_ram(&one, RAM_LAST_END, 2, NULL, 0, 0);
+		wbuf_u8(&w, (uint8_t)how);
+		wbuf_u16(&w, (uint16_t)one.len);
+		for (channel = 0; channel < (how & 4 ? 2 : 1); channel++)
+			wbuf_bytes(&w, one.data, one.len);
+		wbuf_fini(&one);
+		snprintf(name, sizeof(name), "how-%u", how);
+		put_file(dir, "ram", name, &w);
+		wbuf_fini(&w);
+	}
+}
+
 /* ---- the state of what KVM has, and of the mitigations ---- */
 
 static void put_mitigation(struct wbuf *w)
@@ -256,6 +299,7 @@ int main(int argc, char **argv)
 	put_frames(argv[1]);
 	put_descriptions(argv[1]);
 	put_devices(argv[1]);
+	put_ram(argv[1]);
 	put_states(argv[1]);
 	return 0;
 }

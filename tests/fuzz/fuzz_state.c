@@ -100,7 +100,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (size < 2)
 		return 0;
-	kvm->n_kept = kvm->n_msrs = kvm->calls = 0;
+	kvm->n_kept = kvm->n_msrs = kvm->next_msr = kvm->calls = 0;
 	kvm->refuses = data[1];
 	part = (enum part)(data[0] % PARTS);
 	rig_machine(&vm, vcpus);

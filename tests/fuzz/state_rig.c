@@ -11,11 +11,15 @@ struct rig_kvm *rig_kvm(void)
 static uint64_t *find_msr(int fd, uint32_t index)
 {
 	struct rig_kvm *k = rig_kvm();
-	unsigned int i;
+	unsigned int i, at;
 
-	for (i = 0; i < k->n_msrs; i++)
-		if (k->msr[i].fd == fd && k->msr[i].index == index)
-			return &k->msr[i].value;
+	for (i = 0; i < k->n_msrs; i++) {
+		at = (k->next_msr + i) % k->n_msrs;
+		if (k->msr[at].fd == fd && k->msr[at].index == index) {
+			k->next_msr = at + 1;
+			return &k->msr[at].value;
+		}
+	}
 	if (k->n_msrs == RIG_MSRS)
 		return NULL;
 	k->msr[k->n_msrs].fd = fd;
@@ -62,6 +66,16 @@ static int get_msrs(int fd, struct kvm_msrs *m)
 			break;
 		m->entries[i].data = value;
 	}
+	return (int)i;
+}
+
+static int set_msrs(int fd, const struct kvm_msrs *m)
+{
+	uint32_t i;
+
+	for (i = 0; i < m->nmsrs; i++)
+		if (backend_set_msr(fd, m->entries[i].index, m->entries[i].data) < 0)
+			break;
 	return (int)i;
 }
 
@@ -136,6 +150,8 @@ int rig_ioctl(int fd, unsigned long request, ...)
 		return 0;
 	case KVM_GET_MSRS:
 		return get_msrs(fd, arg);
+	case KVM_SET_MSRS:
+		return set_msrs(fd, arg);
 	case KVM_GET_MSR_INDEX_LIST:
 		return list_msrs(arg);
 	default:

@@ -25,7 +25,7 @@
 
 #define RIG_VCPUS    2
 #define RIG_CALLS    40 /* different requests that keep something */
-#define RIG_MSRS     64
+#define RIG_MSRS     1024
 #define RIG_ROOM     4096 /* of the largest struct, but for MSRs */
 #define RIG_KVM_FD   1000
 #define RIG_VM_FD    1001
@@ -51,7 +51,7 @@ struct rig_kvm {
 		uint32_t index;
 		uint64_t value;
 	} msr[RIG_MSRS];
-	unsigned int n_msrs;
+	unsigned int n_msrs, next_msr; /* where the next one asked for is, as a rule */
 };
 
 /* One for the program: an ioctl has no place for a pointer to it. */
