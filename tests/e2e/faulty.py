@@ -42,6 +42,9 @@ def flipped(data, at):
 class Cut(Exception):
     """The connections end here, after the argument if there is one."""
 
+class Gone(OSError):
+    """The side that something was to be passed on to has closed its connection."""
+
 class Proxy:
     """
     Listens at @uri and passes everything on to @to, frame by frame. @at(kind, data): called for each frame of the
@@ -137,14 +140,16 @@ class Proxy:
         if number:
             head += self.take(a, SESSION)
         self.send(b, self.head(number, head) if self.head else head)
+        there, back = threading.Event(), threading.Event()
         if number:
-            self.start(self.pump, a, b, lambda: self.one_chunk(a, b, number))
+            self.start(self.pump, a, b, lambda: self.one_chunk(a, b, number), there, back)
         else:
             self.control = b  # towards the destination
-            self.start(self.pump, a, b, lambda: self.one_frame(a, b))
-        self.start(self.pump, b, a, lambda: self.one_frame(b, a))
+            self.start(self.pump, a, b, lambda: self.one_frame(a, b), there, back)
+        self.start(self.pump, b, a, lambda: self.one_frame(b, a), back, there)
 
-    def pump(self, a, b, one):
+    def pump(self, a, b, one, done, other):
+        """Pass on what comes from @a to @b. @done: set at its end; @other: that of the way back"""
         self.counts = getattr(self, "counts", {})
         try:
             while True:
@@ -156,13 +161,19 @@ class Proxy:
             self.cut()
         except EOFError:  # passed on, in one direction only
             self.shut(b, socket.SHUT_WR)
-        except OSError:  # what came the other way before is still to be heard
-            time.sleep(0.05)
+        except OSError as e:  # what came the other way before is still to be heard
+            done.set()
+            if isinstance(e, Gone):
+                other.wait(5)  # all of it, up to the end
+            else:
+                time.sleep(0.05)
             self.shut(a, socket.SHUT_RDWR)
             self.shut(b, socket.SHUT_RDWR)
         except Exception as e:  # of the test itself
             self.error = e
             self.cut()
+        finally:
+            done.set()
 
     @staticmethod
     def shut(s, how):
@@ -184,11 +195,12 @@ class Proxy:
         if self.stalled.is_set():
             self.closing.wait()
             raise Cut
-        if not self.split:
-            s.sendall(data)
-            return
-        for at in range(0, len(data), self.split):
-            s.sendall(data[at:at + self.split])
+        size = self.split or max(len(data), 1)
+        try:
+            for at in range(0, len(data), size):
+                s.sendall(data[at:at + size])
+        except OSError as e:
+            raise Gone(*e.args) from e
 
     def one_frame(self, a, b):
         head = self.take(a, FRAME_HEAD)
