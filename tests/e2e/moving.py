@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import socket
 import struct
 import subprocess
@@ -205,11 +206,24 @@ def migrate(source, uri, *args, timeout=120):
     events = [json.loads(line) for line in p.stdout.decode().splitlines()]
     return p.returncode, events, p.stderr.decode()
 
+def what_it_does(guest):
+    """One line for each thread of a guest that should have done something: name, state and where it waits, and
+    seconds that it ran and that it stood ready without a processor."""
+    lines = []
+    for task in pathlib.Path(f"/proc/{guest.p.pid}/task").glob("*"):
+        try:
+            name, state = re.search(r"\((.*)\) (\S)", (task / "stat").read_text()).groups()
+            ran, ready = (int(word) / 1e9 for word in (task / "schedstat").read_text().split()[:2])
+            lines.append(f"{name} {state} {(task / 'wchan').read_text()} ran {ran:.3f} ready {ready:.3f}\n")
+        except OSError:
+            continue
+    return "".join(lines)
+
 def moved(source, destination, uri, *args, timeout=120):
     """Move it, or fail the test with all there is to know. Return: the last event"""
     code, events, err = migrate(source, uri, *args, timeout=timeout)
     assert code == MOVED, f"exit code {code}\n{err}\n{events}\nsource:\n{source.log()}\n" \
-                          f"destination:\n{destination.log()}"
+                          f"destination:\n{destination.log()}\n{what_it_does(destination)}"
     return events[-1]
 
 def leftovers(work):
