@@ -21,8 +21,9 @@
 struct arrival {
 	struct migrate_dest *d;
 	struct channel control;
-	int data_fd[MIGRATE_MAX_CHANNELS];
-	unsigned int n_data;
+	int data_fd[MIGRATE_MAX_CHANNELS]; /* by channel number - 1; -1: it has not come yet */
+	uint64_t data_session[MIGRATE_MAX_CHANNELS];
+	unsigned int n_data; /* that came and are of this session */
 	struct frame_hello hello;
 	bool heard;	   /* HELLO: somebody means it */
 	bool verdict_said; /* the reason has gone with it */
@@ -133,6 +134,46 @@ static int accept_channel(struct arrival *a, unsigned int timeout_ms, struct cha
 	return 1;
 }
 
+static void drop_data(struct arrival *a, unsigned int i)
+{
+	if (a->data_fd[i] >= 0)
+		close(a->data_fd[i]);
+	a->data_fd[i] = -1;
+}
+
+/*
+ * A data channel has its place by its number, whenever it comes: a network may let it overtake the
+ * control channel. One that is no part of this migration goes: of another that has failed, or a
+ * second one for a place.
+ */
+static void place_data(struct arrival *a, struct channel *ch, const struct stream_head *h,
+		       uint64_t session)
+{
+	const unsigned int i = h->channel - 1u;
+	const bool ours = !a->heard || (session == a->hello.session && i < a->hello.n_data);
+
+	if (i >= MIGRATE_MAX_CHANNELS || !ours || (a->heard && a->data_fd[i] >= 0)) {
+		channel_fini(ch);
+		return;
+	}
+	drop_data(a, i);
+	a->data_fd[i] = channel_release(ch);
+	a->data_session[i] = session;
+	a->n_data += a->heard;
+}
+
+/* The session is known now: which of those that came before it are of it? */
+static void sort_data(struct arrival *a)
+{
+	unsigned int i;
+
+	for (i = 0; i < MIGRATE_MAX_CHANNELS; i++) {
+		if (i >= a->hello.n_data || a->data_session[i] != a->hello.session)
+			drop_data(a, i);
+		a->n_data += a->data_fd[i] >= 0;
+	}
+}
+
 static int accept_control(struct arrival *a)
 {
 	struct migrate_dest *d = a->d;
@@ -159,7 +200,8 @@ static int accept_control(struct arrival *a)
 		ret = accept_channel(a, 0, &a->control, &h, &session);
 		if (ret < 0 || (!ret && h.channel == 0))
 			return ret;
-		channel_fini(&a->control); /* a data channel whose migration has failed */
+		if (!ret)
+			place_data(a, &a->control, &h, session);
 	}
 }
 
@@ -188,6 +230,7 @@ static int accept_data(struct arrival *a)
 {
 	int ret;
 
+	sort_data(a);
 	while (a->n_data < a->hello.n_data) {
 		struct stream_head h;
 		struct channel ch;
@@ -204,11 +247,10 @@ static int accept_data(struct arrival *a)
 			return ret;
 		if (ret)
 			continue;
-		if (h.channel != a->n_data + 1 || session != a->hello.session) {
-			channel_fini(&ch);
-			continue;
-		}
-		a->data_fd[a->n_data++] = channel_release(&ch);
+		if (h.channel)
+			place_data(a, &ch, &h, session);
+		else
+			channel_fini(&ch); /* another migration, while this one is under way */
 	}
 	return 0;
 }
@@ -516,8 +558,8 @@ static void close_arrival(struct arrival *a)
 	unsigned int i;
 
 	channel_fini(&a->control);
-	for (i = 0; i < a->n_data; i++)
-		close(a->data_fd[i]);
+	for (i = 0; i < MIGRATE_MAX_CHANNELS; i++)
+		drop_data(a, i);
 	if (a->memory_fd >= 0)
 		close(a->memory_fd);
 	description_free(a->description);
@@ -530,6 +572,7 @@ int migrate_arrive(struct migrate_dest *d, struct err *e)
 	int ret;
 
 	channel_zero(&a.control);
+	memset(a.data_fd, -1, sizeof(a.data_fd));
 	ret = accept_control(&a);
 	if (!ret)
 		ret = handshake(&a);

@@ -50,11 +50,13 @@ class Proxy:
     Listens at @uri and passes everything on to @to, frame by frame. @at(kind, data): called for each frame of the
     control channel before it goes on; returns the bytes to send in its place. @chunk(channel, number, head, rest): the
     same for chunks of memory, @number from 0. Both may raise Cut, call self.stall() or wait.
+    @backwards: so many connections are passed on together, the last one first.
     @split: bytes that are sent at a time. @fin: a cut is an orderly end, not a reset.
     """
 
-    def __init__(self, uri, to, at=None, chunk=None, head=None, split=0, fin=False):
+    def __init__(self, uri, to, at=None, chunk=None, head=None, split=0, fin=False, backwards=1):
         self.to, self.at, self.chunk, self.head, self.split, self.fin = to, at, chunk, head, split, fin
+        self.backwards = backwards
         self.closing = threading.Event()
         self.stalled = threading.Event()
         self.error = None
@@ -117,21 +119,32 @@ class Proxy:
         return socket.create_connection(("127.0.0.1", int(self.to.rsplit(":", 1)[1])))
 
     def accept(self):
+        held = []
         while not self.closing.is_set():
             try:
                 if not select.select([self.listener], [], [], 0.05)[0]:
                     continue
-                a = self.listener.accept()[0]
-                b = self.connect()
+                held.append(self.listener.accept()[0])
             except (OSError, ValueError):
                 continue
-            with self.lock:
-                self.socks += [a, b]
-            try:
-                self.start_pair(a, b)
-            except (OSError, EOFError, Cut):
-                a.close()
-                b.close()
+            if len(held) == self.backwards:
+                for a in reversed(held):
+                    self.pass_on(a)
+                held = []
+
+    def pass_on(self, a):
+        try:
+            b = self.connect()
+        except OSError:
+            a.close()
+            return
+        with self.lock:
+            self.socks += [a, b]
+        try:
+            self.start_pair(a, b)
+        except (OSError, EOFError, Cut):
+            a.close()
+            b.close()
 
     def start_pair(self, a, b):
         """The head tells what it is; passed on in the order of the connections."""

@@ -430,6 +430,17 @@ def test_odd_pieces(lab):
     lab.b.wait_beats(10)
 
 
+@pytest.mark.parametrize("backwards", [3, 2])
+def test_connections_overtake(lab, backwards):
+    """Data channels that are there before the control channel, and the second before the first."""
+    lab.source()
+    lab.destination(kind="tcp")
+    with lab.proxy(backwards=backwards):
+        code, _, err = lab.migrate("--channels", backwards - 1, "--downtime-ms", 10000)
+    assert code == moving.MOVED, err
+    lab.b.wait_beats(10)
+
+
 @pytest.mark.parametrize("what, word", [(faulty.frame(faulty.CANCEL, b""), "the source cancelled the migration"),
                                         (b"x" * 16, "head has checksum")], ids=["cancel", "garbage"])
 def test_control_is_heard_while_memory_comes(lab, what, word):
