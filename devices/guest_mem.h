@@ -6,6 +6,7 @@
 #ifndef DEVICES_GUEST_MEM_H
 #define DEVICES_GUEST_MEM_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 typedef uint64_t gpa_t;
@@ -21,11 +22,27 @@ struct guest_mem_region {
 	uint64_t fd_offset; /* of the region in the backing memfd */
 };
 
+/*
+ * Somebody outside this process who writes guest memory and keeps a log of it, as vhost does.
+ * Storage of the device that it works for; as long there as the memory is used.
+ */
+struct guest_mem_writer {
+	/**
+	 * log - begin to log, knowing nothing yet, or end it; harmless when it is so already
+	 * What is written before this returns need not be in the log. Return: 0 or -errno
+	 */
+	int (*log)(struct guest_mem_writer *w, bool on);
+	/** harvest - take what was logged, and guest_mem_mark() it; by the thread that calls log */
+	void (*harvest)(struct guest_mem_writer *w);
+	struct guest_mem_writer *next;
+};
+
 struct guest_mem {
 	unsigned int n_regions;
 	struct guest_mem_region region[GUEST_MEM_MAX_REGIONS];
 	/* a bit for each GUEST_PAGE of the memfd that devices wrote; atomic, NULL: nobody asks */
 	uint64_t *dirty;
+	struct guest_mem_writer *writers; /* none is added while the guest runs */
 };
 
 /**
@@ -63,5 +80,12 @@ static inline void guest_mem_mark(const struct guest_mem *gm, const void *hva, u
  * Return: 0, -ENOSPC when all GUEST_MEM_MAX_REGIONS are taken, -EINVAL on overlap or wrap-around
  */
 int guest_mem_add(struct guest_mem *gm, const struct guest_mem_region *r);
+
+/** guest_mem_add_writer - @w writes @gm's memory, too */
+static inline void guest_mem_add_writer(struct guest_mem *gm, struct guest_mem_writer *w)
+{
+	w->next = gm->writers;
+	gm->writers = w;
+}
 
 #endif

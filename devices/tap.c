@@ -183,10 +183,13 @@ int tap_open(struct tap *t, const struct tap_options *o, struct err *e)
 		ret = set_up(t, e);
 	if (!ret)
 		ret = choose_mac(t, o, e);
+	if (!ret && o->vhost)
+		ret = vhost_open(&t->vhost, o->vhost_fd, e);
 	if (!ret)
-		log_debug("network: interface=%s mac=%02x:%02x:%02x:%02x:%02x:%02x offloads=%#x",
+		log_debug("network: interface=%s mac=%02x:%02x:%02x:%02x:%02x:%02x offloads=%#x "
+			  "vhost=%s",
 			  t->name, t->mac[0], t->mac[1], t->mac[2], t->mac[3], t->mac[4], t->mac[5],
-			  t->offloads);
+			  t->offloads, t->vhost.call ? "on" : "off");
 	return ret;
 }
 
@@ -197,4 +200,5 @@ void tap_close(struct tap *t)
 	if (t->timer_fd >= 0)
 		close(t->timer_fd);
 	t->fd = t->timer_fd = -1;
+	vhost_close(&t->vhost);
 }

@@ -11,6 +11,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "devices/vhost.h"
+
 struct err;
 
 /* What the user asked for: a name, or a descriptor. */
@@ -19,6 +21,8 @@ struct tap_options {
 	int fd;
 	bool has_mac;
 	uint8_t mac[ETH_ALEN];
+	bool vhost;   /* the kernel is to move the frames */
+	int vhost_fd; /* its descriptor; 0: open one */
 };
 
 struct tap {
@@ -27,6 +31,7 @@ struct tap {
 	char name[IFNAMSIZ];
 	uint8_t mac[ETH_ALEN]; /* of the guest */
 	unsigned int offloads; /* TUN_F_*: what the interface can leave to the guest */
+	struct vhost vhost;    /* moves the frames if it is in use */
 };
 
 /**

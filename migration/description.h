@@ -41,7 +41,7 @@ struct description_prop {
  *   serial-number, capacity (bytes), block-size (bytes), mac: must be equal on both sides
  *   features (0x.., as offered to the guest): the destination's must contain the source's
  *   read-only ("yes", "no"): equal
- *   path, interface: a hint for people
+ *   path, interface, vhost ("yes", "no"): a hint for people
  */
 #define DESCRIPTION_SERIAL_NUMBER "serial-number"
 #define DESCRIPTION_CAPACITY	  "capacity"
@@ -51,6 +51,7 @@ struct description_prop {
 #define DESCRIPTION_MAC		  "mac"
 #define DESCRIPTION_PATH	  "path"
 #define DESCRIPTION_INTERFACE	  "interface"
+#define DESCRIPTION_VHOST	  "vhost"
 
 enum description_space { DESCRIPTION_MMIO, DESCRIPTION_PORTS };
 

@@ -111,6 +111,16 @@ static void mmio_kick(struct virtio_transport *t, unsigned int queue)
 		return;
 }
 
+static void mmio_lend(struct virtio_transport *t, unsigned int queue, struct virtio_lent *lent)
+{
+	struct virtio_mmio *m = mmio_of(t);
+
+	/* the other would not see a kick less, but this process would wake up for each */
+	loop_mod(m->loop, &m->kick[queue].watch, lent ? 0 : EPOLLIN);
+	if (lent)
+		*lent = (struct virtio_lent) {.kick_fd = m->kick[queue].fd, .irq_fd = m->irq.fd};
+}
+
 static void mmio_kick_ready(struct loop_watch *w, uint32_t events)
 {
 	struct virtio_mmio_kick *k = container_of(w, struct virtio_mmio_kick, watch);
@@ -254,6 +264,16 @@ static void mmio_write_reg(struct virtio_mmio *m, uint64_t offset, uint32_t val)
 	}
 }
 
+/* An interrupt that another raised has its reason in the used rings. */
+static uint32_t mmio_interrupt_status(struct virtio_mmio *m)
+{
+	const struct virtio_dev_ops *ops = m->vdev->ops;
+
+	if (ops->has_used && ops->has_used(m->vdev))
+		m->regs.interrupt_status |= VIRTIO_MMIO_INT_VRING;
+	return m->regs.interrupt_status;
+}
+
 static uint32_t mmio_read_reg(struct virtio_mmio *m, uint64_t offset)
 {
 	const struct virtq_regs *q = mmio_queue(m);
@@ -275,7 +295,7 @@ static uint32_t mmio_read_reg(struct virtio_mmio *m, uint64_t offset)
 	case VIRTIO_MMIO_QUEUE_READY:
 		return q ? q->ready : 0;
 	case VIRTIO_MMIO_INTERRUPT_STATUS:
-		return m->regs.interrupt_status;
+		return mmio_interrupt_status(m);
 	case VIRTIO_MMIO_STATUS:
 		return m->regs.status;
 	case VIRTIO_MMIO_CONFIG_GENERATION:
@@ -359,6 +379,7 @@ int virtio_mmio_init(struct virtio_mmio *m, struct virtio_dev *vdev, const struc
 						  .config_changed = mmio_config_changed,
 						  .broken = mmio_broken,
 						  .kick = mmio_kick,
+						  .lend = mmio_lend,
 						  .lock = &m->dev.lock};
 	virtio_dev_attach(vdev, &m->transport, gm, m->regs.queue);
 	m->regs.device_features = vdev->offered;

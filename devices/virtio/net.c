@@ -7,6 +7,9 @@
  * The kernel acts on the header, and the guest wrote it: nothing of it is passed on that was not
  * negotiated or does not lie within its frame. A frame that is wrong is dropped as on any network;
  * a ring that is wrong breaks the device.
+ *
+ * With vhost all that is the kernel's work, checks included; what is left here is its beginning and
+ * end, the control queue and the config space. Where the kernel does not want to, we do it.
  */
 #include "devices/virtio/net.h"
 
@@ -35,7 +38,8 @@ enum { NET_RX, NET_TX, NET_CTRL, NET_QUEUES };
 #define NET_HDR_LEN	     sizeof(struct virtio_net_hdr_v1)
 #define NET_FRAME_MAX	     (65536 + 256) /* header, Ethernet header and tags, 64 KiB */
 #define NET_FRAME_MIN	     (NET_HDR_LEN + ETH_HLEN)
-#define NET_RX_BATCH	     64 /* frames until other devices of the loop get their turn */
+#define NET_RX_BATCH	     64	  /* frames until other devices of the loop get their turn */
+#define NET_WAITING_MAX	     1024 /* more than a tap's queue holds */
 #define NET_ANNOUNCE	     5
 #define NET_ANNOUNCE_MS	     50
 #define NET_ANNOUNCE_MS_MORE 100
@@ -329,13 +333,67 @@ static void net_ctrl(struct virtio_net *n)
 	virtq_kicks_on(vq);
 }
 
+/* ---- vhost ---- */
+
+/* Return: true if the kernel moves the frames now */
+static bool net_start_vhost(struct virtio_net *n)
+{
+	struct err e = {0};
+
+	if (!n->vhost.host || n->vhost_refused)
+		return false;
+	if (vhost_net_start(&n->vhost, &e) == 0)
+		return true;
+	n->vhost_refused = true;
+	log_warn("vhost-net refuses the guest's queues, its frames go through this process: "
+		 "interface=%s: %s; see the kernel's log",
+		 n->tap->name, e.text);
+	return false;
+}
+
+/* Frames made for a driver that took more than this one does: vhost would pass them on. */
+static void net_drop_waiting(struct virtio_net *n)
+{
+	unsigned int turns = NET_WAITING_MAX;
+
+	while (turns-- && read(n->tap->fd, n->frame, NET_FRAME_MAX) > 0)
+		;
+}
+
+static bool net_has_used(struct virtio_dev *vdev)
+{
+	struct virtio_net *n = net_of(vdev);
+
+	return n->vhost.running && vhost_net_has_used(&n->vhost);
+}
+
 /* ---- the device ---- */
+
+static void net_go(struct virtio_net *n)
+{
+	if (n->vdev.broken || n->quiesced)
+		net_watch_input(n, false);
+	else
+		net_watch_input(n, !net_start_vhost(n));
+}
+
+static void net_halt(struct virtio_net *n)
+{
+	vhost_net_stop(&n->vhost);
+	net_watch_input(n, false);
+}
 
 static void net_queue_notify(struct virtio_dev *vdev, unsigned int queue)
 {
 	static void (*const work[NET_QUEUES])(struct virtio_net *) = {net_rx, net_tx, net_ctrl};
+	struct virtio_net *n = net_of(vdev);
 
-	work[queue](net_of(vdev));
+	/* a kick fetched before the kernel took the queue: it saw that one, too */
+	if (n->vhost.running && queue < VHOST_NET_QUEUES)
+		return;
+	work[queue](n);
+	if (vdev->broken)
+		vhost_net_stop(&n->vhost);
 }
 
 static int net_activate(struct virtio_dev *vdev)
@@ -352,7 +410,9 @@ static int net_activate(struct virtio_dev *vdev)
 	/* where this fails, the kernel goes on with that work itself */
 	if (offloads)
 		tap_set_offloads(n->tap, offloads);
-	net_watch_input(n, !n->quiesced);
+	if (n->vhost.host && offloads != n->tap->offloads)
+		net_drop_waiting(n);
+	net_go(n);
 	return 0;
 }
 
@@ -360,7 +420,7 @@ static void net_reset(struct virtio_dev *vdev)
 {
 	struct virtio_net *n = net_of(vdev);
 
-	net_watch_input(n, false);
+	net_halt(n);
 	n->frame_len = 0;
 	n->regs.status &= (uint16_t)~VIRTIO_NET_S_ANNOUNCE;
 	/* the next driver may want less; an interface that is gone does not matter any more */
@@ -373,7 +433,9 @@ static void net_set_quiesced(struct virtio_net *n, bool quiesced)
 {
 	pthread_mutex_lock(n->vdev.transport->lock);
 	n->quiesced = quiesced;
-	net_watch_input(n, n->vdev.active && !quiesced);
+	net_halt(n);
+	if (n->vdev.active)
+		net_go(n);
 	pthread_mutex_unlock(n->vdev.transport->lock);
 }
 
@@ -486,6 +548,7 @@ static const struct virtio_dev_ops net_ops = {
 	.activate = net_activate,
 	.reset = net_reset,
 	.queue_notify = net_queue_notify,
+	.has_used = net_has_used,
 	.quiesce = net_quiesce,
 	.unquiesce = net_unquiesce,
 	.state = {.offset = offsetof(struct virtio_net, regs),
@@ -522,6 +585,12 @@ int virtio_net_init(struct virtio_net *n, struct tap *tap, struct loop *loop, st
 	n->regs.status = VIRTIO_NET_S_LINK_UP;
 	virtio_dev_init(&n->vdev, &net_ops, net_features(tap), NET_QUEUES, VIRTQ_SIZE_MAX, &n->regs,
 			sizeof(n->regs));
+	if (tap->vhost.call) {
+		n->vdev.offered = vhost_net_features(&tap->vhost, n->vdev.offered);
+		ret = vhost_net_init(&n->vhost, &tap->vhost, &n->vdev, tap->fd, loop, e);
+		if (ret < 0)
+			return ret;
+	}
 	n->frame = malloc(NET_FRAME_MAX);
 	if (!n->frame)
 		return err_set(e, -ENOMEM, "out of memory");
@@ -540,6 +609,7 @@ void virtio_net_fini(struct virtio_net *n)
 		return;
 	loop_del(n->loop, &n->watch);
 	loop_del(n->loop, &n->timer);
+	vhost_net_fini(&n->vhost);
 	free(n->frame);
 	n->frame = NULL;
 }

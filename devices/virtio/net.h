@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "base/loop.h"
+#include "devices/virtio/vhost_net.h"
 #include "devices/virtio/virtio.h"
 
 struct err;
@@ -25,6 +26,8 @@ struct virtio_net {
 	struct loop_watch watch; /* of the tap: for input only while the guest has room for it */
 	struct loop_watch timer; /* between the frames of an announcement */
 	struct virtio_net_regs regs;
+	struct vhost_net vhost; /* in use if the tap has one */
+	bool vhost_refused;	/* not tried again in this life of the guest */
 	unsigned int n_announced;
 	bool quiesced;
 	uint8_t *frame;	    /* header and frame as they came from the tap */

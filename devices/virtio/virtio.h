@@ -37,6 +37,12 @@ struct virtio_dev_ops {
 	/** queue_notify - the driver kicked queue @queue; loop's thread, only while active */
 	void (*queue_notify)(struct virtio_dev *vdev, unsigned int queue);
 	/**
+	 * has_used - did another than this process use buffers since this was asked last?
+	 * NULL: there is no other. The transport asks when its driver asks what an interrupt is
+	 * for.
+	 */
+	bool (*has_used)(struct virtio_dev *vdev);
+	/**
 	 * quiesce - after it returns the device touches no guest memory, until unquiesce
 	 * Finishes what is in hand. Both on the loop's thread, the device's lock not held; both
 	 * NULL for a device that touches guest memory in queue_notify only.
@@ -57,6 +63,12 @@ struct virtio_dev_ops {
 	int (*load)(struct virtio_dev *vdev, const void *regs, struct err *e);
 };
 
+/* The eventfds of a queue, for one who serves it in this process's place. */
+struct virtio_lent {
+	int kick_fd; /* readable: the driver kicked */
+	int irq_fd;  /* written: an interrupt for used buffers, see has_used */
+};
+
 /* What a device asks of its transport. */
 struct virtio_transport {
 	/** used - interrupt: queue @queue has used buffers */
@@ -67,6 +79,11 @@ struct virtio_transport {
 	void (*broken)(struct virtio_transport *t);
 	/** kick - have queue_notify(@queue) called from the event loop soon */
 	void (*kick)(struct virtio_transport *t, unsigned int queue);
+	/**
+	 * lend - no queue_notify(@queue) from here on: @lent gets the eventfds, for another
+	 * NULL: it is over, kicks come to queue_notify again; also those that nobody saw
+	 */
+	void (*lend)(struct virtio_transport *t, unsigned int queue, struct virtio_lent *lent);
 	pthread_mutex_t *lock; /* the lock that guards the whole device */
 };
 

@@ -200,6 +200,13 @@ static void virtq_mark_chain(const struct virtq *vq, uint16_t head)
 		guest_mem_mark(vq->vdev->gm, iov[i].iov_base, iov[i].iov_len);
 }
 
+void virtq_moved(struct virtq *vq, uint16_t index)
+{
+	vq->regs->last_avail = index;
+	vq->regs->used_idx = index;
+	vq->regs->signalled = index;
+}
+
 void virtq_reset(struct virtq *vq)
 {
 	unsigned int head;

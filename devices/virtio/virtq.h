@@ -65,6 +65,12 @@ struct virtq_chain {
  */
 int virtq_activate(struct virtq *vq);
 
+/**
+ * virtq_moved - another has served the queue up to entry @index of the avail ring, and used all of
+ * it, in this order
+ */
+void virtq_moved(struct virtq *vq, uint16_t index);
+
 /** virtq_reset - forget the rings and every request in flight; clears the registers */
 void virtq_reset(struct virtq *vq);
 

@@ -24,7 +24,7 @@ static void dump(const char *dir, const char *name, const uint8_t *table, uint32
 int main(int argc, char **argv)
 {
 	static uint8_t mem[MEM_LEN];
-	const struct guest_mem gm = {1, {{0, MEM_LEN, mem, 0}}, NULL};
+	const struct guest_mem gm = {1, {{0, MEM_LEN, mem, 0}}, NULL, NULL};
 	struct acpi_config cfg = {0};
 	const uint8_t *xsdt, *fadt, *madt, *dsdt;
 	struct err e = {0};

@@ -56,7 +56,7 @@ static void build(struct tables *t, uint32_t n_vcpus, uint32_t slots)
 
 	t->mem = calloc(1, LOW_LEN);
 	assert_non_null(t->mem);
-	t->gm = (struct guest_mem) {1, {{0, LOW_LEN, t->mem, 0}}, NULL};
+	t->gm = (struct guest_mem) {1, {{0, LOW_LEN, t->mem, 0}}, NULL, NULL};
 	assert_int_equal(acpi_build(&cfg, &t->gm, &t->rsdp, NULL), 0);
 	r = t->mem + t->rsdp;
 	assert_int_equal(t->rsdp, LAYOUT_ACPI);
@@ -203,7 +203,7 @@ static void test_bad(void **state)
 	(void)state;
 	assert_non_null(mem);
 	for (i = 0; i < ARRAY_SIZE(bads); i++) {
-		struct guest_mem gm = {1, {{0, bads[i].mem, mem, 0}}, NULL};
+		struct guest_mem gm = {1, {{0, bads[i].mem, mem, 0}}, NULL, NULL};
 		struct err e = {0};
 		gpa_t rsdp = 77;
 

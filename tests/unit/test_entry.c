@@ -156,7 +156,7 @@ static void test_tables(void **state)
 	static const uint64_t unmapped[] = {0x100000000,    0x140000000,	0x8000000000,
 					    0x7fffffffffff, 0xffff800000000000, 0xffffffff81000000};
 	uint8_t *mem = malloc(LOW_LEN);
-	struct guest_mem gm = {1, {{0, LOW_LEN, mem, 0}}, NULL};
+	struct guest_mem gm = {1, {{0, LOW_LEN, mem, 0}}, NULL, NULL};
 	size_t i, j;
 
 	(void)state;
@@ -203,7 +203,7 @@ static void test_small_memory(void **state)
 	(void)state;
 	assert_non_null(mem);
 	for (i = 0; i < ARRAY_SIZE(sizes); i++) {
-		struct guest_mem gm = {1, {{0, sizes[i], mem, 0}}, NULL};
+		struct guest_mem gm = {1, {{0, sizes[i], mem, 0}}, NULL, NULL};
 		struct err e = {0};
 
 		assert_int_equal(entry_write_tables(&gm, BOOT_LONG64, &e), -EINVAL);
