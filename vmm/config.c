@@ -56,9 +56,9 @@ static const struct option_row {
 	{"disk", 'd', "FILE[,ro][,direct][,serial=ID]",
 	 "raw image or block device as a virtio disk; may be repeated; a comma in FILE is written "
 	 ",,"},
-	{"network", 'n', "tap=IF|fd=N[,mac=MAC]",
+	{"network", 'n', "tap=IF|fd=N[,mac=MAC][,vhost|,vhostfd=N]",
 	 "virtio network device on a tap interface that exists, or on the descriptor of an open "
-	 "one; "
+	 "one; with vhost the host's kernel moves the frames (vhostfd: by an open /dev/vhost-net); "
 	 "may be repeated"},
 	{"serial", OPT_SERIAL, "WHERE",
 	 "COM1 on stdio (default), file:PATH, unix:PATH, pty or none; on a terminal Ctrl-a x ends "
@@ -210,6 +210,32 @@ static int parse_disk(struct run_config *c, char *arg, struct err *e)
 	return 0;
 }
 
+/* vhost, vhost=on, vhost=off, vhostfd=N. Return: 1; 0 for another word; -EINVAL */
+static int parse_vhost(const char *word, struct tap_options *n, struct err *e)
+{
+	uint64_t fd;
+	int ret;
+
+	if (strcmp(word, "vhost") == 0 || strcmp(word, "vhost=on") == 0) {
+		n->vhost = true;
+		return 1;
+	}
+	if (strcmp(word, "vhost=off") == 0) {
+		n->vhost = false;
+		return 1;
+	}
+	if (strncmp(word, "vhost=", 6) == 0)
+		return err_set(e, -EINVAL, "-n: '%s': give vhost, vhost=on or vhost=off", word);
+	if (strncmp(word, "vhostfd=", 8) != 0)
+		return 0;
+	ret = num_parse_u64("-n vhostfd", word + 8, 3, INT_MAX, &fd, e);
+	if (ret < 0)
+		return ret;
+	n->vhost = true;
+	n->vhost_fd = (int)fd;
+	return 1;
+}
+
 static int parse_net(struct run_config *c, char *arg, struct err *e)
 {
 	struct tap_options *n = &c->net[c->n_nets];
@@ -221,7 +247,10 @@ static int parse_net(struct run_config *c, char *arg, struct err *e)
 		return err_set(e, -EINVAL, "-n: more than %d network devices; leave some out",
 			       CONFIG_MAX_NETS);
 	memset(n, 0, sizeof(*n));
-	while (!ret && (word = next_word(&rest))) {
+	while (ret >= 0 && (word = next_word(&rest))) {
+		ret = parse_vhost(word, n, e);
+		if (ret)
+			continue;
 		if (strncmp(word, "tap=", 4) == 0 && word[4] && strlen(word + 4) < IFNAMSIZ)
 			n->name = word + 4;
 		else if (strncmp(word, "fd=", 3) == 0)
@@ -231,17 +260,22 @@ static int parse_net(struct run_config *c, char *arg, struct err *e)
 		else
 			ret = err_set(e, -EINVAL,
 				      "-n: '%s' is not tap=IF with a name of 1 to %d characters, "
-				      "fd=N or mac=MAC; give -n tap=IF[,mac=MAC] or -n "
-				      "fd=N[,mac=MAC]",
+				      "fd=N, mac=MAC, vhost or vhostfd=N; give -n "
+				      "tap=IF[,mac=MAC][,vhost] or -n fd=N[,mac=MAC][,vhost]",
 				      word, IFNAMSIZ - 1);
 		if (!ret && strncmp(word, "mac=", 4) == 0)
 			n->has_mac = true;
 	}
-	if (ret)
+	if (ret < 0)
 		return ret;
 	if (!n->name == !fd)
 		return err_set(e, -EINVAL,
 			       "-n: give one interface by tap=IF, or one descriptor by fd=N");
+	if (n->vhost_fd && (!n->vhost || n->vhost_fd == (int)fd))
+		return err_set(e, -EINVAL,
+			       "-n vhostfd=%d with %s; vhostfd is an open /dev/vhost-net of its "
+			       "own",
+			       n->vhost_fd, n->vhost ? "the same fd" : "vhost=off");
 	n->fd = (int)fd;
 	c->n_nets++;
 	return 0;

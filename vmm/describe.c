@@ -68,6 +68,7 @@ static int add_net(const struct tap *tap, bool fixed_mac, unsigned int slot,
 	if (!dev)
 		return no_room(e);
 	description_add_prop(dev, DESCRIPTION_INTERFACE, "%s", tap->name);
+	description_add_prop(dev, DESCRIPTION_VHOST, "%s", tap->vhost.call ? "yes" : "no");
 	if (!fixed_mac) /* the guest brings its own */
 		return 0;
 	return description_add_prop(dev, DESCRIPTION_MAC, "%02x:%02x:%02x:%02x:%02x:%02x", m[0],

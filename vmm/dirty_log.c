@@ -143,6 +143,19 @@ static void forget(struct dirty_log *d)
 	madvise(d->device, d->n_words * sizeof(uint64_t), MADV_DONTNEED);
 }
 
+/* Return: 0; -errno when one of them does not log, with all of them off again */
+static int log_writers(struct dirty_log *d, bool on)
+{
+	struct guest_mem_writer *w;
+	int ret = 0;
+
+	for (w = d->gm->writers; w && !ret; w = w->next)
+		ret = w->log(w, on);
+	if (ret < 0)
+		log_writers(d, false);
+	return ret;
+}
+
 int dirty_log_start(struct dirty_log *d, struct err *e)
 {
 	int ret = d->vm_fd >= 0 ? kvm_enable_manual(d->vm_fd, e) : 0;
@@ -153,6 +166,14 @@ int dirty_log_start(struct dirty_log *d, struct err *e)
 	forget(d);
 	d->on = true;
 	__atomic_store_n(&d->gm->dirty, d->device, __ATOMIC_SEQ_CST);
+	ret = log_writers(d, true);
+	if (ret < 0) {
+		dirty_log_stop(d);
+		return err_set(e, ret,
+			       "dirty log: vhost does not log what it writes: %s; move the guest "
+			       "without vhost (-n), or see the kernel's log",
+			       strerror(-ret));
+	}
 	for (i = 0; i < d->gm->n_regions; i++) {
 		ret = d->ops->watch(d->ctx, i, &d->gm->region[i], true);
 		if (ret < 0) {
@@ -172,6 +193,7 @@ void dirty_log_stop(struct dirty_log *d)
 
 	if (!d->on)
 		return;
+	log_writers(d, false);
 	__atomic_store_n(&d->gm->dirty, NULL, __ATOMIC_SEQ_CST);
 	for (i = 0; i < d->gm->n_regions; i++)
 		d->ops->watch(d->ctx, i, &d->gm->region[i], false);
@@ -194,6 +216,7 @@ static uint64_t word_mask(const struct dirty_log *d, uint64_t word)
 
 int dirty_log_harvest(struct dirty_log *d, uint64_t *pages, struct err *e)
 {
+	struct guest_mem_writer *writer;
 	uint64_t w, n = 0;
 	uint32_t i;
 
@@ -214,6 +237,8 @@ int dirty_log_harvest(struct dirty_log *d, uint64_t *pages, struct err *e)
 	}
 	if (d->n_words)
 		d->kvm[d->n_words - 1] &= word_mask(d, d->n_words - 1);
+	for (writer = d->gm->writers; writer; writer = writer->next)
+		writer->harvest(writer);
 	if (!pages)
 		return 0;
 	for (w = 0; w < d->n_words; w++) {

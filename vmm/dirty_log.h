@@ -1,8 +1,8 @@
 /*
  * Which pages of guest memory were written since they were last read: KVM's dirty log (by vCPUs and
  * by KVM itself), or its dirty rings (dirty_ring.h), and the bitmap that devices mark
- * (guest_mem_mark()). Pages are numbered as they lie in the memory file, from 0, in units of
- * GUEST_PAGE.
+ * (guest_mem_mark()), which a harvest adds the logs of other writers to (struct guest_mem_writer:
+ * vhost). Pages are numbered as they lie in the memory file, from 0, in units of GUEST_PAGE.
  *
  * The rule that keeps a migration whole: a page is first taken (its bits are forgotten and KVM
  * watches it anew), then read. A write after the taking is found by the next harvest.

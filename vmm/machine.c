@@ -106,6 +106,8 @@ static int add_virtio_devices(struct machine *m, struct err *e)
 		ret = virtio_net_init(&slot->net, &m->host->taps[i], m->host->loop, e);
 		if (!ret)
 			ret = plug(m, &slot->net.vdev, e);
+		if (!ret && slot->net.vhost.host)
+			guest_mem_add_writer(&m->memory.guest, &slot->net.vhost.writer);
 	}
 	if (!ret && c->rng) {
 		struct machine_slot *slot = &m->slot[m->n_slots];
@@ -370,6 +372,7 @@ void machine_fini(struct machine *m)
 			vcpu_destroy(&m->vcpus[i]);
 	}
 	free(m->vcpus);
+	m->memory.guest.writers = NULL; /* they are in the slots */
 	for (i = 0; m->slot && i < LAYOUT_VIRTIO_SLOTS; i++) {
 		virtio_mmio_fini(&m->slot[i].mmio);
 		if (m->slot[i].fini)

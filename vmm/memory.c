@@ -184,7 +184,9 @@ int memory_map_file(struct memory *m, int fd, uint64_t offset, uint64_t size_byt
 void memory_move(struct memory *to, struct memory *from)
 {
 	*to = *from;
-	to->guest.dirty = NULL; /* of the VM before */
+	/* of the VM before */
+	to->guest.dirty = NULL;
+	to->guest.writers = NULL;
 	*from = (struct memory) {.fd = -1};
 }
 

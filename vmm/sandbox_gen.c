@@ -10,6 +10,7 @@
 #include <linux/filter.h>
 #include <linux/if_tun.h>
 #include <linux/kvm.h>
+#include <linux/vhost.h>
 #include <seccomp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -107,6 +108,19 @@ static const struct allowance allowed[] = {
 	ALLOW_IF(ioctl, 1, ALL_BITS, TCGETS, "terminal"),
 	ALLOW_IF(ioctl, 1, ALL_BITS, TCSETS, "restoring the terminal"),
 	ALLOW_IF(ioctl, 1, ALL_BITS, TUNSETOFFLOAD, "what a network driver leaves to the host"),
+	ALLOW_IF(ioctl, 1, ALL_BITS, VHOST_SET_MEM_TABLE, "vhost-net: guest memory, at each start"),
+	ALLOW_IF(ioctl, 1, ALL_BITS, VHOST_SET_FEATURES,
+		 "vhost-net: what its driver wants, log or not"),
+	ALLOW_IF(ioctl, 1, ALL_BITS, VHOST_SET_LOG_BASE,
+		 "vhost-net: pages written while a guest moves"),
+	ALLOW_IF(ioctl, 1, ALL_BITS, VHOST_SET_VRING_NUM, "vhost-net: a queue's size"),
+	ALLOW_IF(ioctl, 1, ALL_BITS, VHOST_SET_VRING_ADDR, "vhost-net: its rings"),
+	ALLOW_IF(ioctl, 1, ALL_BITS, VHOST_SET_VRING_BASE, "vhost-net: where it goes on"),
+	ALLOW_IF(ioctl, 1, ALL_BITS, VHOST_GET_VRING_BASE, "vhost-net: where it has stopped"),
+	ALLOW_IF(ioctl, 1, ALL_BITS, VHOST_SET_VRING_KICK, "vhost-net: its kicks"),
+	ALLOW_IF(ioctl, 1, ALL_BITS, VHOST_SET_VRING_CALL, "vhost-net: its interrupts"),
+	ALLOW_IF(ioctl, 1, ALL_BITS, VHOST_SET_VRING_ERR, "vhost-net: a driver that breaks a rule"),
+	ALLOW_IF(ioctl, 1, ALL_BITS, VHOST_NET_SET_BACKEND, "vhost-net: start and stop"),
 	ALLOW_IF(prctl, 0, ALL_BITS, PR_SET_NAME, "names of threads"),
 };
 

@@ -56,6 +56,8 @@ BAD_OPTIONS = [
     (["-n", "tap=a,fd=3", GUEST], "-n"),
     (["-n", "fd=1", GUEST], "fd: '1'"),
     (["-n", "tap=a,mac=ff:ff:ff:ff:ff:ff", GUEST], "ff:ff:ff:ff:ff:ff"),
+    (["-n", "tap=a,vhost=maybe", GUEST], "vhost=maybe"),
+    (["-n", "tap=a,vhostfd=1", GUEST], "vhostfd"),
     (["-n", "tap=a"] * 9 + [GUEST], "network devices"),
     (["--serial", "tcp:1", GUEST], "tcp:1"),
 ]

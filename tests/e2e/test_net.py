@@ -256,6 +256,13 @@ def test_interface_of_another_user(testudo, net):
         net.ip("link delete t2")
 
 
+@pytest.mark.skipif(os.path.exists("/dev/vhost-net"), reason="this host has vhost-net: tests/t2 boots a guest with it")
+def test_no_vhost(testudo, net):
+    r = testudo("net", "-n", "tap=t0,vhost", prefix=net.prefix)
+    r.expect_error(BAD_INPUT, "/dev/vhost-net", "modprobe vhost_net", "leave vhost out")
+    testudo("net op=info", "-n", "tap=t0,vhost=off", prefix=net.prefix).expect(OFF, "done net")
+
+
 def test_interface_goes_away(live, net):
     net.ip("tuntap add t3 mode tap")
     with live("net op=info end=hlt", "-n", "tap=t3", prefix=net.prefix) as t:

@@ -72,6 +72,12 @@ static const struct {
 	{"-n fd=x k", "'x'"},
 	{"-n tap=a,mac=01:54:00:12:34:56 k", "'01:54:00:12:34:56'"},
 	{"-n tap=a,bogus k", "'bogus'"},
+	{"-n tap=a,vhost=yes k", "'vhost=yes': give vhost"},
+	{"-n tap=a,vhostfd=x k", "-n vhostfd: 'x'"},
+	{"-n tap=a,vhostfd=2 k", "-n vhostfd: '2'"},
+	{"-n tap=a,vhostfd=7,vhost=off k", "-n vhostfd=7 with vhost=off"},
+	{"-n fd=7,vhostfd=7 k", "-n vhostfd=7 with the same fd"},
+	{"-n vhost k", "one interface"},
 	{"-n tap=1 -n tap=2 -n tap=3 -n tap=4 -n tap=5 -n tap=6 -n tap=7 -n tap=8 -n tap=9 k",
 	 "more than 8 network devices"},
 	{"-d 1 -d 2 -d 3 -d 4 -d 5 -d 6 -d 7 -d 8 -d 9 -d a -d b -d c -d d -d e -d f -d g -d h "
@@ -156,6 +162,37 @@ static void test_everything(void **state)
 }
 
 static const struct {
+	const char *line;
+	bool vhost;
+	int fd;
+} vhosts[] = {
+	{"-n tap=a k", false, 0},
+	{"-n tap=a,vhost k", true, 0},
+	{"-n vhost=on,tap=a k", true, 0},
+	{"-n tap=a,vhost=off k", false, 0},
+	{"-n tap=a,vhost,vhost=off k", false, 0},
+	{"-n tap=a,vhostfd=9 k", true, 9},
+	{"-n fd=8,vhost,mac=52:54:00:12:34:56,vhostfd=9 k", true, 9},
+};
+
+static void test_vhost(void **state)
+{
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(vhosts); i++) {
+		struct run_config c;
+		struct err e;
+
+		assert_int_equal(parse(vhosts[i].line, &c, &e), 0);
+		assert_int_equal(c.n_nets, 1);
+		assert_int_equal(c.net[0].vhost, vhosts[i].vhost);
+		assert_int_equal(c.net[0].vhost_fd, vhosts[i].fd);
+		config_fini(&c);
+	}
+}
+
+static const struct {
 	const char *line, *params;
 } consoles[] = {
 	{"-p console=hvc0 k", "console=hvc0"},
@@ -196,11 +233,9 @@ static void test_help_needs_no_kernel(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_refused),
-		cmocka_unit_test(test_defaults),
-		cmocka_unit_test(test_everything),
-		cmocka_unit_test(test_console),
-		cmocka_unit_test(test_help_needs_no_kernel),
+		cmocka_unit_test(test_refused),	   cmocka_unit_test(test_defaults),
+		cmocka_unit_test(test_everything), cmocka_unit_test(test_vhost),
+		cmocka_unit_test(test_console),	   cmocka_unit_test(test_help_needs_no_kernel),
 	};
 
 	return cmocka_run_group_tests_name("config", tests, NULL, NULL);

@@ -134,6 +134,30 @@ static void test_no_address_space(void **state)
 	assert_int_equal(m.fd, -1);
 }
 
+/* What the machine before had set up goes with it; its memory stays mapped. */
+static void test_move(void **state)
+{
+	const struct memory_options opt = {.size_bytes = 4 * MiB};
+	struct guest_mem_writer writer = {0};
+	uint64_t dirty[16] = {0};
+	struct memory a, b;
+	uint8_t *map;
+
+	(void)state;
+	assert_int_equal(memory_init(&a, &opt, NULL), 0);
+	map = a.map;
+	a.guest.dirty = dirty;
+	guest_mem_add_writer(&a.guest, &writer);
+	memory_move(&b, &a);
+	assert_true(a.fd < 0 && !a.map && !a.guest.n_regions && !a.guest.writers);
+	assert_ptr_equal(b.map, map);
+	assert_ptr_equal(b.guest.region[0].hva, map);
+	assert_null(b.guest.dirty);
+	assert_null(b.guest.writers);
+	memory_fini(&a);
+	memory_fini(&b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -142,6 +166,7 @@ int main(void)
 		cmocka_unit_test(test_prealloc),
 		cmocka_unit_test(test_hugepages_missing),
 		cmocka_unit_test(test_no_address_space),
+		cmocka_unit_test(test_move),
 	};
 
 	return cmocka_run_group_tests_name("memory", tests, NULL, NULL);

@@ -330,6 +330,101 @@ static void test_guest_writes_on(void **state)
 	rig_fini(&r);
 }
 
+/* Another who writes, with a log of its own */
+struct outsider {
+	struct guest_mem_writer w;
+	struct rig *rig;
+	unsigned int begun, ended, harvests;
+	int refuses;
+	uint64_t page; /* logged, not harvested yet */
+	bool has_page;
+};
+
+static int outsider_log(struct guest_mem_writer *w, bool on)
+{
+	struct outsider *o = container_of(w, struct outsider, w);
+
+	o->begun += on;
+	o->ended += !on;
+	return on ? o->refuses : 0;
+}
+
+static void outsider_harvest(struct guest_mem_writer *w)
+{
+	struct outsider *o = container_of(w, struct outsider, w);
+
+	o->harvests++;
+	if (o->has_page)
+		guest_mem_mark(&o->rig->gm, o->rig->src + o->page * GUEST_PAGE, GUEST_PAGE);
+	o->has_page = false;
+}
+
+static void outsider_write(struct outsider *o, uint64_t page, uint8_t value)
+{
+	memset(o->rig->src + page * GUEST_PAGE, value, GUEST_PAGE);
+	o->page = page;
+	o->has_page = true;
+}
+
+static void outsider_init(struct outsider *o, struct rig *r, int refuses)
+{
+	*o = (struct outsider) {.rig = r, .refuses = refuses};
+	o->w = (struct guest_mem_writer) {.log = outsider_log, .harvest = outsider_harvest};
+	guest_mem_add_writer(&r->gm, &o->w);
+}
+
+/* What they write is found by the next harvest, counted, sent, and not sent again. */
+static void test_other_writers(void **state)
+{
+	struct outsider a, b;
+	struct ram_round round;
+	struct rig r;
+	uint64_t left;
+
+	(void)state;
+	rig_init(&r, 1);
+	outsider_init(&a, &r, 0);
+	outsider_init(&b, &r, 0);
+	fill_all(&r);
+	start_send(&r, 5000);
+	start_recv(&r, false, 5000);
+	assert_int_equal(a.begun, 1);
+	assert_int_equal(b.begun, 1);
+	assert_int_equal(ram_send_round(&r.send, RAM_ROUND_FIRST, &round, NULL), 0);
+	outsider_write(&a, 3, 0xa5);
+	outsider_write(&b, LOW + 7, 0x5a);
+	assert_int_equal(dirty_log_harvest(&r.log, &left, NULL), 0);
+	assert_int_equal(left, 2);
+	assert_int_equal(ram_send_round(&r.send, 0, &round, NULL), 0);
+	assert_int_equal(round.pages, 2);
+	outsider_write(&b, 4, 0x77);
+	assert_int_equal(ram_send_round(&r.send, RAM_ROUND_LAST, &round, NULL), 0);
+	assert_int_equal(round.pages, 1);
+	assert_int_equal(ram_recv_join(&r.recv, NULL), 0);
+	assert_memory_equal(r.src, r.dst, (size_t)PAGES * GUEST_PAGE);
+	dirty_log_stop(&r.log);
+	assert_int_equal(a.ended, 1);
+	assert_int_equal(b.ended, 1);
+	rig_fini(&r);
+}
+
+/* Without a log of all who write there is no migration, and nothing is left on. */
+static void test_other_writer_refuses(void **state)
+{
+	struct outsider a, b;
+	struct err e = {0};
+	struct rig r;
+
+	(void)state;
+	rig_init(&r, 1);
+	outsider_init(&a, &r, -EFAULT);
+	outsider_init(&b, &r, 0);
+	assert_int_equal(dirty_log_start(&r.log, &e), -EFAULT);
+	assert_non_null(strstr(e.text, "without vhost"));
+	assert_true(a.ended && b.ended && !r.log.on && !r.gm.dirty);
+	rig_fini(&r);
+}
+
 /* Which pages a later round sends is exactly what was written, by whomever */
 static void test_only_what_was_written(void **state)
 {
@@ -491,6 +586,8 @@ int main(void)
 		cmocka_unit_test(test_patterns),
 		cmocka_unit_test(test_guest_writes_on),
 		cmocka_unit_test(test_only_what_was_written),
+		cmocka_unit_test(test_other_writers),
+		cmocka_unit_test(test_other_writer_refuses),
 		cmocka_unit_test(test_cancel),
 		cmocka_unit_test(test_stalled_receiver),
 		cmocka_unit_test(test_receiver_gone),
