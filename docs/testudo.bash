@@ -100,8 +100,13 @@ _testudo()
             shopt -s nullglob
             names=(/sys/class/net/*/tun_flags)
             names=("${names[@]%/tun_flags}")
-            compgen -W "tap= fd= ${names[*]/#*\//tap=}" -- "$cur"
+            case $cur in
+            *,*) compgen -P "${cur%,*}," -W 'mac= vhost vhostfd=' -- "${cur##*,}" ;;
+            *) compgen -W "tap= fd= ${names[*]/#*\//tap=}" -- "$cur" ;;
+            esac
         )
+        # the shell completes what follows the last = or :
+        COMPREPLY=("${COMPREPLY[@]#"${cur%"${cur##*[=:]}"}"}")
         return
         ;;
     --incoming)

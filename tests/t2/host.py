@@ -32,7 +32,7 @@ Kind = collections.namedtuple("Kind", "cpu module")
 KINDS = {
     "amd-stock": Kind("EPYC-Rome,+svm,+npt", "kvm_amd"),
 }
-HOST_MODULES = ["virtio_pci", "virtio_blk", "virtio_console", "virtio_net", "tun", "bridge"]
+HOST_MODULES = ["virtio_pci", "virtio_blk", "virtio_console", "virtio_net", "tun", "bridge", "vhost_net"]
 GUEST_MODULES = ["virtio_mmio", "virtio_blk", "virtio_net", "virtio_rng", "pvpanic_mmio", "msr", "button",
                  "evdev"]
 QEMU_FIRMWARE = ["bios-microvm.bin", "linuxboot_dma.bin", "pvh.bin"]

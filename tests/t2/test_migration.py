@@ -1,7 +1,7 @@
 """An unmodified Debian guest under load moves from process to process in one emulated host, and between two hosts.
 
-A guest of two CPUs checks its disk with fio and its memory by sums, receives a stream over one TCP
-connection that lasts over all moves, and tells the host its clocks over another.
+A guest of two CPUs checks its disk with fio and its memory by sums, receives a stream over one TCP connection that lasts
+over all moves, and tells the host its clocks over another. In some of the processes vhost-net serves its network.
 
 busybox's nc ends when the other side has said all: hence the inputs that never end.
 """
@@ -22,6 +22,7 @@ pytestmark = pytest.mark.skipif(os.environ.get("T2_VMM", "testudo") != "testudo"
 HOST, SECOND, GUEST = "10.78.0.1", "10.78.0.3", "10.78.0.2"
 MAC = "52:54:00:7e:57:0e"
 HOPS = [("unix", []), ("tcp", []), ("unix", ["--local"]), ("tcp", [])]
+VHOST = [True, True, False, True, False]	# in the first process and after each hop
 DISK_MIB = 16
 BLOCK = 128 << 10
 DRIFT_S = 0.1		# of the guest's clocks against the host's, over a move
@@ -146,14 +147,15 @@ def network(host, address, more=""):
 
 class Traveller:
     """A guest that runs @script and moves from testudo process to testudo process, first on @host. @args: what every
-    process is given, TAP being its interface; @start: what the first is given besides; @append: more for the kernel's
-    command line; @more: files for the guest."""
+    process is given, TAP being its interface, VHOST on where @vhost says so for the process of that number; @start: what
+    the first is given besides; @append: more for the kernel's command line; @more: files for the guest."""
 
-    def __init__(self, host, script, args, start="", append="", more=None):
+    def __init__(self, host, script, args, start="", append="", more=None, vhost=()):
         self.home = self.host = host
         host.put(files.cpio({"run.sh": script.encode(), **(more or {})}), "/tmp/move/more.cpio")
         host.check("cat /t2/guest/initrd /tmp/move/more.cpio >/tmp/move/initrd")
         self.args = args
+        self.vhost = vhost
         self.number = 0
         self._launch(f"-i /tmp/move/initrd -c 2 -m 128 -p 'panic=-1 quiet {append}' {start}")
 
@@ -165,6 +167,7 @@ class Traveller:
         """Its output is in /tmp/move/NAME.*: console, log, report, and status when it has ended."""
         to = f"/tmp/move/{self.name}"
         args = self.args.replace("TAP", f"t{self.number % 2}")
+        args = args.replace("VHOST", "on" if self.number < len(self.vhost) and self.vhost[self.number] else "off")
         self.host.check(f"(testudo run --name {self.name} --serial file:{to}.console --mitigation-report {to}.json "
                         f"-k /t2/guest/vmlinuz {args} {more} >{to}.log 2>&1 </dev/null\n"
                         f"echo $? >{to}.status) >/dev/null 2>&1 &")
@@ -217,6 +220,7 @@ class Traveller:
         self.home.check(f"until echo enough | nc {GUEST} 5001; do sleep 0.5; done", 60)
         self.wait_end(self.host, self.name)
         console = self.host.get(f"/tmp/move/{self.name}.console").decode(errors="replace").replace("\r", "")
+        assert parse_scripts(console), f"the guest's script has no end\n{self.story()}"
         [(status, output)] = parse_scripts(console)
         assert status == 0, output
         return facts(output)
@@ -253,12 +257,17 @@ def life(amd_stock):
         return live(amd_stock)
 
 
+def served_by_vhost(host):
+    """Is there the kernel's thread for a process with vhost, all others having ended?"""
+    return host.run("ps | grep -q '[v]host-'")[0] == 0
+
+
 def live(host):
     guest = Traveller(host, START + FIO + LOADED + FIO_END + END,
-                      f"-d /scratch/move.img -d /dev/vda,ro -n tap=TAP,mac={MAC}")
+                      f"-d /scratch/move.img -d /dev/vda,ro -n tap=TAP,mac={MAC},vhost=VHOST", vhost=VHOST)
     guest.wait("grep -qs '@@@under load' /tmp/move/m0.console", 150)
     rows = guest.wait_rows()
-    stays, moves = [rows], []
+    stays, moves, served = [rows], [], [served_by_vhost(host)]
     for number, (kind, options) in enumerate(HOPS, 1):
         seen = len(rows)
         event = guest.move(f"unix:/tmp/move/way{number}" if kind == "unix" else f"tcp:127.0.0.1:{7000 + number}", options)
@@ -266,16 +275,22 @@ def live(host):
         rows = guest.wait_rows()
         moves.append({"event": event, "rows": rows[seen - 1:at + ROWS // 2]})
         stays.append(rows[at:])
+        served.append(served_by_vhost(host))
     consoles = host.check("cat /tmp/move/m[0-3].console")
     logs = host.check("cd /tmp/move; cat m[0-4].log")
     last = guest.end()
-    return {"rows": rows, "stays": stays, "moves": moves, "last": last, "consoles": consoles, "logs": logs,
-           "reports": [json.loads(host.get(f"/tmp/move/m{number}.json")) for number in range(len(HOPS) + 1)]}
+    return {"rows": rows, "stays": stays, "moves": moves, "last": last, "served": served, "consoles": consoles,
+            "logs": logs, "reports": [json.loads(host.get(f"/tmp/move/m{number}.json")) for number in range(len(HOPS) + 1)]}
 
 
 def test_every_move_ends_well(life):
     assert [move["event"]["x-testudo-outcome"] for move in life["moves"]] == ["moved"] * len(HOPS)
     assert "error" not in life["logs"] and "warning" not in life["logs"], life["logs"]
+
+
+def test_vhost_serves_where_it_should(life):
+    """So the guest has moved from vhost to vhost, to testudo, and back."""
+    assert life["served"] == VHOST
 
 
 def test_disk_holds_what_was_written(life):

@@ -1,58 +1,83 @@
-"""An unmodified Debian guest on the network: it pings the emulated host and moves data by TCP over a tap, both ways."""
+"""An unmodified Debian guest on the network: it pings the emulated host and moves data by TCP over taps, both ways.
+
+Its first interface is served by testudo itself, the second one by the host's vhost-net.
+"""
 import pytest
 
 from test_linux import FACT, MIB, facts, make_image
 
-HOST, GUEST = "10.77.0.1", "10.77.0.2"
-MAC = "52:54:00:7e:57:0d"
+HOST, GUEST = "10.77.{nic}.1", "10.77.{nic}.2"
+MAC = "52:54:00:7e:57:0{nic}"
+BACKENDS = ["testudo", "vhost"]
 DOWN_MIB, UP_MIB = 12, 8
 
-SCRIPT = FACT + f"""
-ip address add {GUEST}/24 dev eth0
-ip link set eth0 up
-# Linux takes the link as up a moment later, and drops what is sent before.
-until grep -q up /sys/class/net/eth0/operstate; do sleep 0.1; done
-fact mac cat /sys/class/net/eth0/address
-fact features cat /sys/class/net/eth0/device/features
-fact ping ping -c 5 -W 10 {HOST}
-fact down sh -c 'wget -q -O - http://{HOST}/down | sha256sum'
-fact received sh -c 'cd /sys/class/net/eth0/statistics; cat rx_bytes rx_packets rx_errors'
+START = FACT + f"""
 # The guest serves, too, until the host says that it has all.
 mkdir /tmp/www
 dd if=/dev/urandom of=/tmp/www/up bs=1M count={UP_MIB} 2>/dev/null
 fact sum sha256sum /tmp/www/up
 httpd -h /tmp/www
+"""
+
+SCRIPT = f"""
+ip address add {GUEST}/24 dev eth{{nic}}
+ip link set eth{{nic}} up
+# Linux takes the link as up a moment later, and drops what is sent before.
+until grep -q up /sys/class/net/eth{{nic}}/operstate; do sleep 0.1; done
+fact mac{{nic}} cat /sys/class/net/eth{{nic}}/address
+fact features{{nic}} cat /sys/class/net/eth{{nic}}/device/features
+fact ping{{nic}} ping -c 5 -W 10 {HOST}
+fact down{{nic}} sh -c 'wget -q -O - http://{HOST}/down | sha256sum'
+fact received{{nic}} sh -c 'cd /sys/class/net/eth{{nic}}/statistics; cat rx_bytes rx_packets rx_errors'
 echo come | nc {HOST} 5000
-fact asked nc -l -p 5001
-exit 0
+fact asked{{nic}} nc -l -p 5001
+"""
+
+# Whoever calls before the guest is there spends the kernel's patience with its address.
+ENDS = f"""
+	nc -l -p 5000
+	until wget -q -O /scratch/up{{nic}} http://{GUEST}/up; do sleep 0.2; done
+	until echo thanks | nc {GUEST} 5001; do sleep 0.2; done
 """
 
 
 @pytest.fixture(scope="module")
-def network(amd_stock):
+def both(amd_stock):
     """One boot; what the guest and the host saw of each other."""
-    down = make_image(amd_stock, "down", DOWN_MIB)
-    amd_stock.check(f"tunctl -t t0 && ip address add {HOST}/24 dev t0 && ip link set t0 up")
-    amd_stock.check(f"""httpd -p {HOST}:80 -h /scratch
-# Whoever calls before the guest is there spends the kernel's patience with its address.
-(
-	nc -l -p 5000
-	until wget -q -O /scratch/up http://{GUEST}/up; do sleep 0.2; done
-	until echo thanks | nc {GUEST} 5001; do sleep 0.2; done
-) >/dev/null 2>&1 &""")
-    boot = amd_stock.boot(SCRIPT, cpus=2, append="quiet", timeout=120, args=["-n", f"tap=t0,mac={MAC}"])
+    host, nics = amd_stock, range(len(BACKENDS))
+    down = make_image(host, "down", DOWN_MIB)
+    args = []
+    for nic in nics:
+        host.check(f"tunctl -t t{nic} && ip address add {HOST}/24 dev t{nic} && ip link set t{nic} up".format(nic=nic))
+        args += ["-n", f"tap=t{nic},mac={MAC},{'vhost=off' if nic == 0 else 'vhost'}".format(nic=nic)]
+    # The kernel's thread for a vhost bears the number of the process it works for.
+    host.check("httpd -p 80 -h /scratch\n("
+               + "".join(ENDS.format(nic=nic) for nic in nics)
+               + ") >/dev/null 2>&1 &\n(until ps | grep '[v]host-'; do sleep 0.2; done >/tmp/threads) >/dev/null 2>&1 &")
+    boot = host.boot(START + "".join(SCRIPT.format(nic=nic) for nic in nics) + "exit 0\n", cpus=2, append="quiet",
+                     timeout=180, args=args)
     seen = facts(boot.output)
     seen["boot"] = boot
-    seen["host down"] = amd_stock.check(f"sha256sum <{down}").split()[0]
-    seen["host up"] = amd_stock.check("sha256sum </scratch/up").split()[0]
-    seen["host received"] = amd_stock.check("cd /sys/class/net/t0/statistics; cat rx_bytes rx_packets")
-    amd_stock.check("killall httpd; tunctl -d t0; rm /scratch/down /scratch/up")
+    seen["threads"] = host.check("cat /tmp/threads")
+    seen["host down"] = host.check(f"sha256sum <{down}").split()[0]
+    for nic in nics:
+        seen[f"host up{nic}"] = host.check(f"sha256sum </scratch/up{nic}").split()[0]
+        seen[f"host received{nic}"] = host.check(f"cd /sys/class/net/t{nic}/statistics; cat rx_bytes rx_packets")
+    host.check("killall httpd; tunctl -d t0; tunctl -d t1; rm /scratch/down /scratch/up? /tmp/threads")
     return seen
 
 
+@pytest.fixture(params=range(len(BACKENDS)), ids=BACKENDS)
+def network(request, both):
+    """What was seen of one interface."""
+    nic = str(request.param)
+    return {"nic": nic, **{name.removesuffix(nic): value for name, value in both.items()}}
+
+
 def test_guest_has_the_address_given(network):
-    assert network["mac"] == MAC
+    assert network["mac"] == MAC.format(**network)
     assert network["boot"].status == 0, network["boot"]
+    assert "warning" not in network["boot"].messages, network["boot"]
 
 
 def test_ping(network):
@@ -83,3 +108,7 @@ def test_driver_took_all_features(network):
     bits = {number for number, bit in enumerate(network["features"]) if bit == "1"}
     # CSUM, GUEST_CSUM, MAC, GUEST_TSO4/6, HOST_TSO4/6, MRG_RXBUF, STATUS, CTRL_VQ, GUEST_ANNOUNCE, EVENT_IDX, VERSION_1
     assert {0, 1, 5, 7, 8, 11, 12, 15, 16, 17, 21, 29, 32} <= bits
+
+
+def test_the_kernel_serves_one_interface(both):
+    assert both["threads"].count("vhost-") == 1
