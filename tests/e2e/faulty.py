@@ -57,6 +57,7 @@ class Proxy:
     def __init__(self, uri, to, at=None, chunk=None, head=None, split=0, fin=False, backwards=1):
         self.to, self.at, self.chunk, self.head, self.split, self.fin = to, at, chunk, head, split, fin
         self.backwards = backwards
+        self.passed = set()  # kinds of frames
         self.closing = threading.Event()
         self.stalled = threading.Event()
         self.error = None
@@ -222,6 +223,7 @@ class Proxy:
         if self.at:
             data = self.at(kind, data)
         self.send(b, data)
+        self.passed.add(kind)
 
     def one_chunk(self, a, b, channel):
         head = self.take(a, RAM_HEAD)

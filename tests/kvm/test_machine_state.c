@@ -164,6 +164,7 @@ static void test_serial(void **state)
 
 	(void)state;
 	rig_run_to_end(quiet);
+	machine_pause(&quiet->m); /* it would wonder aloud why it still runs */
 	r = rig_boot(words);
 	for (;;) {
 		block_serial(r, false);

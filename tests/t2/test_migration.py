@@ -417,6 +417,8 @@ def pool(amd_stock, guest_report):
         guest = Traveller(amd_stock, TOLD, f"-n tap=TAP,mac={MAC}", "--host-facts /tmp/move/icelake-server.facts",
                           append="spectre_v2=retpoline", more=tree)
         guest.wait("grep -qs '@@@under load' /tmp/move/m0.console", 150)
+        # what it reported last is in the file a moment later
+        guest.wait("[ $(grep -c '\"written\": true' /tmp/move/m0.json) = 2 ]", 30)
         here = json.loads(amd_stock.get("/tmp/move/m0.json"))
         event = guest.move("unix:/tmp/move/way", there="--host-facts /tmp/move/sapphire-rapids.facts")
         last = guest.end()
