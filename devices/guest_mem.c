@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <stddef.h>
+#include <sys/mman.h>
 
 void *gpa_span(const struct guest_mem *gm, gpa_t gpa, uint64_t len_bytes)
 {
@@ -35,6 +36,14 @@ void guest_mem_mark_in(const struct guest_mem *gm, uint64_t *dirty, const void *
 			__atomic_fetch_or(&dirty[page / 64], 1ULL << page % 64, __ATOMIC_SEQ_CST);
 		return;
 	}
+}
+
+uint64_t *guest_mem_map_bits(uint64_t n_words)
+{
+	void *p = mmap(NULL, n_words * sizeof(uint64_t), PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
 }
 
 int guest_mem_add(struct guest_mem *gm, const struct guest_mem_region *r)

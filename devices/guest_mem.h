@@ -76,6 +76,12 @@ static inline void guest_mem_mark(const struct guest_mem *gm, const void *hva, u
 }
 
 /**
+ * guest_mem_map_bits - @n_words of 64 zero bits, for a bit a page; they cost memory where used
+ * Return: munmap(2) gives them back; NULL when there is no address space
+ */
+uint64_t *guest_mem_map_bits(uint64_t n_words);
+
+/**
  * guest_mem_add - append a region; regions must not overlap, in ascending order
  * Return: 0, -ENOSPC when all GUEST_MEM_MAX_REGIONS are taken, -EINVAL on overlap or wrap-around
  */

@@ -8,6 +8,7 @@
 #include "base/bytes.h"
 #include "base/err.h"
 #include "cpuid/subset.h"
+#include "migration/channel.h"
 #include "migration/description.h"
 #include "vmm/layout.h"
 #include "vmm/mitigation_state.h"
@@ -249,6 +250,18 @@ static int adopt_mitigation(struct run *r, const struct machine_description *d, 
 	r->mitigation.n_vcpus = d->n_vcpus;
 	ret = mitigation_adopt(&r->mitigation, &r->cpuid, &saved, e);
 	mitigation_saved_fini(&saved);
+	return ret;
+}
+
+int describe_receive(struct channel *ch, struct machine_description **d, struct err *e)
+{
+	struct frame f;
+	int ret = channel_expect(ch, FRAME_DESCRIPTION, &f, e);
+
+	if (ret < 0)
+		return ret;
+	ret = description_from_fdt(f.payload, f.len, d, e);
+	frame_fini(&f);
 	return ret;
 }
 

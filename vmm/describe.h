@@ -4,6 +4,7 @@
 
 #include <stddef.h>
 
+struct channel;
 struct err;
 struct machine_description;
 struct run;
@@ -19,6 +20,13 @@ int describe_devices(const struct run *r, struct machine_description *d, struct 
  * Return: 0 or -errno
  */
 int describe_guest(struct run *r, struct machine_description *d, struct err *e);
+
+/**
+ * describe_receive - the next frame of @ch, which is to be the description of a guest
+ * @d: receives it; for description_free(), also on failure
+ * Return: 0 or -errno
+ */
+int describe_receive(struct channel *ch, struct machine_description **d, struct err *e);
 
 /**
  * describe_apply - become what @d says: memory, CPUs, command line, CPU contract, MAC addresses

@@ -73,14 +73,6 @@ static int kvm_enable_manual(int vm_fd, struct err *e)
 	return 0;
 }
 
-static uint64_t *map_bits(uint64_t n_words)
-{
-	void *p = mmap(NULL, n_words * sizeof(uint64_t), PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	return p == MAP_FAILED ? NULL : p;
-}
-
 int dirty_log_init_ops(struct dirty_log *d, struct guest_mem *gm, const struct dirty_log_ops *ops,
 		       void *ctx, struct err *e)
 {
@@ -107,8 +99,8 @@ int dirty_log_init_ops(struct dirty_log *d, struct guest_mem *gm, const struct d
 	}
 	d->n_pages = end / GUEST_PAGE;
 	d->n_words = (d->n_pages + DIRTY_WORD_PAGES - 1) / DIRTY_WORD_PAGES;
-	d->kvm = map_bits(d->n_words);
-	d->device = map_bits(d->n_words);
+	d->kvm = guest_mem_map_bits(d->n_words);
+	d->device = guest_mem_map_bits(d->n_words);
 	if (!d->kvm || !d->device)
 		return err_set(e, -ENOMEM, "dirty log: no memory for 2 bits a page of %llu MiB",
 			       (unsigned long long)(end >> 20));

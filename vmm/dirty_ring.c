@@ -51,7 +51,6 @@ int dirty_ring_init_reset(struct dirty_ring *r, const struct guest_mem *gm, uint
 			  unsigned int n_vcpus, int (*reset)(void *ctx), void *ctx, struct err *e)
 {
 	const struct guest_mem_region *last = &gm->region[gm->n_regions - 1];
-	void *p;
 
 	memset(r, 0, sizeof(*r));
 	r->vm_fd = -1;
@@ -62,16 +61,14 @@ int dirty_ring_init_reset(struct dirty_ring *r, const struct guest_mem *gm, uint
 	r->n_words = ((last->fd_offset + last->len_bytes) / GUEST_PAGE + DIRTY_WORD_PAGES - 1) /
 		     DIRTY_WORD_PAGES;
 	r->vcpu = calloc(n_vcpus, sizeof(*r->vcpu));
-	p = mmap(NULL, r->n_words * sizeof(uint64_t), PROT_READ | PROT_WRITE,
-		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (!r->vcpu || p == MAP_FAILED) {
+	r->found = guest_mem_map_bits(r->n_words);
+	if (!r->vcpu || !r->found) {
 		free(r->vcpu);
-		if (p != MAP_FAILED)
-			munmap(p, r->n_words * sizeof(uint64_t));
+		if (r->found)
+			munmap(r->found, r->n_words * sizeof(uint64_t));
 		memset(r, 0, sizeof(*r));
 		return err_set(e, -ENOMEM, "--dirty-ring: out of memory");
 	}
-	r->found = p;
 	r->entries = entries;
 	pthread_mutex_init(&r->lock, NULL);
 	return 0;

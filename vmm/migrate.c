@@ -2,8 +2,6 @@
 
 #include <time.h>
 
-#include "vmm/control.h"
-
 const char *migrate_status_name(enum migrate_status status)
 {
 	static const char *const name[] = {
@@ -37,10 +35,4 @@ uint64_t migrate_now_ns(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
-
-void migrate_tell(struct control *control, enum migrate_status status)
-{
-	control_event(control, "MIGRATION",
-		      json_pack("{ss}", "status", migrate_status_name(status)));
 }

@@ -12,8 +12,6 @@
 #include "base/err.h"
 #include "migration/converge.h"
 
-struct control;
-
 #define MIGRATE_MAX_CHANNELS	 16 /* data channels */
 #define MIGRATE_DEFAULT_CHANNELS 2
 #define MIGRATE_DEFAULT_LIMIT_MS 20
@@ -74,9 +72,6 @@ struct migrate_stats {
 /** names as QMP has them; never NULL */
 const char *migrate_status_name(enum migrate_status status);
 const char *migrate_outcome_name(enum migrate_outcome outcome);
-
-/** migrate_tell - event MIGRATION for all clients; on the loop's thread */
-void migrate_tell(struct control *control, enum migrate_status status);
 
 /** migrate_now_ns - CLOCK_MONOTONIC */
 uint64_t migrate_now_ns(void);

@@ -280,18 +280,6 @@ static int hear_hello(struct arrival *a)
 	return ret;
 }
 
-static int hear_description(struct arrival *a)
-{
-	struct frame f;
-	int ret = channel_expect(&a->control, FRAME_DESCRIPTION, &f, a->e);
-
-	if (ret < 0)
-		return ret;
-	ret = description_from_fdt(f.payload, f.len, &a->description, a->e);
-	frame_fini(&f);
-	return ret;
-}
-
 static int hear_memory(struct arrival *a)
 {
 	struct frame_memory m;
@@ -340,7 +328,7 @@ static int handshake(struct arrival *a)
 	int ret = hear_hello(a);
 
 	if (!ret)
-		ret = hear_description(a);
+		ret = describe_receive(&a->control, &a->description, a->e);
 	if (!ret)
 		ret = hear_memory(a);
 	if (!ret)

@@ -41,6 +41,12 @@ static void set_ms(json_t *o, const char *name, uint64_t ns)
 	json_object_set_new(o, name, json_integer((json_int_t)((ns + MS - 1) / MS)));
 }
 
+void migrate_tell(struct control *control, enum migrate_status status)
+{
+	control_event(control, "MIGRATION",
+		      json_pack("{ss}", "status", migrate_status_name(status)));
+}
+
 json_t *migrate_query(const struct migrate_stats *s)
 {
 	json_t *o = json_pack("{ss}", "status", migrate_status_name(s->status));

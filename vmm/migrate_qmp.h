@@ -5,6 +5,7 @@
 #include "control/qmp_command.h"
 #include "vmm/migrate.h"
 
+struct control;
 struct run;
 
 struct migrate_qmp {
@@ -16,6 +17,9 @@ struct migrate_qmp {
 
 /** migrate_qmp_init - add the commands to the run's server; @q is storage of the caller's */
 void migrate_qmp_init(struct migrate_qmp *q, struct run *run);
+
+/** migrate_tell - event MIGRATION for all clients; on the loop's thread */
+void migrate_tell(struct control *control, enum migrate_status status);
 
 /** migrate_query - the object that query-migrate answers; NULL: out of memory */
 json_t *migrate_query(const struct migrate_stats *s);

@@ -68,18 +68,6 @@ static int read_hello(struct restoring *c)
 	return ret;
 }
 
-static int read_description(struct restoring *c)
-{
-	struct frame f;
-	int ret = channel_expect(&c->file, FRAME_DESCRIPTION, &f, c->e);
-
-	if (ret < 0)
-		return ret;
-	ret = description_from_fdt(f.payload, f.len, &c->description, c->e);
-	frame_fini(&f);
-	return ret;
-}
-
 static int read_memory(struct restoring *c)
 {
 	struct frame_memory m;
@@ -149,7 +137,7 @@ static int read_front(struct restoring *c)
 	int ret = read_hello(c);
 
 	if (!ret)
-		ret = read_description(c);
+		ret = describe_receive(&c->file, &c->description, c->e);
 	if (!ret)
 		ret = read_memory(c);
 	if (!ret)

@@ -8,11 +8,11 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/bytes.h"
 #include "base/crc32c.h"
+#include "vmm/migrate.h"
 
 /* Words that a thread takes at a time: 4 MiB of guest memory, one call of KVM. */
 #define GROUP_WORDS 16
@@ -24,14 +24,6 @@ struct group {
 	unsigned int n;
 	uint64_t bits[GROUP_WORDS];
 };
-
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
 
 /* The first failure ends the work of all threads. */
 static int fail(struct ram_send *s, int ret, const struct err *e)
@@ -436,7 +428,7 @@ static int send_round(struct ram_send *s, struct ram_round *out)
 
 int ram_send_round(struct ram_send *s, unsigned int flags, struct ram_round *out, struct err *e)
 {
-	const uint64_t start = now_ns();
+	const uint64_t start = migrate_now_ns();
 	int ret;
 
 	memset(out, 0, sizeof(*out));
@@ -447,6 +439,6 @@ int ram_send_round(struct ram_send *s, unsigned int flags, struct ram_round *out
 	ret = send_round(s, out);
 	if (ret < 0)
 		err_set(e, ret, "%s", s->err.text);
-	out->ns = now_ns() - start;
+	out->ns = migrate_now_ns() - start;
 	return ret;
 }

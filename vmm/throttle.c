@@ -6,6 +6,7 @@
 
 #include "base/err.h"
 #include "vmm/dirty_ring.h"
+#include "vmm/migrate.h"
 
 /* A vCPU at THROTTLE_MAX needs several periods to show what it writes. */
 #define FADE_NS (10 * THROTTLE_PERIOD_US * UINT64_C(1000))
@@ -122,18 +123,10 @@ void throttle_share(const uint64_t *demand, unsigned int n, unsigned int percent
 	}
 }
 
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 /* Who stands still for half of the time would write twice as much. */
 static void note_demand(struct throttle *t)
 {
-	const uint64_t now = now_ns();
+	const uint64_t now = migrate_now_ns();
 	const bool fade = now - t->faded_ns >= FADE_NS;
 	unsigned int i;
 

@@ -239,15 +239,11 @@ static int alloc_log(struct vhost_net *v)
 	const struct guest_mem *gm = v->vdev->gm;
 	const struct guest_mem_region *last = &gm->region[gm->n_regions - 1];
 	const uint64_t pages = (last->gpa + last->len_bytes + GUEST_PAGE - 1) / GUEST_PAGE;
-	void *p;
+	const uint64_t n_words = (pages + LOG_WORD_PAGES - 1) / LOG_WORD_PAGES;
 
-	v->log_bytes = (pages + LOG_WORD_PAGES - 1) / LOG_WORD_PAGES * sizeof(uint64_t);
-	p = mmap(NULL, v->log_bytes, PROT_READ | PROT_WRITE,
-		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (p == MAP_FAILED)
-		return -ENOMEM;
-	v->log = p;
-	return 0;
+	v->log = guest_mem_map_bits(n_words);
+	v->log_bytes = n_words * sizeof(uint64_t);
+	return v->log ? 0 : -ENOMEM;
 }
 
 /* To queues that run already. */
