@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/bytes.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "msr/msr.h"
 #include "vmm/kvm.h"
@@ -66,7 +67,7 @@ int scratch_open_vcpu(struct backend_scratch *s)
 	return s->vcpu_fd < 0 ? -errno : 0;
 }
 
-void scratch_close(struct backend_scratch *s)
+static void scratch_close(struct backend_scratch *s)
 {
 	if (s->vcpu_fd >= 0)
 		close(s->vcpu_fd);
@@ -88,6 +89,21 @@ void backend_close_scratch(struct backend *b)
 {
 	while (b->n_retired)
 		scratch_close(&b->retired[--b->n_retired]);
+}
+
+bool backend_keeps(const struct backend *b, const struct cpuid_set *cpuid, uint32_t index,
+		   uint64_t value)
+{
+	AUTO_FREE struct kvm_cpuid2 *c = kvm_cpuid_from_set(cpuid);
+	uint64_t seen = ~value;
+	int vcpu_fd = -1;
+	unsigned int i;
+
+	for (i = 0; i < b->n_retired && vcpu_fd < 0; i++)
+		vcpu_fd = b->retired[i].vcpu_fd;
+	return c && vcpu_fd >= 0 && ioctl(vcpu_fd, KVM_SET_CPUID2, c) == 0 &&
+	       backend_set_msr(vcpu_fd, index, value) == 0 &&
+	       backend_get_msr(vcpu_fd, index, &seen) == 0 && seen == value;
 }
 
 static bool has_msr_exits(const struct kvm *kvm)

@@ -12,6 +12,7 @@
 
 #include "msr/mitigation.h"
 
+struct cpuid_set;
 struct err;
 struct kvm;
 struct vm;
@@ -106,12 +107,18 @@ int backend_get_msr(int vcpu_fd, uint32_t index, uint64_t *value);
 int backend_set_msr(int vcpu_fd, uint32_t index, uint64_t value);
 
 /**
+ * backend_keeps - will a vCPU with @cpuid keep @value in MSR @index?
+ * Tried on a VM of the trials. Return: false, too, where it cannot be tried
+ */
+bool backend_keeps(const struct backend *b, const struct cpuid_set *cpuid, uint32_t index,
+		   uint64_t value);
+
+/**
  * scratch_open_vm, scratch_open_vcpu - two steps, since a capability may have to go between
  * Without CPUID: KVM_SET_MSRS of 0x48 by the host does not ask for it. Return: 0 or -errno
  */
 int scratch_open_vm(struct backend_scratch *s, const struct kvm *kvm);
 int scratch_open_vcpu(struct backend_scratch *s);
-void scratch_close(struct backend_scratch *s);
 
 /**
  * scratch_retire - done with it, but close it later

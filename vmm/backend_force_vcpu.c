@@ -43,7 +43,7 @@ static int probe_vcpu(struct backend *b, const struct kvm *kvm, struct backend_t
 
 	if (!ret)
 		ret = try_vcpu(b, s.vcpu_fd, t);
-	scratch_close(&s);
+	scratch_retire(b, &s);
 	if (ret < 0)
 		return ret;
 	b->run_time_bits = ~UINT64_C(0);

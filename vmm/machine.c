@@ -158,13 +158,13 @@ static int build(struct machine *m, struct err *e)
 		ret = memory_init(&m->memory, &m->host->config->memory, e);
 	if (!ret)
 		ret = vm_create(&m->vm, m->host->kvm, e);
+	if (!ret)
+		ret = mitigation_setup_vm(m->host->mitigation, &m->vm, e);
 	if (!ret) /* before any vCPU */
 		ret = dirty_ring_init(&m->dirty_ring, &m->memory.guest, m->vm.fd,
 				      m->host->config->dirty_ring, m->host->config->n_vcpus, e);
 	if (!ret)
 		ret = vm_add_memory(&m->vm, &m->memory.guest, e);
-	if (!ret)
-		ret = mitigation_setup_vm(m->host->mitigation, &m->vm, e);
 	if (!ret)
 		ret = vm_create_irqchip(&m->vm, e);
 	if (!ret)

@@ -220,6 +220,18 @@ static int decide_start(struct mitigation *m, struct err *e)
 		       explain_reasons(&m->start, text, sizeof(text)));
 }
 
+void mitigation_try_arch_cap(struct mitigation *m, const struct cpuid_set *cpuid)
+{
+	m->answers_arch_cap = m->backend.msr_exits &&
+			      m->contract.leaf7_0_edx & CPUID_7_0_EDX_ARCH_CAP &&
+			      !backend_keeps(&m->backend, cpuid, MSR_IA32_ARCH_CAPABILITIES,
+					     m->contract.arch_cap);
+	if (m->answers_arch_cap)
+		log_debug("KVM does not keep ARCH_CAPABILITIES = %#llx; testudo answers the guest "
+			  "itself",
+			  HEX(m->contract.arch_cap));
+}
+
 int mitigation_make_contract(struct mitigation *m, struct cpuid_set *cpuid, struct err *e)
 {
 	const struct backend_facts facts = mitigation_backend_facts(m);
@@ -235,6 +247,7 @@ int mitigation_make_contract(struct mitigation *m, struct cpuid_set *cpuid, stru
 	level_guest(m, cpuid);
 	policy.virtual_msrs &= m->backend.msr_exits; /* nobody else answers them */
 	mitigation_advertise(&m->host, &facts, &policy, &m->options.pool.facts, &m->contract);
+	mitigation_try_arch_cap(m, cpuid);
 	m->contract_made = true;
 	ret = decide_start(m, e);
 	if (ret < 0)
@@ -272,10 +285,12 @@ int mitigation_setup_vm(struct mitigation *m, struct vm *vm, struct err *e)
 	m->filter = (struct msr_filter) {
 		.spec_ctrl = deny,
 		.virtual = m->contract.virt_enum || ops->kind == BACKEND_FORCE_SPEC_CTRL_VM,
+		.arch_cap = m->answers_arch_cap,
 		.efer = deny && ops->init_clears && m->start.mask && m->n_vcpus > 1,
 		.pred_cmd = m->options.observe_ibpb && m->backend.msr_exits && !m->ibpb_seen,
 	};
-	if (m->filter.spec_ctrl || m->filter.virtual || m->filter.efer || m->filter.pred_cmd)
+	if (m->filter.spec_ctrl || m->filter.virtual || m->filter.arch_cap || m->filter.efer ||
+	    m->filter.pred_cmd)
 		ret = msr_filter_set(&m->filter, vm->fd, e);
 	m->fixed_mask = m->fixed_value = 0;
 	if (!ret && ops->vm_setup) {
@@ -287,30 +302,23 @@ int mitigation_setup_vm(struct mitigation *m, struct vm *vm, struct err *e)
 	return ret;
 }
 
-/*
- * After CPUID: newer kernels keep ARCH_CAPABILITIES only for a guest whose CPUID has it. What does
- * not read back is answered by us.
- */
-static int set_arch_cap(struct mitigation *m, int vcpu_fd, struct err *e)
+/* After CPUID: newer kernels keep ARCH_CAPABILITIES only for a guest whose CPUID has it. */
+static int set_arch_cap(const struct mitigation *m, int vcpu_fd, struct err *e)
 {
 	uint64_t seen = 0;
 	int ret;
 
-	if (!(m->contract.leaf7_0_edx & CPUID_7_0_EDX_ARCH_CAP))
+	if (!(m->contract.leaf7_0_edx & CPUID_7_0_EDX_ARCH_CAP) || m->filter.arch_cap)
 		return 0;
 	ret = backend_set_msr(vcpu_fd, MSR_IA32_ARCH_CAPABILITIES, m->contract.arch_cap);
 	if (!ret)
 		ret = backend_get_msr(vcpu_fd, MSR_IA32_ARCH_CAPABILITIES, &seen);
-	if ((!ret && seen == m->contract.arch_cap) || m->filter.arch_cap)
+	if (!ret && seen == m->contract.arch_cap)
 		return 0;
-	if (!m->backend.msr_exits)
-		return err_set(e, -EIO,
-			       "KVM does not keep ARCH_CAPABILITIES = %#llx (reads back %#llx)",
-			       HEX(m->contract.arch_cap), HEX(seen));
-	log_debug("KVM does not keep ARCH_CAPABILITIES = %#llx; testudo answers the guest itself",
-		  HEX(m->contract.arch_cap));
-	m->filter.arch_cap = true;
-	return msr_filter_set(&m->filter, m->vm_fd, e);
+	return err_set(e, -EIO,
+		       "KVM does not keep ARCH_CAPABILITIES = %#llx (reads back %#llx); use a host "
+		       "kernel from 5.10 on, whose MSR filter lets testudo answer the guest",
+		       HEX(m->contract.arch_cap), HEX(seen));
 }
 
 /* Counters go on: a guest that resets itself in a loop may not fill the log either. */

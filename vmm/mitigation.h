@@ -82,6 +82,7 @@ struct mitigation {
 	const struct backend_ops *active;
 	struct guest_contract contract;
 	bool contract_made;
+	bool answers_arch_cap;		  /* KVM does not keep the contract's ARCH_CAPABILITIES */
 	bool told;			  /* the log knows what is held */
 	bool nested;			  /* the guest is shown VMX or SVM */
 	bool nx, long_mode;		  /* the guest is shown them: what it may set in EFER */
@@ -124,8 +125,7 @@ void mitigation_listen(struct mitigation *m, struct mitigation_listener *l);
  */
 int mitigation_make_contract(struct mitigation *m, struct cpuid_set *cpuid, struct err *e);
 
-/** mitigation_setup_vm - filter and capability of a new VM; before interrupt controllers and vCPUs
- */
+/** mitigation_setup_vm - filter and capability of a new VM; first of all, see vm.h */
 int mitigation_setup_vm(struct mitigation *m, struct vm *vm, struct err *e);
 
 /** mitigation_setup_vcpu - MSRs of a new vCPU, after its CPUID; forgets what the last one reported
@@ -173,6 +173,11 @@ void mitigation_redecide(const struct mitigation *m, struct mitigation_vcpu *v);
  * told what it was on another host; @v->lock is held. Return: 0; -EIO when KVM does not keep it
  */
 int mitigation_give_value(const struct mitigation *m, struct mitigation_vcpu *v, struct err *e);
+/**
+ * mitigation_try_arch_cap - does KVM keep the contract's ARCH_CAPABILITIES, or must we answer?
+ * Before the first VM. @cpuid: the guest's
+ */
+void mitigation_try_arch_cap(struct mitigation *m, const struct cpuid_set *cpuid);
 /** mitigation_read_cpuid - the part of the guest's CPUID that the engine looks at */
 void mitigation_read_cpuid(struct mitigation *m, struct cpuid_set *cpuid);
 

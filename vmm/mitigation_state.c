@@ -129,6 +129,7 @@ static int take_contract(struct mitigation *m, struct cpuid_set *cpuid,
 			       "KVM has no MSR filter to answer them; use a host kernel from 5.10 "
 			       "on");
 	m->contract = *g;
+	mitigation_try_arch_cap(m, cpuid);
 	return 0;
 }
 

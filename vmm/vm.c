@@ -22,7 +22,6 @@ static int vm_ioctl(struct vm *vm, unsigned long request, const void *arg, const
 int vm_create(struct vm *vm, const struct kvm *kvm, struct err *e)
 {
 	const uint64_t identity_map = LAYOUT_KVM_IDENTITY_MAP;
-	int ret;
 
 	do /* kernels that make a worker thread for the VM give up on a pending signal */
 		vm->fd = ioctl(kvm->fd, KVM_CREATE_VM, 0);
@@ -30,11 +29,8 @@ int vm_create(struct vm *vm, const struct kvm *kvm, struct err *e)
 	if (vm->fd < 0)
 		return err_set(e, -errno, "KVM_CREATE_VM: %s; see the kernel's log",
 			       strerror(errno));
-	ret = vm_ioctl(vm, KVM_SET_IDENTITY_MAP_ADDR, &identity_map, "KVM_SET_IDENTITY_MAP_ADDR",
-		       e);
-	if (ret < 0)
-		return ret;
-	return vm_ioctl(vm, KVM_SET_TSS_ADDR, (const void *)LAYOUT_KVM_TSS, "KVM_SET_TSS_ADDR", e);
+	return vm_ioctl(vm, KVM_SET_IDENTITY_MAP_ADDR, &identity_map, "KVM_SET_IDENTITY_MAP_ADDR",
+			e);
 }
 
 void vm_fini(struct vm *vm)
@@ -46,22 +42,23 @@ void vm_fini(struct vm *vm)
 
 int vm_add_memory(struct vm *vm, const struct guest_mem *mem, struct err *e)
 {
+	/* a memory slot, too, on a VMX without unrestricted guests */
+	int ret =
+		vm_ioctl(vm, KVM_SET_TSS_ADDR, (const void *)LAYOUT_KVM_TSS, "KVM_SET_TSS_ADDR", e);
 	uint32_t i;
 
-	for (i = 0; i < mem->n_regions; i++) {
+	for (i = 0; !ret && i < mem->n_regions; i++) {
 		const struct kvm_userspace_memory_region slot = {
 			.slot = i,
 			.guest_phys_addr = mem->region[i].gpa,
 			.memory_size = mem->region[i].len_bytes,
 			.userspace_addr = (uintptr_t)mem->region[i].hva,
 		};
-		int ret = vm_ioctl(vm, KVM_SET_USER_MEMORY_REGION, &slot,
-				   "KVM_SET_USER_MEMORY_REGION", e);
 
-		if (ret < 0)
-			return ret;
+		ret = vm_ioctl(vm, KVM_SET_USER_MEMORY_REGION, &slot, "KVM_SET_USER_MEMORY_REGION",
+			       e);
 	}
-	return 0;
+	return ret;
 }
 
 int vm_create_irqchip(struct vm *vm, struct err *e)
