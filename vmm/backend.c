@@ -67,28 +67,33 @@ int scratch_open_vcpu(struct backend_scratch *s)
 	return s->vcpu_fd < 0 ? -errno : 0;
 }
 
-static void scratch_close(struct backend_scratch *s)
-{
-	if (s->vcpu_fd >= 0)
-		close(s->vcpu_fd);
-	if (s->vm_fd >= 0)
-		close(s->vm_fd);
-	s->vm_fd = s->vcpu_fd = -1;
-}
-
 void scratch_retire(struct backend *b, struct backend_scratch *s)
 {
-	if (s->vm_fd >= 0 && b->n_retired < ARRAY_SIZE(b->retired))
+	if (s->vm_fd >= 0) /* one of each row at most, so there is room */
 		b->retired[b->n_retired++] = *s;
-	else
-		scratch_close(s);
 	s->vm_fd = s->vcpu_fd = -1;
 }
 
 void backend_close_scratch(struct backend *b)
 {
-	while (b->n_retired)
-		scratch_close(&b->retired[--b->n_retired]);
+	int fds[2 * BACKEND_ROWS];
+	unsigned int n = 0;
+
+	while (b->n_retired) {
+		const struct backend_scratch *s = &b->retired[--b->n_retired];
+
+		if (s->vcpu_fd >= 0)
+			fds[n++] = s->vcpu_fd;
+		fds[n++] = s->vm_fd;
+	}
+	if (n)
+		closer_close(&b->closer, fds, n);
+}
+
+void backend_fini(struct backend *b)
+{
+	backend_close_scratch(b);
+	closer_wait(&b->closer);
 }
 
 bool backend_keeps(const struct backend *b, const struct cpuid_set *cpuid, uint32_t index,

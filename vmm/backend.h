@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "msr/mitigation.h"
+#include "vmm/closer.h"
 
 struct cpuid_set;
 struct err;
@@ -49,6 +50,7 @@ struct backend {
 	/* VMs of trials that are over, still open: see scratch_retire() */
 	unsigned int n_retired;
 	struct backend_scratch retired[BACKEND_ROWS];
+	struct closer closer; /* of these */
 };
 
 /* What is held for one vCPU, as far as it can be known. */
@@ -97,7 +99,7 @@ extern const struct backend_ops backend_force_vcpu, backend_force_vm, backend_fo
  * backend_probe - try all, choose the first that is usable and can hold anything
  * @force_cap: number of the RFC's capability, or BACKEND_FIND_CAP
  * A back end that is not there is no error; only a host out of memory or descriptors is. Whatever
- * is returned, backend_close_scratch() has to follow.
+ * is returned, backend_fini() has to follow.
  */
 int backend_probe(struct backend *b, const struct kvm *kvm, uint32_t force_cap, struct err *e);
 
@@ -122,12 +124,14 @@ int scratch_open_vcpu(struct backend_scratch *s);
 
 /**
  * scratch_retire - done with it, but close it later
- * The end of a VM waits for readers of KVM's tables, some hundred microseconds that need not delay
- * the guest's start.
+ * It may be asked more, by backend_keeps(); and its end need not delay the guest's start: closer.h.
  */
 void scratch_retire(struct backend *b, struct backend_scratch *s);
 
-/** backend_close_scratch - close what trials left open; when the guest runs, or at the end */
+/** backend_close_scratch - close what trials left open, beside the caller: the guest runs now */
 void backend_close_scratch(struct backend *b);
+
+/** backend_fini - the same, and wait for it */
+void backend_fini(struct backend *b);
 
 #endif

@@ -86,7 +86,7 @@ static int read_backend(struct backend_facts *b, const struct kvm *kvm, uint32_t
 
 	if (!ret)
 		*b = (struct backend_facts) {found.ops->kind, found.can_force};
-	backend_close_scratch(&found);
+	backend_fini(&found);
 	return ret;
 }
 

@@ -382,12 +382,12 @@ void machine_fini(struct machine *m)
 	serial_fini(&m->serial);
 	power_fini(&m->power);
 	pvpanic_fini(&m->pvpanic);
-	vm_fini(&m->vm);
 	for (i = 0; i < ARRAY_SIZE(m->irq); i++)
 		if (m->irq[i].fd >= 0)
 			close(m->irq[i].fd);
 	dirty_log_fini(&m->dirty_log);
 	dirty_ring_fini(&m->dirty_ring);
+	vm_fini(&m->vm, m->host->closer); /* behind all that holds it, or that would end it here */
 	memory_fini(&m->memory);
 	m->vcpus = NULL;
 	m->slot = NULL;

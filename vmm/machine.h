@@ -17,6 +17,7 @@
 #include "devices/virtio/rng.h"
 #include "devices/vm_event.h"
 #include "vmm/boot/kernel.h"
+#include "vmm/closer.h"
 #include "vmm/config.h"
 #include "vmm/dirty_log.h"
 #include "vmm/dirty_ring.h"
@@ -40,6 +41,7 @@ struct machine_host {
 	struct chardev *serial;
 	struct loop *loop;
 	struct vm_event_sink *sink;
+	struct closer *closer; /* of VMs whose machine is gone; NULL: each is closed in place */
 };
 
 struct machine_slot {

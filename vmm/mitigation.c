@@ -65,7 +65,7 @@ void mitigation_fini(struct mitigation *m)
 	for (i = 0; i < m->n_vcpus; i++)
 		pthread_mutex_destroy(&m->vcpu[i].lock);
 	free(m->vcpu);
-	backend_close_scratch(&m->backend);
+	backend_fini(&m->backend);
 	m->vcpu = NULL;
 	m->n_vcpus = 0;
 }

@@ -219,6 +219,7 @@ static void run_close(struct run *r)
 	control_close(&r->control);
 	loop_call_fini(&r->calls);
 	loop_fini(&r->loop);
+	closer_wait(&r->closer); /* nothing that anybody could want is in it any more */
 	config_fini(&r->config);
 }
 
@@ -244,6 +245,7 @@ int run_build_machine(struct run *r, struct memory *memory, struct err *e)
 		.serial = &r->serial.dev,
 		.loop = &r->loop,
 		.sink = &r->sink,
+		.closer = &r->closer,
 	};
 	r->built = true;
 	ret = machine_init(&r->machine, &r->host, memory, e);

@@ -12,6 +12,7 @@
 #include "devices/char/char.h"
 #include "policy/facts.h"
 #include "policy/policy.h"
+#include "vmm/closer.h"
 #include "vmm/config.h"
 #include "vmm/control.h"
 #include "vmm/cpu_msrs.h"
@@ -29,6 +30,7 @@ struct run {
 	struct loop loop;
 	struct loop_call calls; /* for the threads of migrations */
 	struct kvm kvm;
+	struct closer closer;	/* of the VM before */
 	struct cpuid_set cpuid; /* the guest's */
 	struct cpu_msrs cpu_msrs;
 	struct policy policy;

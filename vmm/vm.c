@@ -4,10 +4,10 @@
 #include <linux/kvm.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <unistd.h>
 
 #include "base/bytes.h"
 #include "base/err.h"
+#include "vmm/closer.h"
 #include "vmm/kvm.h"
 #include "vmm/layout.h"
 
@@ -33,10 +33,10 @@ int vm_create(struct vm *vm, const struct kvm *kvm, struct err *e)
 			e);
 }
 
-void vm_fini(struct vm *vm)
+void vm_fini(struct vm *vm, struct closer *c)
 {
 	if (vm->fd >= 0)
-		close(vm->fd);
+		closer_close(c, &vm->fd, 1);
 	vm->fd = -1;
 }
 

@@ -13,6 +13,7 @@
 
 #include "devices/guest_mem.h"
 
+struct closer;
 struct err;
 struct kvm;
 
@@ -23,7 +24,9 @@ struct vm {
 /** vm_create - an empty VM; nothing in here waits. Return: 0 or -errno; @vm may be given to
  * vm_fini() in any case. */
 int vm_create(struct vm *vm, const struct kvm *kvm, struct err *e);
-void vm_fini(struct vm *vm);
+/** vm_fini - nothing else may hold it: no vCPU, nothing mapped. @c: closes it beside; may be NULL
+ */
+void vm_fini(struct vm *vm, struct closer *c);
 
 /**
  * vm_add_memory - one slot for each region of @mem, and what KVM on some CPUs needs for itself

@@ -170,7 +170,7 @@ static void rig_fini(struct rig *r)
 	}
 	munmap(r->vcpu.run, r->vcpu.run_size);
 	close(r->vcpu.fd);
-	vm_fini(&r->vm);
+	vm_fini(&r->vm, NULL);
 	memory_fini(&r->src);
 	memory_fini(&r->dst);
 	close(r->kvm);

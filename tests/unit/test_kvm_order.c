@@ -1,7 +1,8 @@
 /*
  * The order of KVM's set-up calls, which is worth ten times on some hosts (vmm/vm.h): a whole
- * machine is built on a KVM of the test's own, which notes what it is asked. ioctl(2) is wrapped at
- * link time; the descriptors are memory files, so that a vCPU's can be mapped.
+ * machine is built on a KVM of the test's own, which notes what it is asked, and who closes its
+ * VMs. ioctl(2) and close(2) are wrapped at link time; the descriptors are memory files, so that a
+ * vCPU's can be mapped.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,6 +12,7 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <linux/kvm.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -26,6 +28,7 @@
 #include "msr/spec_ctrl.h"
 #include "policy/policy.h"
 #include "tests/unit/hosts.h"
+#include "vmm/closer.h"
 #include "vmm/config.h"
 #include "vmm/cpu_msrs.h"
 #include "vmm/isolation.h"
@@ -43,6 +46,8 @@
 #define VIRT_FIRST MSR_VIRTUAL_ENUMERATION
 
 int __wrap_ioctl(int fd, unsigned long request, ...);
+int __real_close(int fd);
+int __wrap_close(int fd);
 
 /* ---- what the KVM of a case is like ---- */
 
@@ -127,6 +132,8 @@ static struct fake {
 	} call[MAX_CALLS];
 	unsigned int n_calls;
 	bool denies_arch_cap; /* by the last filter */
+	pthread_t main;
+	unsigned int closed, closed_in_place; /* VMs, atomic; those by the main thread */
 } fake;
 
 static int refuse(int err)
@@ -140,7 +147,7 @@ static struct fake_fd *find_fd(int fd)
 	unsigned int i;
 
 	for (i = fake.n_fds; i > 0; i--) /* numbers are used again: the newest counts */
-		if (fake.fd[i - 1].fd == fd)
+		if (__atomic_load_n(&fake.fd[i - 1].fd, __ATOMIC_RELAXED) == fd)
 			return &fake.fd[i - 1];
 	fail_msg("ioctl of descriptor %d, which is not KVM's", fd);
 	return NULL;
@@ -152,7 +159,8 @@ static int new_fd(enum fd_kind kind, unsigned int vm)
 
 	assert_true(fd >= 0 && fake.n_fds < MAX_FDS);
 	assert_int_equal(ftruncate(fd, sysconf(_SC_PAGESIZE)), 0);
-	fake.fd[fake.n_fds++] = (struct fake_fd) {.fd = fd, .kind = kind, .vm = vm};
+	fake.fd[fake.n_fds] = (struct fake_fd) {.fd = fd, .kind = kind, .vm = vm};
+	__atomic_store_n(&fake.n_fds, fake.n_fds + 1, __ATOMIC_RELEASE);
 	return fd;
 }
 
@@ -320,6 +328,24 @@ int __wrap_ioctl(int fd, unsigned long request, ...)
 	}
 }
 
+/* A closed descriptor's number is another's from here on: what it was is forgotten before. */
+int __wrap_close(int fd)
+{
+	unsigned int i;
+
+	for (i = __atomic_load_n(&fake.n_fds, __ATOMIC_ACQUIRE);
+	     i > 0 && __atomic_load_n(&fake.fd[i - 1].fd, __ATOMIC_RELAXED) != fd; i--)
+		;
+	if (i > 0 && fake.fd[i - 1].kind == FD_VM) {
+		__atomic_fetch_add(&fake.closed, 1, __ATOMIC_RELAXED);
+		if (pthread_equal(pthread_self(), fake.main))
+			fake.closed_in_place++;
+	}
+	if (i > 0)
+		__atomic_store_n(&fake.fd[i - 1].fd, -1, __ATOMIC_RELAXED);
+	return __real_close(fd);
+}
+
 /* ---- the rule ---- */
 
 /* Each waits for the readers of what it replaces: synchronize_srcu() in Linux' KVM. */
@@ -379,6 +405,7 @@ struct setup {
 	struct isolation isolation;
 	struct chardev serial;
 	struct vm_event_sink sink;
+	struct closer closer;
 	struct machine_host host;
 	struct mitigation mitigation;
 	struct machine machine;
@@ -427,6 +454,7 @@ static int set_up(struct setup *s, const struct kvm_case *is, const struct mitig
 	memset(s, 0, sizeof(*s));
 	memset(&fake, 0, sizeof(fake));
 	fake.is = is;
+	fake.main = pthread_self();
 	s->config.n_vcpus = N_VCPUS;
 	s->config.memory.size_bytes = 16 * MiB;
 	s->config.rng = true; /* a virtio device, whose kick is an ioeventfd */
@@ -448,6 +476,7 @@ static int set_up(struct setup *s, const struct kvm_case *is, const struct mitig
 		.serial = &s->serial,
 		.loop = &s->loop,
 		.sink = &s->sink,
+		.closer = &s->closer,
 	};
 	options.policy = s->policy.mitigation;
 	ok(s, mitigation_init(&s->mitigation, &options, &s->kvm, N_VCPUS, &s->e));
@@ -465,7 +494,10 @@ static void tear_down(struct setup *s)
 	machine_fini(&s->machine);
 	mitigation_fini(&s->mitigation);
 	loop_fini(&s->loop);
+	closer_wait(&s->closer);
 	close(s->kvm.fd);
+	assert_int_equal(fake.closed, fake.n_vms);
+	assert_int_equal(fake.closed_in_place, 0); /* 15 ms each that somebody waits for */
 }
 
 static void check_machine(const struct setup *s)
