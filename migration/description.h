@@ -3,9 +3,9 @@
  * device tree (a format with a reader in every language) in the first frame of a stream, in a
  * snapshot, and by --dump-dtb.
  *
- * Reading it back trusts nothing: fdt_check_full(), then bounds of our own on every count, size and
- * text. Nodes and properties that are not known are ignored, except those that the sender lists as
- * required.
+ * Reading it back trusts nothing: dtb_check() on its form before libfdt sees it, then bounds on
+ * every count, size and text. Nodes and properties that are not known are ignored, except those
+ * that the sender lists as required.
  */
 #ifndef MIGRATION_DESCRIPTION_H
 #define MIGRATION_DESCRIPTION_H
@@ -15,11 +15,12 @@
 #include <stdint.h>
 
 #include "cpuid/cpuid.h"
+#include "migration/dtb.h"
 #include "msr/mitigation.h"
 
 struct err;
 
-#define DESCRIPTION_SIZE_MAX	(1u << 20) /* bytes of the blob */
+#define DESCRIPTION_SIZE_MAX	DTB_SIZE_MAX /* bytes of the blob */
 #define DESCRIPTION_VCPUS_MAX	255
 #define DESCRIPTION_DEVICES_MAX 40
 #define DESCRIPTION_PROPS_MAX	16

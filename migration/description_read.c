@@ -1,6 +1,6 @@
 /*
- * A flattened device tree that somebody sent, as a machine description. fdt_check_full() has seen
- * that the structure is whole; here every value is taken out by length, then judged by
+ * A flattened device tree that somebody sent, as a machine description. dtb_check() sees that it
+ * is whole before libfdt does; here every value is taken out by length, then judged by
  * description_check_bounds().
  */
 #include <errno.h>
@@ -12,6 +12,7 @@
 #include "base/err.h"
 #include "base/text.h"
 #include "migration/description_fdt.h"
+#include "migration/dtb.h"
 
 struct reader {
 	const void *blob;
@@ -364,19 +365,10 @@ static int read_bus(const struct reader *r, const char *name, enum description_s
 static int check_form(const struct reader *r, size_t len)
 {
 	const char *s;
-	int ret, n;
+	int n, ret = dtb_check(r->blob, len, r->e);
 
-	if (len > DESCRIPTION_SIZE_MAX)
-		return err_set(r->e, -E2BIG,
-			       "the machine description has %zu bytes; legal is up to %u", len,
-			       DESCRIPTION_SIZE_MAX);
-	ret = fdt_check_full(r->blob, len);
-	if (!ret && fdt_totalsize(r->blob) != len)
-		ret = -FDT_ERR_TRUNCATED;
-	if (ret)
-		return err_set(r->e, -EINVAL,
-			       "the machine description is no whole device tree (%s)",
-			       fdt_strerror(ret));
+	if (ret < 0)
+		return ret;
 	if (fdt_node_check_compatible(r->blob, 0, FDT_COMPATIBLE) != 0)
 		return err_set(r->e, -EINVAL,
 			       "the device tree is not compatible with " FDT_COMPATIBLE

@@ -1,7 +1,9 @@
 /*
  * Any bytes as a machine description: refused with one line, or within bounds, and the same after
- * writing and reading; and comparing it with another machine ends.
+ * writing and reading; and comparing it with another machine ends. libfdt sees no device tree that
+ * it would call broken.
  */
+#include <libfdt.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +27,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct err e = {0};
 	size_t len, len2;
 
-	memcpy(copy, data, size); /* libfdt wants 8-byte alignment, as a frame's payload has */
+	memcpy(copy, data, size); /* at 8 bytes, as a frame's payload is */
+	if (dtb_check(copy, size, NULL) == 0 && fdt_check_full(copy, size) != 0)
+		abort();
 	if (description_from_fdt(copy, size, &d, &e) < 0) {
 		check_line(&e);
 		free(copy);
