@@ -2,12 +2,41 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/err.h"
 #include "base/num.h"
 #include "base/text.h"
+
+/*
+ * jansson goes down into a document by recursion. Up to the first error that it would find, strings
+ * and brackets are all that counts.
+ */
+static bool is_too_deep(const char *text, size_t len)
+{
+	unsigned int depth = 0;
+	bool in_string = false;
+	size_t i;
+
+	for (i = 0; i < len; i++) {
+		const char c = text[i];
+
+		if (in_string) {
+			in_string = c != '"';
+			i += c == '\\';
+		} else if (c == '"') {
+			in_string = true;
+		} else if (c == '{' || c == '[') {
+			if (++depth > JSON_READ_DEPTH_MAX)
+				return true;
+		} else if (depth && (c == '}' || c == ']')) {
+			depth--;
+		}
+	}
+	return false;
+}
 
 json_t *json_read_text(const struct json_place *at, const char *text, size_t len, size_t max,
 		       int *ret)
@@ -22,6 +51,12 @@ json_t *json_read_text(const struct json_place *at, const char *text, size_t len
 		return NULL;
 	}
 	*ret = -EINVAL;
+	if (is_too_deep(text, len)) {
+		err_set(at->e, *ret,
+			"%s %s: brackets in more than %d levels; is it the right file?", at->what,
+			at->name, JSON_READ_DEPTH_MAX);
+		return NULL;
+	}
 	root = json_loadb(text, len, JSON_REJECT_DUPLICATES, &why);
 	if (!root) {
 		if (json_error_code(&why) == json_error_out_of_memory)

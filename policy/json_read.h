@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define JSON_READ_DEPTH_MAX 16 /* objects and arrays in each other; our files have 4 */
+
 struct err;
 
 /* Where messages say that the trouble is: "host facts h.json: facts.model: ..." */
@@ -19,7 +21,8 @@ struct json_place {
 };
 
 /**
- * json_read_text - parse a whole document, which must be an object
+ * json_read_text - parse a whole document, which must be an object of up to @max bytes and
+ *                  JSON_READ_DEPTH_MAX levels: jansson sees no other
  * Return: a reference of the caller's, or NULL with *ret and the message set
  */
 json_t *json_read_text(const struct json_place *at, const char *text, size_t len, size_t max,

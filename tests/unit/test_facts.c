@@ -210,8 +210,24 @@ static void test_not_objects(void **state)
 	}
 }
 
+#define DEEP15 "[[[[[[[[[[[[[[["
+
+static const struct {
+	const char *text, *says;
+} deep[] = {
+	{"{\"a\": " DEEP15 "]]]]]]]]]]]]]]]}", "testudo-host-facts is missing"},
+	{"{\"a\": " DEEP15 "[]]]]]]]]]]]]]]]]}", "levels"},
+	{"{\"a\": " DEEP15 "{", "levels"},
+	{"{\"a\": \"" DEEP15 DEEP15 "\"}", "testudo-host-facts is missing"},
+	{"{\"a\": \"\\\"" DEEP15 DEEP15 "\"}", "testudo-host-facts is missing"},
+	{"{\"a\": \"\\\\\", \"b\": " DEEP15 DEEP15, "levels"},
+	{"}}}}]]]]" DEEP15, "line 1"}, /* what closes too much gives no room */
+	{"}}}}]]]]" DEEP15 "[[", "levels"},
+};
+
 static void test_limits(void **state)
 {
+	size_t i;
 	char *big = malloc(FACTS_SIZE_MAX + 1);
 	char *good = host_file_format(&sapphire);
 	struct host_file f;
@@ -224,8 +240,19 @@ static void test_limits(void **state)
 	assert_int_equal(host_file_parse("big", big, FACTS_SIZE_MAX + 1, &f, &e), -EFBIG);
 	assert_string_equal(e.text,
 			    "host facts big: larger than 65536 bytes; is it the right file?");
+	for (i = 0; i < ARRAY_SIZE(deep); i++) {
+		memset(&e, 0, sizeof(e));
+		assert_int_equal(host_file_parse("deep", deep[i].text, strlen(deep[i].text), &f,
+						 &e),
+				 -EINVAL);
+		if (!strstr(e.text, deep[i].says))
+			fail_msg("'%s' is not in: %s", deep[i].says, e.text);
+	}
+	memset(&e, 0, sizeof(e));
 	memset(big, '[', FACTS_SIZE_MAX);
-	assert_int_equal(host_file_parse("deep", big, FACTS_SIZE_MAX, &f, NULL), -EINVAL);
+	assert_int_equal(host_file_parse("deep", big, FACTS_SIZE_MAX, &f, &e), -EINVAL);
+	assert_string_equal(e.text, "host facts deep: brackets in more than 16 levels; is it the "
+				    "right file?");
 	free(good);
 	free(big);
 }

@@ -293,6 +293,14 @@ static void test_each_word(void **state)
 	}
 }
 
+/* Each over and over, up to the largest file: libyaml's scanner looks ahead. */
+static const char *const hostile[] = {
+	"{",	    "[{",  "- ",	   "? ",       "? - ",	"a: ",	    "&a ",   "*a ",
+	"&a [*a, ", "!a ", "!<a>",	   "%YAML",    "---\n", "...\na\n", "|\n ",  ">-\n \n",
+	"'",	    "\"",  "\"\\x",	   "\t",       "a",	",",	    "a:\n ", "[a, ",
+	"{a: ",	    "{? ", "\xef\xbb\xbf", "\xc2\x85", "\xff",	"@",	    "`",     "# a\rb\r",
+};
+
 static void test_limits(void **state)
 {
 	char *big = malloc(POLICY_SIZE_MAX + 2);
@@ -314,8 +322,17 @@ static void test_limits(void **state)
 	assert_int_equal(policy_parse("deep", big, POLICY_SIZE_MAX, &p, &e), -EINVAL);
 	memcpy(big, V "pool: ", strlen(V "pool: "));
 	assert_int_equal(policy_parse("deep", big, POLICY_SIZE_MAX, &p, NULL), -EINVAL);
-	memset(big, '{', POLICY_SIZE_MAX);
-	assert_int_equal(policy_parse("deep", big, POLICY_SIZE_MAX, &p, NULL), -EINVAL);
+	for (i = 0; i < (int)ARRAY_SIZE(hostile); i++) {
+		const size_t n = strlen(hostile[i]);
+		size_t at;
+
+		print_message("%s\n", hostile[i]);
+		for (at = 0; at + n <= POLICY_SIZE_MAX; at += n)
+			memcpy(big + at, hostile[i], n);
+		assert_int_equal(policy_parse("hostile", big, at, &p, NULL), -EINVAL);
+		memcpy(big, V, strlen(V)); /* and where a key may stand */
+		assert_int_equal(policy_parse("hostile", big, at, &p, NULL), -EINVAL);
+	}
 	free(big);
 
 	for (i = 0; i < POLICY_POOL_MAX; i++)
