@@ -16,6 +16,7 @@
 #define LEAF7_2_EDX_DDPD_U     (1u << 3)
 #define LEAF7_2_EDX_BHI_CTRL   (1u << 4)
 #define ARCH_CAP_IBRS_ALL_BIT  (1ULL << 1)
+#define ARCH_CAP_RSBA_BIT      (1ULL << 2)
 #define ARCH_CAP_RRSBA_BIT     (1ULL << 19)
 #define ARCH_CAP_BHI_NO_BIT    (1ULL << 20)
 
@@ -34,8 +35,8 @@
 #define SRC_QEMU  "QEMU CPU models of the same name"
 
 static const struct cpu_model models[] = {
-#define MODEL(family, model, first, last, name, bhb, eibrs, rrsba, atom, source) \
-	{family, model, first, last, name, bhb, eibrs, rrsba, atom, source},
+#define MODEL(family, model, first, last, name, bhb, eibrs, rrsba, rsba, atom, source) \
+	{family, model, first, last, name, bhb, eibrs, rrsba, rsba, atom, source},
 #include "cpuid/models.def"
 #undef MODEL
 };
@@ -195,6 +196,7 @@ void host_traits_derive(const struct host_facts *f, struct host_traits *t)
 	t->rrsba_ctrl = f->leaf7_2_edx & LEAF7_2_EDX_RRSBA_CTRL;
 	t->eibrs = (f->kvm_arch_cap & ARCH_CAP_IBRS_ALL_BIT) || (t->row && t->row->eibrs);
 	t->rrsba = (f->kvm_arch_cap & ARCH_CAP_RRSBA_BIT) || (t->row ? t->row->rrsba : t->eibrs);
+	t->rsba = (f->kvm_arch_cap & ARCH_CAP_RSBA_BIT) || (t->row && t->row->rsba);
 	t->bhi_no = f->kvm_arch_cap & ARCH_CAP_BHI_NO_BIT;
 }
 

@@ -44,6 +44,7 @@ struct cpu_model {
 	enum bhb_kind bhb;
 	bool eibrs;
 	bool rrsba;	/* behaves so, whatever the microcode enumerates */
+	bool rsba;	/* the same, on a part without eIBRS */
 	bool atom_only; /* no performance core in the package */
 	const char *source;
 };
@@ -56,7 +57,7 @@ struct host_traits {
 	enum bhb_kind bhb;
 	bool atom_only;
 	bool bhi_ctrl, rrsba_ctrl; /* the CPU's own CPUID.(7,2).EDX[4], [2] */
-	bool eibrs, rrsba;	   /* by MSR or by table */
+	bool eibrs, rrsba, rsba;   /* by MSR or by table */
 	bool bhi_no;
 	bool hybrid;	    /* CPUID.(7,0).EDX[15]: performance and Atom cores in one package */
 	bool model_may_lie; /* the host is itself a guest: its model is what it was told */

@@ -371,7 +371,7 @@ void mitigation_advertise(const struct host_facts *host, const struct backend_fa
 	const struct mitigation_input in = {
 		.host = *host, .backend = *backend, .policy = *policy, .pool = *pool};
 	struct facts f;
-	bool bhi_here, bhi_pool, rsb_here, rsb_pool;
+	bool bhi_here, bhi_pool, rsb_here, rsb_pool, rsba_told;
 
 	facts_init(&f, &in);
 	guest->vendor = f.host.vendor;
@@ -392,13 +392,14 @@ void mitigation_advertise(const struct host_facts *host, const struct backend_fa
 	    bhi_pool)
 		guest->mitigation_enum |= MITIGATION_BHB_CLEAR_SEQ_S;
 
-	/* Where there is no control, a guest that sees RRSBA does not rely on retpolines alone. */
+	/* Where there is no control, a guest that sees it does not rely on retpolines alone. */
 	rsb_here = !f.rrsba_part || (f.can & RRSBA) ||
 		   (!f.host.rrsba_ctrl && (guest->arch_cap & ARCH_CAP_RRSBA));
 	rsb_pool = !pool->n_hosts || !pool->any_rrsba || pool->rrsba_can_force ||
 		   (!pool->rrsba_ctrl_idle && (guest->arch_cap & ARCH_CAP_RRSBA));
+	rsba_told = (!f.host.rsba && !pool->any_rsba) || (guest->arch_cap & ARCH_CAP_RSBA);
 	if (policy->rrsba != POLICY_OFF && !raw_clears(policy, RRSBA) && f.adds && rsb_here &&
-	    rsb_pool)
+	    rsb_pool && rsba_told)
 		guest->mitigation_enum |= MITIGATION_RETPOLINE_S;
 }
 

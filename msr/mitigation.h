@@ -110,6 +110,7 @@ struct pool_facts {
 	bool any_long_bhb;
 	bool all_atom_or_short;	 /* every host is Atom-only or has a short BHB */
 	bool long_can_force_bhi; /* every host with a long BHB can force BHI_DIS_S per vCPU */
+	bool any_rsba; /* a host where returns use other predictors, which no bit turns off */
 	bool any_rrsba;
 	bool rrsba_can_force; /* every RRSBA host can force RRSBA_DIS_S per vCPU */
 	bool rrsba_ctrl_idle; /* a host has RRSBA_CTRL and yet cannot force it */

@@ -37,6 +37,9 @@ static const struct {
 	 "as it "
 	 "is"},
 	{TABLE_RRSBA, 1, "take RRSBA_DIS_S out of spec-ctrl, or set rrsba: auto, or " OTHER_HOST},
+	{TABLE_RRSBA, 3,
+	 "show the guest RSBA from its first boot, by a pool that names this host; cannot: warn "
+	 "with strict: off lets it run as it is"},
 	{TABLE_RRSBA, 7, "set force-unaware: on, or show the guest RRSBA from its first boot"},
 	{TABLE_RRSBA, 9,
 	 "show the guest RRSBA from its first boot, or " OTHER_HOST

@@ -42,6 +42,7 @@ static void facts_of_guest(struct facts *f)
 	f->sees_bhi_ctrl = g->leaf7_2_edx & CPUID_7_2_EDX_BHI_CTRL;
 	f->sees_rrsba_ctrl = g->leaf7_2_edx & CPUID_7_2_EDX_RRSBA_CTRL;
 	f->sees_rrsba = g->arch_cap & ARCH_CAP_RRSBA;
+	f->sees_rsba = g->arch_cap & ARCH_CAP_RSBA;
 
 	f->bhi_used = heard && (r->ctrl & MITIGATION_BHB_CLEAR_SEQ_S);
 	f->rsb_used = heard && (r->ctrl & MITIGATION_RETPOLINE_S);
@@ -377,6 +378,24 @@ static bool rsb_on_impossible(const struct facts *f)
 	return f->policy.rrsba == POLICY_ON;
 }
 
+static bool host_says_rsba(const struct facts *f)
+{
+	return f->in->host.kvm_arch_cap & ARCH_CAP_RSBA;
+}
+
+/* At its first boot a guest that was shown all that the host says sees what bare metal sees. */
+static bool rsba_hidden(const struct facts *f)
+{
+	if (f->rrsba_part || !f->host.rsba || f->sees_rsba)
+		return false;
+	return f->rsb_used || (!f->rsb_answered && (f->incoming || host_says_rsba(f)));
+}
+
+static bool rsba_shown(const struct facts *f)
+{
+	return !f->rrsba_part && f->host.rsba;
+}
+
 static bool no_rrsba(const struct facts *f)
 {
 	return !f->rrsba_part;
@@ -447,6 +466,14 @@ static const struct rule rrsba_rules[] = {
 	 "rrsba is on in the policy, but this host or back end cannot hold RRSBA_DIS_S",
 	 SRC_OPERATOR},
 	{2, not_intel, LEAVE, "only Intel parts have RRSBA", SRC_XEN},
+	{3, rsba_hidden, CANNOT,
+	 "the guest relies, or may rely, on retpolines, which RSBA undermines here; no bit turns "
+	 "that off",
+	 SRC_XEN},
+	{3, rsba_shown, LEAVE,
+	 "no bit turns RSBA off, and the guest sees what bare metal here would see, or says that "
+	 "it needs no retpolines",
+	 SRC_XEN},
 	{3, no_rrsba, LEAVE, "the host does not have RRSBA: nothing to hold", SRC_XEN},
 	{4, rsb_shown, LEAVE, "the guest is shown RRSBA and RRSBA_CTRL and sets RRSBA_DIS_S itself",
 	 SRC_RFC_RSB},
@@ -519,9 +546,9 @@ void facts_init(struct facts *f, const struct mitigation_input *in)
 	f->removes = f->answer_counts && !frozen;
 	f->unasked = p->force_unaware || p->strict;
 	host_traits_derive(&in->host, &f->host);
+	f->incoming = in->promise.valid;
 	facts_of_host(f);
 	facts_of_guest(f);
-	f->incoming = in->promise.valid;
 	f->promised = f->incoming ? in->promise.mask & in->promise.value : 0;
 	facts_want(f);
 }

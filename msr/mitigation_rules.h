@@ -46,7 +46,7 @@ struct facts {
 	uint64_t can;	    /* bits that can be held at 1 here */
 	bool can_clear;	    /* any bit can be held at 0 */
 	bool sees_bhi_ctrl; /* the guest's CPUID shows it */
-	bool sees_rrsba, sees_rrsba_ctrl;
+	bool sees_rsba, sees_rrsba, sees_rrsba_ctrl;
 	bool adds, removes; /* what a report may do */
 	bool answer_counts; /* that the guest needs no bit may be believed */
 	bool unasked;	    /* a guest that reports nothing is forced */

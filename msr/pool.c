@@ -28,6 +28,7 @@ static bool add_facts(struct pool_facts *p, const struct pool_host *h, const str
 	} else if (t->bhi_ctrl && !immune && !(can & SPEC_CTRL_BHI_DIS_S)) {
 		*atom_idle = true;
 	}
+	p->any_rsba |= intel && t->rsba;
 	if (intel && (t->rrsba || t->eibrs)) {
 		p->any_rrsba = true;
 		if (!(can & SPEC_CTRL_RRSBA_DIS_S))
@@ -58,8 +59,9 @@ void pool_level(const struct pool_host *hosts, unsigned int n,
 
 		host_traits_derive(h, &t);
 		any_short |= add_facts(&out->facts, &hosts[i], &t, policy, &atom_idle);
-		/* old microcode does not say RRSBA where the part has it (Xen's fix-up) */
-		arch_cap = h->kvm_arch_cap | (t.rrsba ? ARCH_CAP_RRSBA : 0);
+		/* old microcode does not say what the part has (Xen's fix-up) */
+		arch_cap = h->kvm_arch_cap | (t.rrsba ? ARCH_CAP_RRSBA : 0) |
+			   (t.rsba ? ARCH_CAP_RSBA : 0);
 		if (i == 0) {
 			out->vendor = t.vendor;
 			out->arch_cap = arch_cap_merge(arch_cap, arch_cap);

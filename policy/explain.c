@@ -342,12 +342,13 @@ static json_t *host_json(const struct host_facts *h)
 	struct host_traits t;
 
 	host_traits_derive(h, &t);
-	return json_pack("{s:s, s:s, s:i, s:i, s:i, s:b, s:s, s:b, s:b, s:b, s:b, s:b, s:b, s:b}",
+	return json_pack("{s:s, s:s, s:i, s:i, s:i, s:b, s:s, s:b, s:b, s:b, s:b, s:b, s:b, s:b, "
+			 "s:b}",
 			 "name", t.name, "vendor", h->vendor_id, "family", (int)h->family, "model",
 			 (int)h->model, "stepping", (int)h->stepping, "hypervisor", h->hypervisor,
 			 "bhb", bhb_name(t.bhb), "atom-only", t.atom_only, "hybrid", t.hybrid,
 			 "bhi-ctrl", t.bhi_ctrl, "rrsba-ctrl", t.rrsba_ctrl, "eibrs", t.eibrs,
-			 "rrsba", t.rrsba, "bhi-no", t.bhi_no);
+			 "rrsba", t.rrsba, "rsba", t.rsba, "bhi-no", t.bhi_no);
 }
 
 static json_t *guest_json(const struct mitigation_input *in)
@@ -365,10 +366,11 @@ static json_t *guest_json(const struct mitigation_input *in)
 
 static json_t *pool_json(const struct pool_facts *p)
 {
-	return json_pack("{s:i, s:b, s:b, s:b, s:b, s:b, s:b}", "hosts", (int)p->n_hosts,
+	return json_pack("{s:i, s:b, s:b, s:b, s:b, s:b, s:b, s:b}", "hosts", (int)p->n_hosts,
 			 "any-long-bhb", p->any_long_bhb, "all-atom-or-short", p->all_atom_or_short,
-			 "long-can-force-bhi", p->long_can_force_bhi, "any-rrsba", p->any_rrsba,
-			 "rrsba-can-force", p->rrsba_can_force, "mixed", p->mixed);
+			 "long-can-force-bhi", p->long_can_force_bhi, "any-rsba", p->any_rsba,
+			 "any-rrsba", p->any_rrsba, "rrsba-can-force", p->rrsba_can_force, "mixed",
+			 p->mixed);
 }
 
 json_t *explain_json(const struct mitigation_input *in, const struct mitigation_decision *d)

@@ -19,12 +19,18 @@ static const struct pool_word {
 	struct pool_facts says;
 	uint32_t lacks_7_2_edx;
 	uint64_t lacks_arch_cap;
+	uint64_t warns_arch_cap; /* of RETs that may use other predictors */
 } words[] = {
 	{POOL_SHORT_BHB,
 	 "short-bhb",
-	 {.n_hosts = 2, .all_atom_or_short = true, .long_can_force_bhi = true, .any_rrsba = true},
+	 {.n_hosts = 2,
+	  .all_atom_or_short = true,
+	  .long_can_force_bhi = true,
+	  .any_rsba = true,
+	  .any_rrsba = true},
 	 SPECULATION_7_2_EDX,
-	 ARCH_CAP_BHI_NO | ARCH_CAP_ITS_NO},
+	 ARCH_CAP_BHI_NO | ARCH_CAP_ITS_NO,
+	 ARCH_CAP_RSBA | ARCH_CAP_RRSBA},
 	{POOL_LONG_BHB,
 	 "long-bhb",
 	 {.n_hosts = 2,
@@ -33,21 +39,25 @@ static const struct pool_word {
 	  .any_rrsba = true,
 	  .rrsba_can_force = true},
 	 0,
-	 ARCH_CAP_BHI_NO},
+	 ARCH_CAP_BHI_NO,
+	 ARCH_CAP_RRSBA},
 	{POOL_MIXED,
 	 "mixed",
 	 {.n_hosts = 2,
 	  .any_long_bhb = true,
 	  .long_can_force_bhi = true,
+	  .any_rsba = true,
 	  .any_rrsba = true,
 	  .mixed = true},
 	 SPECULATION_7_2_EDX,
-	 ARCH_CAP_BHI_NO | ARCH_CAP_ITS_NO},
+	 ARCH_CAP_BHI_NO | ARCH_CAP_ITS_NO,
+	 ARCH_CAP_RSBA | ARCH_CAP_RRSBA},
 	{POOL_ANY,
 	 "any",
-	 {.n_hosts = 2, .any_long_bhb = true, .any_rrsba = true, .mixed = true},
+	 {.n_hosts = 2, .any_long_bhb = true, .any_rsba = true, .any_rrsba = true, .mixed = true},
 	 SPECULATION_7_2_EDX,
-	 ARCH_CAP_BHI_NO | ARCH_CAP_ITS_NO},
+	 ARCH_CAP_BHI_NO | ARCH_CAP_ITS_NO,
+	 ARCH_CAP_RSBA | ARCH_CAP_RRSBA},
 };
 
 static void add_word(struct pool_level *l, const struct pool_word *w)
@@ -57,12 +67,13 @@ static void add_word(struct pool_level *l, const struct pool_word *w)
 	l->facts = w->says;
 	l->facts.all_atom_or_short &= self.all_atom_or_short;
 	l->facts.long_can_force_bhi &= self.long_can_force_bhi;
+	l->facts.any_rsba |= self.any_rsba;
 	l->facts.rrsba_can_force &= self.rrsba_can_force;
 	if (l->vendor != CPU_VENDOR_INTEL) /* the words are about Intel parts */
 		return;
 	l->leaf7_2_edx &= ~w->lacks_7_2_edx;
 	l->arch_cap &= ~w->lacks_arch_cap;
-	l->arch_cap |= ARCH_CAP_RRSBA;
+	l->arch_cap |= w->warns_arch_cap;
 }
 
 int policy_pool_level(const struct policy *p, const struct pool_host *self, struct pool_level *l,

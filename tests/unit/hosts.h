@@ -13,6 +13,7 @@
 #define EDX_7_2 0x1fu
 
 /* ARCH_CAPABILITIES as seen on such hosts */
+#define ARCH_CAP_SKX 0x000000000a000c04ULL
 #define ARCH_CAP_CLX 0x000000000c0aa0ebULL
 #define ARCH_CAP_SPR 0x400000000c08e1ebULL
 #define ARCH_CAP_GNR 0x400000000d08e1ebULL
@@ -28,6 +29,9 @@
 	}
 
 static const struct host_facts host_bdw = INTEL_HOST(6, 0x4f, 1, 0, 0);
+static const struct host_facts host_skx = INTEL_HOST(6, 0x55, 4, 0, ARCH_CAP_SKX);
+/* the same before the microcode that says RSBA */
+static const struct host_facts host_skx_old = INTEL_HOST(6, 0x55, 4, 0, 0);
 static const struct host_facts host_clx = INTEL_HOST(6, 0x55, 7, 0, ARCH_CAP_CLX);
 static const struct host_facts host_icx = INTEL_HOST(6, 0x6a, 6, 0, ARCH_CAP_CLX);
 static const struct host_facts host_spr = INTEL_HOST(6, 0x8f, 8, EDX_7_2, ARCH_CAP_SPR);

@@ -101,6 +101,18 @@ static const struct {
 };
 /* clang-format on */
 
+/* Xen's spec_ctrl.c: Skylake to Cannon Lake without eIBRS, and Atoms from Goldmont Plus on */
+static bool has_rsba(const struct cpu_model *m)
+{
+	static const uint32_t models[] = {0x4e, 0x5e, 0x55, 0x66, 0x8e, 0x9e, 0x7a};
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(models); i++)
+		if (m->family == 6 && m->model == models[i])
+			return !m->eibrs;
+	return false;
+}
+
 static void test_models(void **state)
 {
 	unsigned int n, used = 0;
@@ -123,6 +135,7 @@ static void test_models(void **state)
 		assert_int_equal(t.bhb, parts[i].bhb);
 		assert_int_equal(t.eibrs, parts[i].eibrs);
 		assert_int_equal(t.rrsba, parts[i].rrsba);
+		assert_int_equal(t.rsba, t.row && has_rsba(t.row));
 		assert_int_equal(t.atom_only, parts[i].atom);
 		assert_false(t.bhi_ctrl);
 		assert_false(t.model_may_lie);
@@ -221,7 +234,10 @@ static void test_traits_from_arch_cap(void **state)
 	assert_true(t.eibrs && t.rrsba); /* unknown eIBRS part: assumed to have RRSBA */
 	f.kvm_arch_cap = ARCH_CAP_RRSBA | ARCH_CAP_BHI_NO;
 	host_traits_derive(&f, &t);
-	assert_true(!t.eibrs && t.rrsba && t.bhi_no);
+	assert_true(!t.eibrs && t.rrsba && !t.rsba && t.bhi_no);
+	f.kvm_arch_cap = ARCH_CAP_RSBA;
+	host_traits_derive(&f, &t);
+	assert_true(t.rsba && !t.rrsba);
 }
 
 static void test_from_cpuid(void **state)

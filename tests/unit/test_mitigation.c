@@ -53,6 +53,7 @@ struct edit {
 	uint64_t raw_mask, raw_value;
 	bool whole_contract; /* shown all that Sapphire Rapids has */
 	bool no_rrsba;	     /* the host's MSR does not say RRSBA */
+	bool hide_rsba, any_rsba;
 	bool no_enum, hide_rrsba, shows_bhi, shows_rrsba_ctrl;
 	enum cpu_vendor guest_vendor;
 	bool aware, enum_read, written;
@@ -112,6 +113,8 @@ static struct mitigation_input edited(const struct edit *e)
 	}
 	if (e->hide_rrsba)
 		in.guest.arch_cap &= ~ARCH_CAP_RRSBA;
+	if (e->hide_rsba)
+		in.guest.arch_cap &= ~ARCH_CAP_RSBA;
 	if (e->shows_bhi)
 		in.guest.leaf7_2_edx |= CPUID_7_2_EDX_BHI_CTRL;
 	if (e->shows_rrsba_ctrl)
@@ -127,6 +130,7 @@ static struct mitigation_input edited(const struct edit *e)
 					       .any_long_bhb = e->pool_long,
 					       .all_atom_or_short = !e->pool_long,
 					       .long_can_force_bhi = !e->pool_cannot,
+					       .any_rsba = e->any_rsba,
 					       .rrsba_can_force = !e->pool_cannot,
 					       .mixed = e->pool_mixed};
 	return in;
@@ -327,6 +331,27 @@ static const struct a_case rrsba_cases[] = {
 	{"1 on, AMD", {.host = &host_amd, .rrsba_on = true}, 1, REFUSE, 0, 0, 0},
 	{"2 AMD", {.host = &host_amd}, 2, OK, 0, 0, 0},
 	{"3 Broadwell", {.host = &host_bdw, .ctrl = 2}, 3, OK, 0, 0, 0},
+	{"3 Skylake, RSBA shown", {.host = &host_skx, .ctrl = 2}, 3, OK, 0, 0, 0},
+	{"3 Skylake, reported, RSBA hidden",
+	 {.host = &host_skx, .ctrl = 2, .hide_rsba = true}, 3, WARN, 0, 0, 0},
+	{"3 the same, strict",
+	 {.host = &host_skx, .ctrl = 2, .hide_rsba = true, .strict = true}, 3, REFUSE, 0, 0, 0},
+	{"3 the same, cannot: refuse",
+	 {.host = &host_skx, .ctrl = 2, .hide_rsba = true, .cannot = true}, 3, REFUSE, 0, 0, 0},
+	{"3 Skylake, unaware, RSBA hidden", {.host = &host_skx, .hide_rsba = true}, 3, WARN, 0, 0, 0},
+	{"3 Skylake, declined, RSBA hidden",
+	 {.host = &host_skx, .hide_rsba = true, .aware = true, .enum_read = true, .strict = true}, 3,
+	 OK, 0, 0, 0},
+	{"3 Skylake, old microcode: what bare metal sees",
+	 {.host = &host_skx_old, .strict = true}, 3, OK, 0, 0, 0},
+	{"3 Skylake, old microcode, reported",
+	 {.host = &host_skx_old, .ctrl = 2}, 3, WARN, 0, 0, 0},
+	{"3 from Broadwell to Skylake",
+	 {.incoming = true, .host = &host_skx, .strict = true}, 3, REFUSE, 0, 0, 0},
+	{"3 from Broadwell to Skylake with old microcode: no better",
+	 {.incoming = true, .host = &host_skx_old, .strict = true}, 3, REFUSE, 0, 0, 0},
+	{"3 from Broadwell to Skylake, reported",
+	 {.incoming = true, .host = &host_skx, .ctrl = 2}, 3, WARN, 0, 0, 0},
 	{"4 the guest sets it itself",
 	 {QUIET, .shows_rrsba_ctrl = true, .ctrl = 2}, 4, OK, 0, 0, 0},
 	{"4 the control alone is not enough: Linux does not look at it without RRSBA",
@@ -710,6 +735,11 @@ static const struct {
 	{"Ice Lake, RRSBA hidden", {.host = &host_icx, .hide_rrsba = true}, 0, 0, true, 1},
 	{"Sapphire Rapids, RRSBA hidden", {.hide_rrsba = true}, 0, 0, true, 3},
 	{"Broadwell", {.host = &host_bdw}, 0, 0, true, 3},
+	{"Broadwell, with Skylake in the pool",
+	 {.host = &host_bdw, .pool = 2, .any_rsba = true}, 0, 0, true, 1},
+	{"Skylake, RSBA shown", {.host = &host_skx}, 0, 0, true, 3},
+	{"Skylake, RSBA hidden", {.host = &host_skx, .hide_rsba = true}, 0, 0, true, 1},
+	{"Skylake, old microcode", {.host = &host_skx_old}, 0, 0, true, 1},
 	{"masked Sapphire Rapids", {.host = &host_spr_masked}, 0, 0, true, 2},
 	{"back end without the bits", {.can = CAN_OLD}, 0, 0, true, 0},
 	{"unknown model", {.host = &host_unknown}, 0, 0, true, 2},

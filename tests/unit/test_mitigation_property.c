@@ -35,6 +35,7 @@ static const struct {
 	{"masked Sapphire Rapids", &host_spr_masked, false, false, LONG},
 	{"Ice Lake", &host_icx, false, false, SHORT},
 	{"Broadwell", &host_bdw, false, false, SHORT},
+	{"Skylake", &host_skx, false, false, SHORT},
 	{"Sierra Forest", &host_srf, false, false, SHORT},
 	{"nested Ice Lake", &host_icx, true, false, UNKNOWN},
 	{"unknown model", &host_unknown, false, false, UNKNOWN},

@@ -214,6 +214,12 @@ static void test_rrsba_by_model(void **state)
 	pool_level(h, 2, &policy, &l);
 	assert_int_equal(l.arch_cap, ARCH_CAP_RRSBA | 1ULL << 17); /* and FB_CLEAR */
 	assert_int_equal(l.vendor, CPU_VENDOR_INTEL);
+	assert_false(l.facts.any_rsba);
+
+	h[0].host = host_skx_old;
+	pool_level(h, 2, &policy, &l);
+	assert_int_equal(l.arch_cap, ARCH_CAP_RSBA);
+	assert_true(l.facts.any_rsba);
 }
 
 /* clang-format off */
@@ -241,6 +247,10 @@ static const struct {
 	 {&host_bdw, &host_spr},
 	 {.leaf7_0_edx = EDX_7_0, .leaf7_2_edx = 0, .arch_cap = 0},
 	 {.leaf7_0_edx = EDX_7_0, .leaf7_2_edx = 0, .arch_cap = ARCH_CAP_RRSBA}},
+	{"started before RSBA: warned of Skylake's",
+	 {&host_bdw, &host_skx},
+	 {.leaf7_0_edx = EDX_7_0, .leaf7_2_edx = 0, .arch_cap = 0},
+	 {.leaf7_0_edx = EDX_7_0, .leaf7_2_edx = 0, .arch_cap = ARCH_CAP_RSBA}},
 	{"not shown ARCH_CAPABILITIES: not warned either",
 	 {&host_icx, &host_spr},
 	 {.leaf7_0_edx = 0, .leaf7_2_edx = 0, .arch_cap = 0},
