@@ -25,14 +25,14 @@
 	(LEAF7_2_EDX_IPRED_CTRL | LEAF7_2_EDX_RRSBA_CTRL | LEAF7_2_EDX_DDPD_U | \
 	 LEAF7_2_EDX_BHI_CTRL)
 
-#define SRC_OLD	  "Linux intel-family.h; no eIBRS: Intel 758359, affected processors"
-#define SRC_RSBA  "Linux intel-family.h; RSBA: Intel 'Retpoline' (Skylake to Cannon Lake)"
-#define SRC_SHORT "Linux intel-family.h; before Golden Cove: Intel 758359"
-#define SRC_ITS	  "Linux hw-vuln/indirect-target-selection.rst: eIBRS before Alder Lake"
-#define SRC_LONG  "Linux hw-vuln/vmscape.rst, BHI variants; Golden Cove on: Intel 758359"
-#define SRC_NEW	  "Linux intel-family.h; newer than Golden Cove: Intel 758359"
-#define SRC_ATOM  "Linux hw-vuln/vmscape.rst; Atom-only is exempt: Intel 758359, VMM guidance"
-#define SRC_QEMU  "QEMU CPU models of the same name"
+#define SRC_OLD	    "Linux intel-family.h; no eIBRS: Intel 758359, affected processors"
+#define SRC_INORDER "Linux common.c, cpu_vuln_whitelist: NO_SPECULATION"
+#define SRC_RSBA    "Linux intel-family.h; RSBA: Intel 'Retpoline' (Skylake to Cannon Lake)"
+#define SRC_SHORT   "Linux intel-family.h; before Golden Cove: Intel 758359"
+#define SRC_ITS	    "Linux hw-vuln/indirect-target-selection.rst: eIBRS before Alder Lake"
+#define SRC_LONG    "Linux hw-vuln/vmscape.rst, BHI variants; Golden Cove on: Intel 758359"
+#define SRC_NEW	    "Linux intel-family.h; newer than Golden Cove: Intel 758359"
+#define SRC_ATOM    "Linux hw-vuln/vmscape.rst; Atom-only is exempt: Intel 758359, VMM guidance"
 
 static const struct cpu_model models[] = {
 #define MODEL(family, model, first, last, name, bhb, eibrs, rrsba, rsba, atom, source) \
@@ -125,14 +125,17 @@ void host_facts_from_cpuid(struct host_facts *f, struct cpuid_set *raw, struct c
 	}
 }
 
-/* Model numbers are not in order of age, but the highest of family 6 is among the latest. */
+/*
+ * Model numbers are not in order of age, but the highest of family 6 is among the latest. Other
+ * families up to 17 are older, or no Xeon or Core at all; new parts begin at 18.
+ */
 static bool newer_than_table(uint32_t family, uint32_t model)
 {
 	uint32_t highest = 0;
 	size_t i;
 
 	if (family != 6)
-		return family > 6;
+		return family >= 18;
 	for (i = 0; i < ARRAY_SIZE(models); i++)
 		if (models[i].family == 6 && models[i].model > highest)
 			highest = models[i].model;
@@ -179,6 +182,13 @@ void host_traits_derive(const struct host_facts *f, struct host_traits *t)
 	memset(t, 0, sizeof(*t));
 	t->vendor = cpu_vendor_from_id(f->vendor_id);
 	t->name = names[t->vendor];
+	/* Linux knows family 7 of both of Zhaoxin's strings, and nothing of VIA's and IDT's parts
+	 */
+	if (t->vendor == CPU_VENDOR_ZHAOXIN && f->family != 7) {
+		t->vendor = CPU_VENDOR_OTHER;
+		t->name = strcmp(f->vendor_id, "CentaurHauls") ? "unknown Zhaoxin part"
+							       : "VIA or IDT";
+	}
 	t->model_may_lie = f->hypervisor;
 	t->hybrid = f->leaf7_0_edx & LEAF7_EDX_HYBRID;
 	if (t->vendor != CPU_VENDOR_INTEL) {

@@ -81,9 +81,9 @@ void host_facts_to_cpuid(const struct host_facts *f, struct cpuid_set *set);
 
 /**
  * host_traits_derive - what the facts mean
- * Long BHB: BHI_CTRL, or the model's row, or newer than every row (family above 6, or a model that
- * the table does not know together with features of a newer part). Unknown stays unknown only for a
- * model that is not in the table and shows nothing newer.
+ * Long BHB: BHI_CTRL, or the model's row, or newer than every row (family 18 and above, or a model
+ * that the table does not know together with features of a newer part). Unknown stays unknown only
+ * for a model that is not in the table and shows nothing newer.
  */
 void host_traits_derive(const struct host_facts *f, struct host_traits *t);
 

@@ -38,7 +38,7 @@ static const struct host_facts host_spr = INTEL_HOST(6, 0x8f, 8, EDX_7_2, ARCH_C
 /* Sapphire Rapids whose hypervisor hides leaf 7.2 */
 static const struct host_facts host_spr_masked = INTEL_HOST(6, 0x8f, 8, 0, ARCH_CAP_SPR);
 static const struct host_facts host_srf = INTEL_HOST(6, 0xaf, 3, EDX_7_2, ARCH_CAP_SPR);
-static const struct host_facts host_unknown = INTEL_HOST(6, 0x16, 0, 0, 0);
+static const struct host_facts host_unknown = INTEL_HOST(6, 0x18, 0, 0, 0);
 static const struct host_facts host_amd = {
 	.vendor_id = "AuthenticAMD", .family = 0x19, .model = 1, .stepping = 1};
 static const struct host_facts host_alien = {.vendor_id = "SomeoneElse!", .family = 6};
