@@ -7,13 +7,21 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #include "base/bytes.h"
 #include "base/err.h"
 
 #define SRC_PSABI "x86-64 psABI, micro-architecture levels"
 #define SRC_INTEL "SDM vol.2 CPUID; QEMU's model of the same name"
+#define SRC_QEMU  "QEMU's model of the same name; no such machine was seen"
 #define SRC_AMD	  "AMD PPR of the family; QEMU's model of the same name"
+
+/* The host's kernel: KVM passes CPUID.(7,2) on from 6.7, and in stable kernels of Debian 12 */
+#define KVM_ANY	     NULL
+#define KVM_CONTROLS "Linux 6.7, or 6.1.192"
+#define KVM_6_7	     "Linux 6.7"
+#define KVM_6_13     "Linux 6.13"
 
 /* what a 64-bit kernel takes for granted */
 #define BASE                                                                               \
@@ -23,28 +31,54 @@
 #define V2 "pni ssse3 sse4_1 sse4_2 popcnt cx16 lahf_lm "
 #define V3 "xsave avx avx2 bmi1 bmi2 f16c fma abm movbe "
 #define V4 "avx512f avx512bw avx512cd avx512dq avx512vl "
-#define INTEL_SKX                                                                               \
-	"aes pclmulqdq pcid invpcid rdrand rdseed fsgsbase smep smap erms adx clflushopt clwb " \
-	"pdpe1gb rdtscp 3dnowprefetch xsaveopt xsavec xgetbv1 xsaves pku spec_ctrl ssbd "
+#define INTEL_HSX                                                                       \
+	"aes pclmulqdq pcid invpcid rdrand fsgsbase smep erms pdpe1gb rdtscp xsaveopt " \
+	"spec_ctrl ssbd "
+#define INTEL_BDX "rdseed adx smap 3dnowprefetch "
+#define INTEL_SKX INTEL_HSX INTEL_BDX "clflushopt clwb xsavec xgetbv1 xsaves pku "
 #define INTEL_CLX "avx512_vnni arch_capabilities "
 #define INTEL_ICX                                                                                 \
 	"avx512ifma avx512vbmi avx512_vbmi2 avx512_bitalg avx512_vpopcntdq gfni vaes vpclmulqdq " \
 	"sha_ni umip rdpid la57 fsrm wbnoinvd "
-#define INTEL_SPR                                                                            \
-	"avx512_bf16 avx512_fp16 avx_vnni fzrm fsrs fsrc serialize bus_lock_detect movdiri " \
-	"movdir64b ipred_ctrl rrsba_ctrl bhi_ctrl "
-#define INTEL_GNR "prefetchiti mcdt_no "
-#define AMD_ROME                                                                                \
-	"aes pclmulqdq rdrand rdseed fsgsbase smep smap adx clflushopt clwb sha_ni umip rdpid " \
-	"pdpe1gb rdtscp 3dnowprefetch mmxext fxsr_opt cr8_legacy sse4a misalignsse osvw "       \
-	"xsaveopt xsavec xgetbv1 xsaves clzero xsaveerptr wbnoinvd ibpb amd_stibp amd_ssbd "
-#define AMD_MILAN "pcid invpcid erms fsrm pku vaes vpclmulqdq ibrs "
+#define INTEL_SPR                                                                       \
+	"avx512_bf16 avx512_fp16 avx_vnni serialize bus_lock_detect movdiri movdir64b " \
+	"ipred_ctrl rrsba_ctrl bhi_ctrl "
+#define INTEL_SPR_2 "fzrm fsrs fsrc " /* Linux 6.3 */
+#define INTEL_GNR   "mcdt_no "
+#define INTEL_GNR_2 "prefetchiti " /* Linux 6.2 */
+#define INTEL_SRF                                                                          \
+	INTEL_SKX                                                                          \
+	"arch_capabilities gfni vaes vpclmulqdq sha_ni umip rdpid fsrm wbnoinvd avx_vnni " \
+	"serialize bus_lock_detect movdiri movdir64b ipred_ctrl rrsba_ctrl bhi_ctrl mcdt_no "
+#define INTEL_SRF_2 "fsrs cmpccxadd avx_ifma avx_vnni_int8 avx_ne_convert " /* Linux 6.2, 6.3 */
+#define INTEL_CWF   "sha512 sm3 sm4 avx_vnni_int16 "
+/* XSAVES is off on family 17H for erratum 1386, in Linux 6.3 and stable kernels */
+#define AMD_NAPLES                                                                             \
+	"aes pclmulqdq rdrand rdseed fsgsbase smep smap adx clflushopt sha_ni pdpe1gb rdtscp " \
+	"3dnowprefetch mmxext fxsr_opt cr8_legacy sse4a misalignsse osvw xsaveopt xsavec "     \
+	"xgetbv1 clzero xsaveerptr ibpb "
+#define AMD_ROME  "clwb umip rdpid wbnoinvd amd_stibp amd_ssbd "
+#define AMD_MILAN "pcid invpcid pku vaes vpclmulqdq xsaves ibrs "
+#define AMD_REP	  "erms fsrm " /* firmware and clouds may hide them */
+#define AMD_GENOA                                                                        \
+	"avx512ifma avx512vbmi avx512_vbmi2 avx512_vnni avx512_bitalg avx512_vpopcntdq " \
+	"avx512_bf16 gfni la57 "
+#define AMD_TURIN "avx_vnni avx512_vp2intersect movdiri movdir64b "
 
 static const struct guest_model models[] = {
-#define GUEST_MODEL(name, vendor, family, model, stepping, features, source) \
-	{name, vendor, family, model, stepping, features, source},
+#define GUEST_MODEL(name, vendor, family, model, stepping, features, source, kernel) \
+	{name, vendor, family, model, stepping, features, source, kernel},
 #include "cpuid/guest_models.def"
 #undef GUEST_MODEL
+};
+
+/* How QEMU and libvirt spell a CPU. Their versions (-v2 and so on) are not these. */
+static const struct {
+	const char *name, *model;
+} aliases[] = {
+#define GUEST_ALIAS(name, model) {name, model},
+#include "cpuid/guest_aliases.def"
+#undef GUEST_ALIAS
 };
 
 /*
@@ -92,19 +126,38 @@ static void mark(const char *list, bool *wanted)
 
 /* ---- text ---- */
 
-static bool model_known(const char *name)
+static const char *model_called(const char *name, size_t len)
 {
 	size_t i;
 
 	for (i = 0; i < ARRAY_SIZE(models); i++)
-		if (!strcmp(models[i].name, name))
-			return true;
-	return !strcmp(name, "host");
+		if (!strncmp(models[i].name, name, len) && !models[i].name[len])
+			return models[i].name;
+	return NULL;
+}
+
+/* The table's name for what a user calls a CPU; NULL where there is none */
+static const char *model_known(const char *name, size_t len)
+{
+	static const char first[] = "-v1";
+	const size_t tail = strlen(first);
+	const char *model = model_called(name, len);
+	size_t i;
+
+	if (len == strlen("host") && !strncmp(name, "host", len))
+		return "host";
+	if (!model && len > 2 * tail && !strncmp(name + len - tail, first, tail) &&
+	    strncmp(name + len - 2 * tail, first, tail - 1) != 0)
+		model = model_called(name, len - tail);
+	for (i = 0; !model && i < ARRAY_SIZE(aliases); i++)
+		if (!strncasecmp(aliases[i].name, name, len) && !aliases[i].name[len])
+			model = aliases[i].model;
+	return model;
 }
 
 static int unknown_model(const char *name, int len, struct err *e)
 {
-	char known[512] = "host";
+	char known[1024] = "host";
 	size_t i;
 
 	for (i = 0; i < ARRAY_SIZE(models); i++)
@@ -136,13 +189,12 @@ static int add_edit(struct guest_cpu *cpu, const struct cpu_feature *f, bool on,
 int guest_cpu_parse(const char *text, struct guest_cpu *out, struct err *e)
 {
 	size_t len = strcspn(text, ",");
+	const char *name = model_known(text, len);
 	struct guest_cpu cpu = {0};
 
-	if (len >= sizeof(cpu.name))
-		return unknown_model(text, 64, e);
-	memcpy(cpu.name, text, len);
-	if (!model_known(cpu.name))
-		return unknown_model(cpu.name, (int)len, e);
+	if (!name)
+		return unknown_model(text, len < 64 ? (int)len : 64, e);
+	snprintf(cpu.name, sizeof(cpu.name), "%s", name);
 	for (text += len; *text; text += len) {
 		const struct cpu_feature *f;
 		int ret;
@@ -229,9 +281,10 @@ static bool given_up(const struct guest_cpu *cpu, const struct cpu_feature *f)
 	return false;
 }
 
-static int check_present(const struct guest_cpu *cpu, const char *list, struct cpuid_set *set,
-			 struct err *e)
+static int check_present(const struct guest_cpu *cpu, const struct guest_model *m,
+			 struct cpuid_set *set, struct err *e)
 {
+	const char *list = m->features;
 	const struct cpu_feature *f;
 	char missing[600] = "", cure[64] = "";
 
@@ -245,8 +298,9 @@ static int check_present(const struct guest_cpu *cpu, const char *list, struct c
 		return 0;
 	return err_set(e, -ENOTSUP,
 		       "--cpu: %s needs features that this host or its KVM lacks: %s; use a lesser "
-		       "model, or give them up (%s%s...)",
-		       cpu->name, missing, cpu->name, cure);
+		       "model%s%s, or give them up (%s%s...)",
+		       cpu->name, missing, m->kernel ? ", a KVM of at least " : "",
+		       m->kernel ? m->kernel : "", cpu->name, cure);
 }
 
 /*
@@ -427,7 +481,7 @@ int guest_cpu_apply(const struct guest_cpu *cpu, struct cpuid_set *set, struct e
 	if (strcmp(cpu->name, "host")) {
 		ret = find_model(cpu->name, vendor_of(set), &m, e);
 		if (!ret)
-			ret = check_present(cpu, m->features, set, e);
+			ret = check_present(cpu, m, set, e);
 		if (!ret)
 			ret = set_identity(m, set);
 		if (ret)

@@ -23,10 +23,11 @@ struct guest_model {
 	uint32_t family, model, stepping;
 	const char *features; /* separated by blanks; the host must have them all */
 	const char *source;
+	const char *kernel; /* the oldest of a host that gives it: "Linux 6.7"; NULL: any */
 };
 
 struct guest_cpu {
-	char name[32]; /* "host", or a name of the table */
+	char name[32]; /* "host", or a name of the table, whatever the user called it */
 	unsigned int n_edits;
 	struct {
 		const struct cpu_feature *feature;
@@ -43,8 +44,9 @@ const char *guest_cpu_shown_anyway(void);
 /**
  * guest_cpu_parse - read "NAME[,+FEATURE|,-FEATURE]..."
  * @text: e.g. "icelake-server,-avx512f,+bhi_ctrl"; "host" is everything that KVM supports
- * Of two edits of one feature the last counts.
- * Return: 0, or -EINVAL with the word that is not known, and the known names, in @e
+ * NAME is one of the table, with -v1 for the first version if one likes, or as QEMU and libvirt
+ * spell it (cpuid/guest_aliases.def), in capitals or not. Of two edits of one feature the last
+ * counts. Return: 0, or -EINVAL with the word that is not known, and the known names, in @e
  */
 int guest_cpu_parse(const char *text, struct guest_cpu *out, struct err *e);
 
