@@ -83,12 +83,48 @@ static void test_unnamed_bit(void **state)
 	assert_non_null(strstr(e.text, "CPUID.(7,0).EDX[6]"));
 }
 
+/* Protection keys as they are on a part without AVX-512 and with: AMD family 19H, 1xH and 0xH */
+static void test_xsave_places(void **state)
+{
+	const struct cpuid_leaf keys = {
+		.leaf = 0xd, .subleaf = 9, .indexed = true, .eax = 8, .ebx = 832};
+	struct cpuid_set guest = plain, host = plain;
+	struct err e = {0};
+
+	(void)state;
+	at(&guest, 0xd)->eax = at(&host, 0xd)->eax = 0x207;
+	cpuid_add(&guest, &keys);
+	assert_int_equal(cpuid_check_subset(&guest, &host, &e), 0); /* a host from a fact file */
+	cpuid_add(&host, &keys);
+	assert_int_equal(cpuid_check_subset(&guest, &host, &e), 0);
+	cpuid_find(&host, 0xd, 9)->ebx = 2432;
+	assert_int_equal(cpuid_check_subset(&guest, &host, &e), -EINVAL);
+	assert_non_null(strstr(e.text, "XSAVE state 9 of 8 bytes at 832 (8 at 2432 here)"));
+	at(&guest, 0xd)->eax = 7; /* not shown: no matter where */
+	assert_int_equal(cpuid_check_subset(&guest, &host, &e), 0);
+}
+
+/* Those of IA32_XSS are asked for, too. */
+static void test_system_states(void **state)
+{
+	const struct cpuid_leaf cet = {.leaf = 0xd, .subleaf = 1, .indexed = true, .ecx = 0x1800};
+	struct cpuid_set guest = plain, host = plain;
+	struct err e = {0};
+
+	(void)state;
+	cpuid_add(&guest, &cet);
+	assert_int_equal(cpuid_check_subset(&guest, &host, &e), -EINVAL);
+	assert_non_null(strstr(e.text, "XSAVE states 0x1800"));
+	cpuid_add(&host, &cet);
+	assert_int_equal(cpuid_check_subset(&guest, &host, &e), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_equal_and_more),
-		cmocka_unit_test(test_missing),
-		cmocka_unit_test(test_unnamed_bit),
+		cmocka_unit_test(test_equal_and_more), cmocka_unit_test(test_missing),
+		cmocka_unit_test(test_unnamed_bit),    cmocka_unit_test(test_xsave_places),
+		cmocka_unit_test(test_system_states),
 	};
 
 	return cmocka_run_group_tests_name("subset", tests, NULL, NULL);
