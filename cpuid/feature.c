@@ -163,6 +163,7 @@ static const struct {
 };
 
 #define XCR0_X87_SSE	 3u
+#define XCR0_TILES	 (3u << 17)
 #define XSAVE_HEADER_END 576u /* legacy area and header */
 
 _Static_assert(ARRAY_SIZE(features) <= CPU_FEATURES_MAX, "raise CPU_FEATURES_MAX");
@@ -334,6 +335,23 @@ void cpu_features_close(struct cpuid_set *set)
 	close_xsave(set);
 	for (i = 0; i < ARRAY_SIZE(leaves); i++)
 		if (!cpu_feature_has(set, find(leaves[i].feature)))
+			cpuid_remove(set, leaves[i].leaf);
+}
+
+void cpu_features_hide_amx(struct cpuid_set *set)
+{
+	const struct cpu_feature *tile = find("amx_tile");
+	const struct cpuid_leaf *l = cpuid_find(set, 0xd, 0);
+	size_t i;
+
+	if (l && (l->eax & XCR0_TILES) == XCR0_TILES)
+		return;
+	cpu_feature_put(set, tile, false);
+	for (i = 0; i < ARRAY_SIZE(deps); i++)
+		if (!strcmp(deps[i].needs, tile->name))
+			cpu_feature_put(set, find(deps[i].feature), false);
+	for (i = 0; i < ARRAY_SIZE(leaves); i++)
+		if (!strcmp(leaves[i].feature, tile->name))
 			cpuid_remove(set, leaves[i].leaf);
 }
 

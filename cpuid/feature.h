@@ -64,6 +64,13 @@ const struct cpu_feature *cpu_feature_needs(const struct cpu_feature *f, unsigne
 void cpu_features_close(struct cpuid_set *set);
 
 /**
+ * cpu_features_hide_amx - without the tiles' state in XCR0, nothing of AMX
+ * KVM lists the features of such a part to a process that has no permission for the state
+ * (Documentation/arch/x86/xstate.rst of Linux, "Dynamic features for virtual machines").
+ */
+void cpu_features_hide_amx(struct cpuid_set *set);
+
+/**
  * cpu_features_level - make @set what both @set and @other can show
  * In the registers that the table knows, each bit by its merge rule, and a bit without a name only
  * where both have it. Other leaves stay as they are.

@@ -11,6 +11,7 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "cpuid/feature.h"
 
 #define KVM_PATH "/dev/kvm"
 
@@ -112,6 +113,7 @@ static int read_cpuid(struct kvm *kvm, struct err *e)
 			return err_set(e, -E2BIG, "%s: more than %d CPUID leaves", KVM_PATH,
 				       CPUID_SET_MAX);
 	}
+	cpu_features_hide_amx(&kvm->cpuid);
 	return 0;
 }
 

@@ -591,6 +591,29 @@ static void test_xsave_unknown(void **state)
 	assert_null(cpuid_find(&set, 0xd, 20));
 }
 
+/* KVM lists AMX, but not the state that it needs, to whom has no permission for that */
+static void test_amx_without_permission(void **state)
+{
+	static const char amx[] = "amx_tile amx_int8 amx_bf16";
+	struct cpuid_set set, before;
+
+	(void)state;
+	spr_host(&set);
+	before = set;
+	cpu_features_hide_amx(&set);
+	assert_memory_equal(&set, &before, sizeof(set));
+	cpuid_find(&set, 0xd, 0)->eax &= ~(3u << 17);
+	cpu_features_hide_amx(&set);
+	check_words(&set, amx, false);
+	check_words(&set, "avx512f pku xfd", true);
+	assert_null(cpuid_find(&set, 0x1d, 0));
+	assert_null(cpuid_find(&set, 0x1d, 1));
+	spr_host(&set);
+	cpuid_remove(&set, 0xd);
+	cpu_features_hide_amx(&set);
+	check_words(&set, amx, false);
+}
+
 static void test_leaves_go_with_features(void **state)
 {
 	struct cpuid_set set;
@@ -772,6 +795,7 @@ int main(void)
 		cmocka_unit_test(test_xsave),
 		cmocka_unit_test(test_host_untouched),
 		cmocka_unit_test(test_xsave_unknown),
+		cmocka_unit_test(test_amx_without_permission),
 		cmocka_unit_test(test_leaves_go_with_features),
 		cmocka_unit_test(test_level),
 		cmocka_unit_test(test_bitmap),
