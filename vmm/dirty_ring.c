@@ -223,18 +223,26 @@ static int skip_gap(const struct dirty_ring *r, struct dirty_ring_vcpu *v)
 	return r->reset(r->ctx);
 }
 
+/*
+ * Whoever harvests all rings may have been here between the exit and the lock: then there is room
+ * and nothing left to find. In front of a gap the vCPU is back at once, and nothing was found
+ * since.
+ */
 int dirty_ring_full(struct dirty_ring *r, unsigned int vcpu)
 {
+	struct dirty_ring_vcpu *v;
 	int64_t n;
 
 	if (!r->entries)
 		return -EINVAL;
 	pthread_mutex_lock(&r->lock);
+	v = &r->vcpu[vcpu];
 	n = harvest(r, vcpu, vcpu + 1);
-	if (!n) {
+	if (!n && v->pages == v->pages_when_full) {
 		r->broken = true;
-		n = skip_gap(r, &r->vcpu[vcpu]);
+		n = skip_gap(r, v);
 	}
+	v->pages_when_full = v->pages;
 	pthread_mutex_unlock(&r->lock);
 	return n < 0 ? (int)n : 0;
 }

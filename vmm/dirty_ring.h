@@ -38,6 +38,7 @@ struct dirty_ring_vcpu {
 	struct kvm_dirty_gfn *gfn; /* the ring; NULL: not mapped */
 	uint32_t next;		   /* entry to be looked at, counted on and on */
 	uint64_t pages;		   /* found so far, again after each reset; atomic */
+	uint64_t pages_when_full;  /* @pages when the vCPU was last sent out to make room */
 };
 
 struct dirty_ring {

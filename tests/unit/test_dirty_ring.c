@@ -170,6 +170,28 @@ static void test_full_ring(void **state)
 	fake_free(f);
 }
 
+/* The vCPU was sent out, and before it is here another thread has harvested: that is no overflow */
+static void test_room_was_made_meanwhile(void **state)
+{
+	struct fake *f = fake_new();
+	unsigned int round;
+	uint64_t pages = 0, bits[WORDS];
+	uint32_t i;
+
+	(void)state;
+	for (round = 0; round < 3 * ENTRIES; round++) {
+		for (i = 0; i < ENTRIES - KEPT; i++)
+			assert_int_equal(guest_write(f, 0, i), i == ENTRIES - KEPT - 1);
+		assert_int_equal(dirty_log_harvest(&f->log, &pages, NULL), 0);
+		assert_int_equal(pages, ENTRIES - KEPT);
+		take_all(f, bits);
+		assert_int_equal(dirty_ring_full(&f->ring, 0), 0);
+		assert_int_equal(dirty_log_harvest(&f->log, &pages, NULL), 0);
+		assert_int_equal(pages, 0);
+	}
+	fake_free(f);
+}
+
 static const struct {
 	const char *name;
 	uint32_t slot;
@@ -267,9 +289,13 @@ static void test_none(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_everything_is_found), cmocka_unit_test(test_full_ring),
-		cmocka_unit_test(test_bad_entries),	    cmocka_unit_test(test_overflow),
-		cmocka_unit_test(test_reset_fails),	    cmocka_unit_test(test_none),
+		cmocka_unit_test(test_everything_is_found),
+		cmocka_unit_test(test_full_ring),
+		cmocka_unit_test(test_room_was_made_meanwhile),
+		cmocka_unit_test(test_bad_entries),
+		cmocka_unit_test(test_overflow),
+		cmocka_unit_test(test_reset_fails),
+		cmocka_unit_test(test_none),
 	};
 
 	return cmocka_run_group_tests_name("dirty_ring", tests, NULL, NULL);
