@@ -23,15 +23,23 @@ class Guest:
         return self.host.run(f"cat /tmp/{self.name}.{what} 2>/dev/null")[1].replace("\r", "")
 
     def until(self, condition, what):
-        """Waits for the shell's @condition."""
+        """Waits for the shell's @condition. What it did last it did before its end, so that is looked at first."""
         status, _ = self.host.run(f"""cd /tmp
-until {condition}; do [ ! -e {self.name}.status ] || exit 1; sleep 0.1; done 2>/dev/null""", WAIT_S)
+exec 2>/dev/null
+ended=
+while :; do
+	[ ! -s {self.name}.status ] || ended=yes
+	! {condition} || exit 0
+	[ -z "$ended" ] || exit 1
+	sleep 0.1
+done""", WAIT_S)
         assert status == 0, f"{what}: ended with {self.said('status')}{self.said('log')}{self.said('console')}"
 
     def console(self, lines):
-        """The guest's console once it has so many lines that are whole."""
+        """The whole lines of the guest's console once there are so many."""
         self.until(f"[ $(wc -l <{self.name}.console) -ge {lines} ]", f"{lines} lines of the guest")
-        return self.said("console")
+        said = self.said("console")
+        return said[:said.rfind("\n") + 1]
 
     def beat(self):
         """The guest is alive: (number, text) of its last heartbeat, after three more of them."""
@@ -69,7 +77,7 @@ until {condition}; do [ ! -e {self.name}.status ] || exit 1; sleep 0.1; done 2>/
         return output
 
     def end(self):
-        self.host.run(f"until [ -e /tmp/{self.name}.status ]; do sleep 0.1; done", WAIT_S)
+        self.host.run(f"until [ -s /tmp/{self.name}.status ]; do sleep 0.1; done", WAIT_S)
         print(self.said("log"))
         return int(self.said("status"))
 

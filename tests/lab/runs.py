@@ -164,9 +164,10 @@ vmm=$(pidof testudo)
 cat /tmp/report.json; echo @hardware
 for file in {HARDWARE}; do cat $file; done 2>/dev/null
 echo @lines 0
+echo seen >$(ls /tmp/boot*.in)
 """.encode(), "/tmp/look")
     host.check("(sh /tmp/look >/tmp/looked 2>&1) &")
-    boot = host.boot(f"{script}; echo @look >/dev/console; sleep 2", append=APPEND, timeout=TIMEOUT_S,
+    boot = host.boot(f"{script}; echo @look >/dev/console; read seen", append=APPEND, timeout=TIMEOUT_S,
                      args=[*args, "--mitigation-report", "/tmp/report.json"], **guest)
     assert boot.status == 0, boot
     return boot.output, _look(host.check("cat /tmp/looked"), 0)

@@ -32,6 +32,8 @@ def test_power_button_and_pause(amd_stock):
     assert boot.status == 0, boot
     pressed, interrupts, clock, complaints = boot.output.splitlines()
     assert (pressed, interrupts, clock, complaints) == ("1 116 1", "1", "kvm-clock", "0"), boot
+    # the command hears of the end at the same time as the test
+    amd_stock.check("until grep -qs '^stop: ' /tmp/stopped; do sleep 0.1; done", 60)
     assert amd_stock.check("cat /tmp/stopped") == "stop: 0\n"
     listed = amd_stock.check("cat /tmp/listed").splitlines()
     assert listed[1].split()[0] == "debian" and listed[1].split()[2:4] == ["running", "1"], listed

@@ -175,8 +175,8 @@ class Traveller:
     def wait(self, condition, seconds):
         """Until the shell's @condition holds in the host, unless the guest's process ends before."""
         end = f"/tmp/move/{self.name}.status"
-        status, _ = self.host.run(f"for i in $(seq {seconds * 5}); do ! {condition} || exit 0; [ ! -e {end} ] || exit 9\n"
-                                  f"sleep 0.2; done; exit 8", seconds * 2)
+        status, _ = self.host.run(f"ended=; for i in $(seq {seconds * 5}); do [ ! -e {end} ] || ended=yes\n"
+                                  f"! {condition} || exit 0; [ -z \"$ended\" ] || exit 9; sleep 0.2; done; exit 8", seconds * 2)
         assert status == 0, f"waited for: {condition}\n{self.story()}"
 
     def wait_end(self, host, name):
