@@ -5,7 +5,6 @@ kept in the cache. It runs by the loader of its own C library.
 """
 import os
 import pathlib
-import shutil
 import subprocess
 import tempfile
 
@@ -14,7 +13,7 @@ import files
 import later
 
 PACKAGES = ["bochs", "bochs-term", "bochsbios", "vgabios"]
-LIBRARIES = "usr/lib/x86_64-linux-gnu"
+LIBRARIES = later.LIBRARIES
 PARTS = ["usr/bin/bochs-bin", "usr/share/bochs", "usr/share/vgabios", LIBRARIES]
 PLUGINS = "bochs/plugins"
 
@@ -30,19 +29,7 @@ def _keep(tree, path):
         (tree / name).rename(path / name)
     (path / "bin").mkdir()
     (tree / "usr/bin/bochs-bin").rename(path / "bin/bochs")
-    wanted = {"ld-linux-x86-64.so.2"}
-    for program in [path / "bin/bochs", *(path / LIBRARIES / PLUGINS).glob("*.so")]:
-        wanted |= _needed(tree / LIBRARIES, program)
-    for name in wanted:
-        shutil.copy(tree / LIBRARIES / name, path / LIBRARIES / name)
-
-
-def _needed(libraries, program):
-    """Names of the libraries, out of the folder @libraries, that @program loads."""
-    shown = subprocess.run([libraries / "ld-linux-x86-64.so.2", "--library-path", libraries, "--list", program],
-                           capture_output=True, text=True, check=False).stdout
-    paths = (pathlib.Path(line.split(" => ")[1].split(" (")[0]) for line in shown.splitlines() if " => /" in line)
-    return {path.name for path in paths if path.parent == libraries}
+    later.keep_libraries(tree, path, [path / "bin/bochs", *(path / LIBRARIES / PLUGINS).glob("*.so")])
 
 
 def folder():
@@ -52,9 +39,8 @@ def folder():
 
 def command(config):
     """(words, environment) that run Bochs with the configuration file @config."""
-    libraries = folder() / LIBRARIES
-    return ([libraries / "ld-linux-x86-64.so.2", "--library-path", libraries, folder() / "bin/bochs", "-q",
-             "-f", config], dict(os.environ, LTDL_LIBRARY_PATH=str(libraries / PLUGINS)))
+    return ([*later.program(folder(), "bin/bochs"), "-q", "-f", config],
+            dict(os.environ, LTDL_LIBRARY_PATH=str(folder() / LIBRARIES / PLUGINS)))
 
 
 # With SMAP on, Bochs 3.0 walks the page tables for each byte that the kernel copies from or to a user's page.

@@ -2,14 +2,16 @@
 they need, into an archive, of which the wanted parts are kept in the cache."""
 import hashlib
 import inspect
+import os
 import pathlib
+import shutil
 import subprocess
 import tempfile
 
-import t2  # noqa: F401  (makes the next one findable)
 import files
 
 SUITE = "trixie"
+LIBRARIES = "usr/lib/x86_64-linux-gnu"
 
 
 def folder(name, packages, parts, keep):
@@ -17,9 +19,11 @@ def folder(name, packages, parts, keep):
     made anew when anything about how it is made has changed."""
     def fill(path):
         with tempfile.TemporaryDirectory(prefix="testudo-") as work:
+            # Nothing is run of what is unpacked, so that any user may; root is asked for more in that mode.
+            mode = "auto" if os.geteuid() == 0 else "chrootless"
             made = subprocess.run(
-                [files.tool("mmdebstrap"), "--quiet", "--variant=extract", f"--include={','.join(packages)}",
-                 "--components=main", SUITE, "tree.tar"], cwd=work, stdin=subprocess.DEVNULL, capture_output=True,
+                [files.tool("mmdebstrap"), "--quiet", f"--mode={mode}", "--variant=extract",
+                 f"--include={','.join(packages)}", "--components=main", SUITE, "tree.tar"], cwd=work, stdin=subprocess.DEVNULL, capture_output=True,
                 text=True, check=False)
             if made.returncode != 0:
                 why = (made.stderr.strip().splitlines() or ["no reason given"])[-1]
@@ -32,6 +36,25 @@ def folder(name, packages, parts, keep):
 
     recipe = "\n".join([SUITE, *packages, *parts, inspect.getsource(keep)])
     return files.cache_folder(f"{name}-{SUITE}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}", fill)
+
+
+def keep_libraries(tree, path, programs):
+    """Copies from @tree to @path what the @programs, which are in @path already, load, with the loader."""
+    (path / LIBRARIES).mkdir(parents=True, exist_ok=True)
+    loader = tree / LIBRARIES / "ld-linux-x86-64.so.2"
+    wanted = {loader.name}
+    for program in programs:
+        shown = subprocess.run([loader, "--library-path", loader.parent, "--list", program],
+                               capture_output=True, text=True, check=False).stdout
+        paths = (pathlib.Path(line.split(" => ")[1].split(" (")[0]) for line in shown.splitlines() if " => /" in line)
+        wanted |= {found.name for found in paths if found.parent == loader.parent}
+    for name in wanted:
+        shutil.copy(tree / LIBRARIES / name, path / LIBRARIES / name)
+
+
+def program(path, name):
+    """The words that run the program @name of the folder @path, by the loader of its own C library."""
+    return [path / LIBRARIES / "ld-linux-x86-64.so.2", "--library-path", path / LIBRARIES, path / name]
 
 
 def kernel():
