@@ -13,9 +13,6 @@
 #include "tests/guest/heartbeat.h"
 #include "tests/guest/uart.h"
 
-#define MSR_MITIGATION_ENUM 0x50000001
-#define MSR_MITIGATION_CTRL 0x50000002
-
 #define MAX_SPANS      BOOT_MAX_REGIONS
 #define WORDS_PER_PAGE (PAGE_SIZE / sizeof(uint64_t))
 
@@ -249,13 +246,9 @@ const char *cmd_load(void)
 	if (wrong)
 		return wrong;
 
-	if (opt_u64("reports", 0)) {
-		uint64_t offered = 0;
-
-		if (!rdmsr_safe(MSR_MITIGATION_ENUM, &offered) ||
-		    !wrmsr_safe(MSR_MITIGATION_CTRL, opt_u64("reports", 0)))
-			return "the virtual mitigation MSRs are not there";
-	}
+	wrong = report_mitigations();
+	if (wrong)
+		return wrong;
 
 	memset(heart, 0, sizeof(*heart));
 	heart->version = HEARTBEAT_VERSION;

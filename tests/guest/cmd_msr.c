@@ -10,6 +10,9 @@
 
 #define WAIT_US 5000000
 
+#define MSR_MITIGATION_ENUM 0x50000001
+#define MSR_MITIGATION_CTRL 0x50000002
+
 struct order {
 	uint32_t seq, done; /* done follows seq */
 	char op;	    /* 'r' or 'w' */
@@ -162,6 +165,17 @@ static const char *one_step(const char **s, uint32_t n_cpus)
 	if (word(s, "w."))
 		return one_access(cpu, 'w', false, s);
 	return "a step is r, w, spin, wait or init";
+}
+
+const char *report_mitigations(void)
+{
+	const uint64_t bits = opt_u64("reports", 0);
+	uint64_t offered = 0;
+
+	if (bits &&
+	    (!rdmsr_safe(MSR_MITIGATION_ENUM, &offered) || !wrmsr_safe(MSR_MITIGATION_CTRL, bits)))
+		return "the virtual mitigation MSRs are not there";
+	return NULL;
 }
 
 const char *cmd_msrs(void)

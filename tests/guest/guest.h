@@ -171,6 +171,10 @@ void guest_end_as(const char *way) __attribute__((noreturn));
  */
 void guest_done(const char *name, const char *reason) __attribute__((noreturn));
 
+/* cmd_msr.c */
+/** report_mitigations - reports=BITS, by the virtual MSRs. Return: NULL, or what is wrong */
+const char *report_mitigations(void);
+
 /* A command returns NULL or the reason why it failed. */
 const char *cmd_hello(void);
 const char *cmd_mem(void);
@@ -192,5 +196,6 @@ const char *cmd_reboot(void);
 const char *cmd_rng(void);
 const char *cmd_hostile(void);
 const char *cmd_load(void);
+const char *cmd_xstate(void);
 
 #endif

@@ -33,6 +33,7 @@ static const struct {
 	/* loads that go on */
 	{"dirty", cmd_load},
 	{"heartbeat", cmd_load},
+	{"xstate", cmd_xstate},
 };
 
 void guest_main(uint64_t start_info)
