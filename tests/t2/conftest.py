@@ -20,12 +20,29 @@ def emulated_host(kind, work, **options):
         yield host
 
 
+def built(name):
+    """The path of a file of the build."""
+    path = BUILD / name
+    assert path.exists(), f"{path} is not built; run tools/test or 'ninja -C {BUILD}'"
+    return str(path)
+
+
 @pytest.fixture(scope="session")
 def guest_report():
     """The program that reports in a guest whose kernel cannot; for the programs of EmulatedHost.boot()."""
-    path = BUILD / "tools" / "guest-report" / "testudo-guest-report"
-    assert path.exists(), f"{path} is not built; run tools/test or 'ninja -C {BUILD}'"
-    return str(path)
+    return built("tools/guest-report/testudo-guest-report")
+
+
+@pytest.fixture(scope="session")
+def xstate():
+    """The program that watches over extended state in a guest."""
+    return built("tests/t2/xstate")
+
+
+@pytest.fixture(scope="session")
+def kvm_shim():
+    """The library that makes a KVM another, as bytes."""
+    return pathlib.Path(built("tests/shim/libkvm_shim.so")).read_bytes()
 
 
 @pytest.fixture(scope="session")

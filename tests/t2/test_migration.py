@@ -27,6 +27,7 @@ DISK_MIB = 16
 BLOCK = 128 << 10
 DRIFT_S = 0.1		# of the guest's clocks against the host's, over a move
 SEEN_S = 10		# the guest's pause beyond what testudo says: slowing it down, and others on its CPU, are in it
+COMPONENTS = 0x207	# of XSAVE: x87, SSE, AVX, protection keys
 ROWS = 20		# looks at the clocks after a move
 
 # What the kernel may say on a machine that is short of CPU, not for moving.
@@ -77,6 +78,18 @@ ln -s /t2/lib64 /lib64; ln -s /t2/lib /lib; ln -s /t2/usr/lib /usr/lib
 	--output=/tmp/fio --output-format=json >/tmp/fio.out 2>&1 &
 fio=$!
 until read -r _ _ _ _ writes _ </sys/block/vda/stat && [ "$writes" -gt 64 ]; do sleep 0.2; done
+"""
+
+# Extended state, beside which the rest of the load has its time.
+HOLD = """
+nice -n 19 /opt/xstate 3 >/tmp/xstate &
+xstate=$!
+"""
+
+HELD = """
+kill $xstate
+wait $xstate
+fact xstate cat /tmp/xstate
 """
 
 LOADED = """
@@ -148,13 +161,15 @@ def network(host, address, more=""):
 class Traveller:
     """A guest that runs @script and moves from testudo process to testudo process, first on @host. @args: what every
     process is given, TAP being its interface, VHOST on where @vhost says so for the process of that number; @start: what
-    the first is given besides; @append: more for the kernel's command line; @more: files for the guest."""
+    the first is given besides; @append: more for the kernel's command line; @more: files for the guest; @env: variables of
+    every process."""
 
-    def __init__(self, host, script, args, start="", append="", more=None, vhost=()):
+    def __init__(self, host, script, args, start="", append="", more=None, vhost=(), env=""):
         self.home = self.host = host
         host.put(files.cpio({"run.sh": script.encode(), **(more or {})}), "/tmp/move/more.cpio")
         host.check("cat /t2/guest/initrd /tmp/move/more.cpio >/tmp/move/initrd")
         self.args = args
+        self.env = env
         self.vhost = vhost
         self.number = 0
         self._launch(f"-i /tmp/move/initrd -c 2 -m 128 -p 'panic=-1 quiet {append}' {start}")
@@ -168,7 +183,7 @@ class Traveller:
         to = f"/tmp/move/{self.name}"
         args = self.args.replace("TAP", f"t{self.number % 2}")
         args = args.replace("VHOST", "on" if self.number < len(self.vhost) and self.vhost[self.number] else "off")
-        self.host.check(f"(testudo run --name {self.name} --serial file:{to}.console --mitigation-report {to}.json "
+        self.host.check(f"({self.env} testudo run --name {self.name} --serial file:{to}.console --mitigation-report {to}.json "
                         f"-k /t2/guest/vmlinuz {args} {more} >{to}.log 2>&1 </dev/null\n"
                         f"echo $? >{to}.status) >/dev/null 2>&1 &")
 
@@ -215,6 +230,14 @@ class Traveller:
         self.wait_end(source, old)	# its tap may be the next one's
         return json.loads(output.splitlines()[-1])
 
+    def through_file(self, path):
+        """Into a file, and from there to a new process."""
+        old = self.name
+        self.number += 1
+        self.host.check(f"testudo save {old} {path} --force", 120)
+        self.wait_end(self.host, old)
+        self._launch(f"--incoming file:{path}")
+
     def end(self):
         """Tells the guest that it may end. Return: what it has printed, as facts"""
         self.home.check(f"until echo enough | nc {GUEST} 5001; do sleep 0.5; done", 60)
@@ -224,6 +247,22 @@ class Traveller:
         [(status, output)] = parse_scripts(console)
         assert status == 0, output
         return facts(output)
+
+
+def check_kept(facts, threads):
+    """What the program xstate says at its end: nothing was lost by threads that have looked."""
+    first, *rest = facts["xstate"].splitlines()
+    assert first == f"xstate components={COMPONENTS:#x}"
+    looks = [int(count) for count in re.findall(r"^xstate thread=\d+ patterns=\d+ looks=(\d+)$", "\n".join(rest),
+                                                re.MULTILINE)]
+    assert len(looks) == len(rest) == threads and min(looks) > 0, facts["xstate"]
+
+
+def guest_files(*programs):
+    """What Traveller has to be given as more, for the guest to find @programs in /opt."""
+    tree = {f"opt/{pathlib.Path(program).name}": pathlib.Path(program).read_bytes() for program in programs}
+    return tree | {path.lstrip("/"): pathlib.Path(path).read_bytes() for program in programs
+                   for path in files.libraries(program)}
 
 
 def offset(rows, guest, host):
@@ -351,10 +390,10 @@ def test_guest_is_shown_the_same(life):
 # Two hosts
 
 @pytest.fixture(scope="module")
-def crossing(amd_stock, amd_second):
+def crossing(amd_stock, amd_second, xstate):
     """A guest goes from one host to the other. Its clocks, and the block it checks, still pass through the first."""
     with network(amd_stock, HOST, WIRE + ENDS), network(amd_second, SECOND, WIRE):
-        guest = Traveller(amd_stock, START + LOADED + END, f"-n tap=TAP,mac={MAC}")
+        guest = Traveller(amd_stock, START + HOLD + LOADED + HELD + END, f"-n tap=TAP,mac={MAC}", more=guest_files(xstate))
         guest.wait("grep -qs '@@@under load' /tmp/move/m0.console", 150)
         before = guest.wait_rows()
         apart = time_apart(amd_stock, amd_second)
@@ -379,6 +418,10 @@ def test_crossing_ends_well(crossing):
     assert (last["stream"], last["damage"], last["clock"]) == ("flows", "", "kvm-clock")
     assert int(last["sums"]) >= 2 and int(last["blocks"]) >= 4
     assert complaints(last["dmesg"]) == []
+
+
+def test_crossing_keeps_extended_state(crossing):
+    check_kept(crossing["last"], 3)
 
 
 def test_crossing_clocks(crossing):
@@ -409,13 +452,11 @@ exit 0
 def pool(amd_stock, guest_report):
     """A guest with retpolines, which it reports, goes from a host taken for an Ice Lake to one taken for a Sapphire
     Rapids. The CPU is neither, and keeps whatever is written to its SPEC_CTRL."""
-    tree = {path.lstrip("/"): pathlib.Path(path).read_bytes() for path in files.libraries(guest_report)}
-    tree["opt/testudo-guest-report"] = pathlib.Path(guest_report).read_bytes()
     with network(amd_stock, HOST):
         for name in ("icelake-server", "sapphire-rapids"):
             amd_stock.put((files.TOP / f"tests/data/hosts/{name}.json").read_bytes(), f"/tmp/move/{name}.facts")
         guest = Traveller(amd_stock, TOLD, f"-n tap=TAP,mac={MAC}", "--host-facts /tmp/move/icelake-server.facts",
-                          append="spectre_v2=retpoline", more=tree)
+                          append="spectre_v2=retpoline", more=guest_files(guest_report))
         guest.wait("grep -qs '@@@under load' /tmp/move/m0.console", 150)
         # what it reported last is in the file a moment later
         guest.wait("[ $(grep -c '\"written\": true' /tmp/move/m0.json) = 2 ]", 30)
