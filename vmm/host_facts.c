@@ -39,7 +39,8 @@ static void read_raw(struct cpuid_set *raw)
 
 		if (l.leaf > max)
 			continue;
-		__cpuid_count(l.leaf, l.subleaf, l.eax, l.ebx, l.ecx, l.edx);
+		if (!host_cpuid_of_test || !host_cpuid_of_test(&l))
+			__cpuid_count(l.leaf, l.subleaf, l.eax, l.ebx, l.ecx, l.edx);
 		if (l.leaf == 0)
 			max = l.eax;
 		cpuid_add(raw, &l);

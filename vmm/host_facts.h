@@ -15,4 +15,12 @@ void host_facts_read(struct host_facts *f, const struct kvm *kvm);
 /** host_arch_cap - IA32_ARCH_CAPABILITIES as KVM offers it; 0 when it offers none */
 uint64_t host_arch_cap(const struct kvm *kvm);
 
+/**
+ * host_cpuid_of_test - CPUID of the host that tests lay over this one, instead of the instruction
+ * tests/shim defines it, and a library that is preloaded can answer any ioctl, but no instruction.
+ * There is none in the program: the pointer is NULL.
+ * Return: false when it lays none
+ */
+bool host_cpuid_of_test(struct cpuid_leaf *l) __attribute__((weak));
+
 #endif

@@ -2,8 +2,11 @@
 Tests of testudo on this machine's /dev/kvm with the guest of tests/guest.
 
   TESTUDO_BUILD=builddir python3 -m pytest tests/e2e      TESTUDO=/path/to/testudo for another one
+  TESTUDO_OVERLAY=intel|amd   on that host, whatever this machine is: tests/shim lays its fact file over /dev/kvm, for
+                              every testudo that the tests start (none, or not set: this machine's own KVM)
 """
 
+import os
 import pathlib
 import shutil
 import tempfile
@@ -21,6 +24,8 @@ SHIMMED = {"test_mitigation.guest", "test_migration_matrix.start"}
 def pytest_collection_modifyitems(items):
     why = harness.why_no_kvm()
     for item in items:
+        if item.get_closest_marker("host"):
+            item.add_marker("shim")
         if SHIMMED & {f.func.__module__ + "." + name for name in item.fixturenames
                       for f in item._fixtureinfo.name2fixturedefs.get(name, ())}:
             item.add_marker("shim")
@@ -31,9 +36,24 @@ def pytest_collection_modifyitems(items):
 def pytest_configure(config):
     config.addinivalue_line("markers", "nokvm: needs no /dev/kvm")
     config.addinivalue_line("markers", "shim: preloads a library, which a sanitizer does not allow")
-    for path in (harness.TESTUDO, harness.GUEST, harness.FIRST):
+    config.addinivalue_line("markers", "host(name): on this overlay, whatever the others run on")
+    if harness.OVERLAY not in ("none", *harness.OVERLAYS):
+        pytest.exit(f"TESTUDO_OVERLAY={harness.OVERLAY}: give none, intel or amd", 2)
+    if harness.OVERLAY != "none":
+        os.environ.update(harness.overlay(harness.OVERLAYS[harness.OVERLAY]))
+    needed = [harness.TESTUDO, harness.GUEST, harness.FIRST]
+    for path in needed if harness.OVERLAY == "none" else [*needed, harness.SHIM]:
         if not path.exists():
             pytest.exit(f"{path} is missing: set TESTUDO_BUILD to a build directory", 2)
+
+
+@pytest.fixture(autouse=True)
+def overlay(request, monkeypatch):
+    """The overlay of a test that chose one."""
+    marker = request.node.get_closest_marker("host")
+    if marker:
+        for name, value in harness.overlay(harness.OVERLAYS[marker.args[0]]).items():
+            monkeypatch.setenv(name, value)
 
 
 @pytest.fixture

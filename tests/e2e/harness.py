@@ -17,9 +17,16 @@ BUILD = pathlib.Path(os.environ.get("TESTUDO_BUILD", ROOT / "build")).resolve()
 TESTUDO = pathlib.Path(os.environ.get("TESTUDO", BUILD / "vmm" / "testudo"))
 GUEST = BUILD / "tests" / "guest" / "guest.elf"
 FIRST = BUILD / "tests" / "guest" / "first.elf"
+SHIM = BUILD / "tests" / "shim" / "libkvm_shim.so"
+HOSTS = ROOT / "tests" / "data" / "hosts"
+
+# Whole hosts that tests/shim lays over this machine
+OVERLAYS = {"intel": HOSTS / "sapphire-rapids.json", "amd": HOSTS / "epyc-rome.json"}
 
 # Exit codes of testudo run
 OFF, VMM_ERROR, USAGE, BAD_INPUT, RESET, CRASH, PANIC = 0, 1, 2, 3, 32, 33, 34
+
+OVERLAY = os.environ.get("TESTUDO_OVERLAY", "none")
 
 SECTOR = 512
 TIMEOUT = 60
@@ -28,6 +35,31 @@ TIMEOUT = 60
 def without_mitigation(text):
     """@text less what depends on this host's CPU alone: test_mitigation.py looks at that."""
     return re.sub(r"^testudo: (warning: )?mitigation: .*\n", "", text, flags=re.MULTILINE)
+
+
+def overlay(facts, mode=None, **values):
+    """The environment in which testudo finds itself on the host of the file @facts, or on this machine (None); with
+    the KVM of @mode (None: as the file says), and @values of the shim's other variables."""
+    env = {"LD_PRELOAD": str(SHIM), **{f"KVM_SHIM_{name.upper()}": str(value) for name, value in values.items()}}
+    if facts:
+        env["KVM_SHIM_HOST"] = str(facts)
+    if mode:
+        env["KVM_SHIM"] = mode
+    return env
+
+
+def environment(env):
+    """@env as the first words of a command; of another overlay nothing is left."""
+    ours = [f"-u{name}" for name in os.environ if name.startswith("KVM_SHIM") and name != "KVM_SHIM_REFUSES"]
+    return ["env", *ours, *(f"{name}={value}" for name, value in env.items())]
+
+
+def lacking(what):
+    """The environment of a KVM that lacks @what (tests/e2e/kvm_lacks.c), on the overlay if there is one."""
+    libraries = [str(BUILD / "tests" / "e2e" / "kvm_lacks.so"), *filter(None, [os.environ.get("LD_PRELOAD")])]
+    # a sanitizer's run-time wants to come first; it does not matter here which does
+    asan = os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"
+    return {"LD_PRELOAD": ":".join(libraries), "KVM_LACKS": what, "ASAN_OPTIONS": asan}
 
 
 class Result:

@@ -114,11 +114,9 @@ def test_usage(testudo, value, words):
 @pytest.mark.parametrize("lacks, code", [("223", 0), ("223,192", harness.VMM_ERROR)])
 def test_kernels_without(work, lacks, code):
     """The older name of the capability will do; without either there is one line."""
-    asan = os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"
-    shim = harness.BUILD / "tests" / "e2e" / "kvm_lacks.so"
     p = subprocess.run([harness.TESTUDO, *harness.arguments("hello", "--dirty-ring", "1024")], cwd=work,
                        stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False,
-                       env={**os.environ, "LD_PRELOAD": str(shim), "KVM_LACKS": lacks, "ASAN_OPTIONS": asan})
+                       env={**os.environ, **harness.lacking(lacks)})
     result = harness.Result(p.returncode, p.stdout, p.stderr)
     if code:
         result.expect_error(code, "--dirty-ring 1024", "no dirty rings", "5.11")

@@ -9,7 +9,6 @@ import pytest
 import harness
 from harness import VMM_ERROR
 
-SHIM = harness.BUILD / "tests" / "e2e" / "kvm_lacks.so"
 SOURCE = harness.ROOT / "vmm" / "kvm.c"
 
 # KVM's own numbers (linux/kvm.h), so that the table in the source is held against another one
@@ -21,11 +20,9 @@ NUMBERS = {
 
 
 def run_lacking(work, what):
-    # a sanitizer's run-time wants to come first; it does not matter here which does
-    asan = os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"
     done = subprocess.run([harness.TESTUDO, *harness.arguments("hello")], cwd=work, stdin=subprocess.DEVNULL,
                           capture_output=True, timeout=60, check=False,
-                          env={**os.environ, "LD_PRELOAD": str(SHIM), "KVM_LACKS": what, "ASAN_OPTIONS": asan})
+                          env={**os.environ, **harness.lacking(what)})
     return harness.Result(done.returncode, done.stdout, done.stderr)
 
 

@@ -88,10 +88,7 @@ def test_a_host_that_keeps_half_of_an_msr(launch, work, msr, arrives):
     """kvm_amd does so with SYSENTER_ESP and _EIP, which then have but that half; with others it is a refusal."""
     a = launch("a", params=f"msrs cpus=1 do=0.w.{msr}.ffff888000003000 end=loop")
     a.wait_console("done msrs")
-    lacks = harness.BUILD / "tests" / "e2e" / "kvm_lacks.so"
-    asan = os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"
-    b = launch("b", incoming=f"unix:{work}/m", env={"LD_PRELOAD": str(lacks), "KVM_LACKS": f"high:{msr}",
-                                                   "ASAN_OPTIONS": asan})
+    b = launch("b", incoming=f"unix:{work}/m", env=harness.lacking(f"high:{msr}"))
     moving.wait_listening(b)
     code, _, err = moving.migrate(a, f"unix:{work}/m")
     assert code == (moving.MOVED if arrives else moving.SOURCE_RUNS), err
