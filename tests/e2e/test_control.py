@@ -343,8 +343,7 @@ def test_changed_mitigation_is_told(live, work, monkeypatch):
     facts.write_text(json.dumps({
         "testudo-host-facts": 1, "backend": {"name": "none", "can-force": []},
         "facts": dict(SAPPHIRE_RAPIDS, **{"kvm-arch-capabilities": hex(EIBRS), "kvm-cpuid-7-2-edx": "0"})}))
-    prefix = ["env", f"LD_PRELOAD={SHIM}", "KVM_SHIM=filter", "KVM_SHIM_BITS=0x447", "KVM_SHIM_CAP=236",
-              f"KVM_SHIM_ARCH_CAP={EIBRS}", "KVM_SHIM_7_2_EDX=0"]
+    prefix = harness.environment(harness.overlay(facts, "filter"))
     with Guest(live, work, "msrs cpus=1 do=0.w.50000002.2 end=loop", "--host-facts", facts, prefix=prefix) as g:
         with g.ready(b"done msrs").client() as c:
             before = c.execute("x-testudo-query-mitigation")["vcpus"][0]["report"]

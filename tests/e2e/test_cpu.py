@@ -74,6 +74,7 @@ def test_of_two_edits_of_an_msr_the_later_one_wins(testudo, work):
     assert [v & 3 for v in read_msrs(testudo("msrs cpus=1 do=0.r.8b", "--cpu", path))] == [2]
 
 
+@pytest.mark.host("intel")
 @pytest.mark.parametrize("addr, bitmap, names", [
     ("0x48", "0b1", ["0x48 is not a template's", "spec-ctrl of a policy"]),
     ("0x49", "0b1", ["0x49 is not a template's", "a command"]),

@@ -12,7 +12,6 @@ import pytest
 import harness
 
 FOLDER = harness.BUILD / "tests" / "kvm"
-SHIM = harness.BUILD / "tests" / "shim" / "libkvm_shim.so"
 
 
 def names_in(program):
@@ -38,4 +37,4 @@ def test_state(name):
 @pytest.mark.parametrize("name", names_in("test_mitigation_state"))
 def test_mitigations(name, mode):
     run("test_mitigation_state", name,
-        {"LD_PRELOAD": str(SHIM), "KVM_SHIM": mode, "KVM_SHIM_ARCH_CAP": str(0x800eb)})
+        harness.overlay(harness.OVERLAYS["intel"], mode, arch_cap=0x800eb))

@@ -100,9 +100,7 @@ def fact_file(work, side, host, mode):
     path = pathlib.Path(work, side + ".json")
     path.write_text(json.dumps({"testudo-host-facts": 1, "facts": facts, "backend": backend}))
     bits = sum(BITS[name] for name in can_force)
-    return path, ["env", f"LD_PRELOAD={SHIM}", f"KVM_SHIM={mode}", f"KVM_SHIM_BITS={bits}",
-                  f"KVM_SHIM_ARCH_CAP={facts['kvm-arch-capabilities']}",
-                  f"KVM_SHIM_7_2_EDX={facts['kvm-cpuid-7-2-edx']}"]
+    return path, harness.environment(harness.overlay(path, mode, bits=bits))
 
 
 def explain(policy, host, *words):
