@@ -393,8 +393,10 @@ static int switch_over(struct transfer *t)
 		if (ret <= 0)
 			break;
 		ret = migrate_guest_take_back(&t->guest, t->e);
-		if (!ret)
+		if (!ret) {
+			migrate_source_set_status(t->s, MIGRATE_ACTIVE);
 			ret = copy_live(t);
+		}
 		if (ret < 0)
 			return ret;
 	}
