@@ -3,11 +3,12 @@
  * Every processor sweeps its share of the working set again and again, checks that each page still
  * holds what the sweep before wrote, and beats.
  *   wss=MIB  working set (dirty: 16, heartbeat: 0)	rate=N  pages a second in all (0: no limit)
+ *   skip=MIB  of RAM that the working set leaves out below itself (0)
  *   cpus=N  processors (1)				order=seq|rand
  *   writers=N  how many of them have a share of the working set (all)
  *   reports=BITS  first reports them by the virtual mitigation MSRs, on the first processor
- *   seconds=N, loops=N  end after that (0: never)	report=SECONDS  a line now and then; a byte
- *on COM1 then ends the run
+ *   loops=N  end after that (0: never)	gate=N  end when a host tool writes N to GATE_GPA (0: never)
+ *   report=SECONDS  a line now and then; a byte on COM1 then ends the run
  */
 #include "tests/guest/guest.h"
 #include "tests/guest/heartbeat.h"
@@ -25,7 +26,8 @@ static struct {
 	uint32_t n_spans, n_cpus, n_writers;
 	uint64_t pages;		 /* of the working set */
 	uint64_t ticks_per_page; /* 0: no limit */
-	uint64_t ticks_total, loops, ticks_report;
+	uint64_t loops, ticks_report;
+	uint32_t gate;
 	bool random;
 	uint32_t finished;
 	bool stop;
@@ -41,6 +43,7 @@ struct share {
 };
 
 static struct heartbeat *const heart = (struct heartbeat *)HEARTBEAT_GPA;
+static const uint32_t *const gate = (const uint32_t *)GATE_GPA;
 static struct share shares[MAX_CPUS];
 
 static uint64_t *page_of(uint64_t index)
@@ -171,13 +174,13 @@ static void load_loop(void *arg)
 {
 	struct share *s = arg;
 	struct heartbeat_cpu *h = &heart->cpu[s->cpu];
-	uint64_t start = rdtsc(), now = start;
+	uint64_t now = rdtsc();
 
-	s->next_due = s->last_report = h->last_tsc = start;
+	s->next_due = s->last_report = h->last_tsc = now;
 	while (!READ_ONCE(load.stop)) {
 		now = rdtsc();
 		beat(h, now);
-		if (load.ticks_total && now - start >= load.ticks_total)
+		if (load.gate && READ_ONCE(*gate) == load.gate)
 			break;
 		report_now_and_then(s, h, now);
 		if (!s->n || now < s->next_due)
@@ -200,8 +203,8 @@ static void load_cpu(uint32_t cpu)
 	ring3_run(load_loop, &shares[cpu], (uint8_t *)page_alloc(1) + PAGE_SIZE, RFLAGS_IF);
 }
 
-/* Take the working set from RAM above the heap, whatever regions it is in. */
-static const char *take_pages(uint64_t pages)
+/* Take the working set from RAM above the heap and @skip pages of it, whatever regions it is in. */
+static const char *take_pages(uint64_t skip, uint64_t pages)
 {
 	load.pages = pages;
 	for (uint32_t i = 0; i < boot.n_regions && pages; i++) {
@@ -214,6 +217,13 @@ static const char *take_pages(uint64_t pages)
 		if (r->type != BOOT_RAM || start >= end)
 			continue;
 		n = (end - start) / PAGE_SIZE;
+		if (n <= skip) {
+			skip -= n;
+			continue;
+		}
+		start += skip * PAGE_SIZE;
+		n -= skip;
+		skip = 0;
 		if (n > pages)
 			n = pages;
 		page_map(start, n * PAGE_SIZE);
@@ -233,10 +243,11 @@ const char *cmd_load(void)
 	load.n_writers = (uint32_t)opt_u64("writers", load.n_cpus);
 	load.random = str_equal(opt_str("order", "seq"), "rand");
 	load.loops = opt_u64("loops", 0);
-	load.ticks_total = opt_u64("seconds", 0) * khz * 1000;
+	load.gate = (uint32_t)opt_u64("gate", 0);
 	load.ticks_report = opt_u64("report", 0) * khz * 1000;
 	load.ticks_per_page = rate ? khz * 1000 * load.n_writers / rate : 0;
-	wrong = take_pages(opt_u64("wss", dirty ? 16 : 0) * MIB / PAGE_SIZE);
+	wrong = take_pages(opt_u64("skip", 0) * MIB / PAGE_SIZE,
+			   opt_u64("wss", dirty ? 16 : 0) * MIB / PAGE_SIZE);
 	if (!wrong && (!load.n_cpus || load.n_cpus > HEARTBEAT_MAX_CPUS))
 		wrong = "cpus= is not in 1..256";
 	if (!wrong && (!load.n_writers || load.n_writers > load.n_cpus))

@@ -12,7 +12,7 @@
 #define HEARTBEAT_VERSION  1
 #define HEARTBEAT_MAX_CPUS 256
 
-/* a 32-bit word that a host tool writes: the msrs command waits for it, and for nothing else */
+/* a 32-bit word that a host tool writes: what the msrs command waits for, and the load ends with */
 #define GATE_GPA 0x48000
 
 struct heartbeat_cpu {
