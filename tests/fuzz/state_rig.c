@@ -107,7 +107,7 @@ static struct rig_kept *find_kept(int fd, unsigned long request, uint32_t id)
 
 static int keep(int fd, unsigned long request, void *arg)
 {
-	unsigned long both;
+	unsigned long both = 0;
 	const size_t size = rig_size(request, &both);
 	const bool chip = both == KVM_SET_IRQCHIP;
 	struct rig_kept *kept;
