@@ -16,7 +16,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "t2")]
 import facts  # noqa: E402  (found through the lines above)
 import files  # noqa: E402
-from host import EmulatedHost  # noqa: E402
+from host import EmulatedHost, HostError  # noqa: E402
 
 MARK = "@@@init"
 VMMS = ["testudo", "qemu"]
@@ -70,6 +70,7 @@ def main():
 
     boots = {vmm: [] for vmm in VMMS}
     rates = {name: {vmm: [] for vmm in VMMS} for name, _, _ in WORKLOADS}
+    facts.need(options.build, kvm=False)
     facts.print_facts()
     with tempfile.TemporaryDirectory() as work, \
             EmulatedHost("amd-stock", work, testudo=f"{options.build}/vmm/testudo", with_qemu=True) as host:
@@ -90,4 +91,7 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (files.FilesError, HostError) as e:
+        sys.exit(str(e))

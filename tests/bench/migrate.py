@@ -26,6 +26,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import facts  # noqa: E402  (found through the line above)
+import peer  # noqa: E402
 
 HEART = 0x40000
 HEAD = struct.Struct("<QII6Q")
@@ -200,12 +201,13 @@ class Qemu:
 
     def __init__(self, build, channels):
         self.guest = f"{build}/tests/guest/guest.elf"
+        self.cpu = peer.cpu(build)
         self.channels = channels
         self.monitor = None
 
     def command(self, where, mib, params):
-        return ["qemu-system-x86_64", "-M", "microvm,accel=kvm,pic=on,pit=on,rtc=off,memory-backend=ram", "-cpu",
-                "host", "-object", f"memory-backend-memfd,id=ram,size={mib}M,share=on", "-m", str(mib), "-nodefaults",
+        return [peer.QEMU, "-M", "microvm,accel=kvm,pic=on,pit=on,rtc=off,memory-backend=ram", "-cpu",
+                self.cpu, "-object", f"memory-backend-memfd,id=ram,size={mib}M,share=on", "-m", str(mib), "-nodefaults",
                 "-no-user-config", "-display", "none", "-no-reboot", "-qmp", f"unix:{where}.qmp,server=on,wait=off",
                 "-kernel", self.guest, "-append", params]
 
@@ -326,6 +328,7 @@ def main():
     parser.add_argument("--dirty-ring", default="", help="beside the dirty log, also with rings of that many entries")
     options = parser.parse_args()
     build = os.path.abspath(options.build)
+    facts.need(build, "tests/guest/guest.elf", "tests/guest/first.elf")
     facts.print_facts()
 
     contestants = {"testudo": Testudo(build)}

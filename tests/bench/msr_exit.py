@@ -42,6 +42,7 @@ def main():
     payload = build / "tests/guest/msrloop.elf"
     env = dict(os.environ, LD_PRELOAD=str(build / "tests/shim/libkvm_shim.so"), KVM_SHIM="filter", KVM_SHIM_INIT="0",
                KVM_SHIM_ARCH_CAP="0x800eb")
+    facts.need(build, "tests/bench/msr_exit", "tests/guest/msrloop.elf", "tests/shim/libkvm_shim.so")
     facts.print_facts()
     with tempfile.TemporaryDirectory() as work:
         host = pathlib.Path(work) / "host.json"

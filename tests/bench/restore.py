@@ -119,12 +119,14 @@ def main():
     parser.add_argument("--no-peer", action="store_true")
     options = parser.parse_args()
     build = os.path.abspath(options.build)
+    facts.need(build, "tests/guest/guest.elf", "tests/guest/first.elf")
     facts.print_facts()
     work = tempfile.mkdtemp(prefix="restore-")
     os.chmod(work, 0o700)
-    print("\n| file to running, median ms (min to max) | testudo | QEMU |\n|---|---|---|")
     try:
         contestants = [Testudo(build, work)] + ([] if options.no_peer else [Qemu(build)])
+        print("\n| file to running, median ms (min to max) | testudo |" + " QEMU |" * (len(contestants) - 1)
+              + "\n|---|---|" + "---|" * (len(contestants) - 1))
         for mib in map(int, options.mib.split(",")):
             files = []
             for n, c in enumerate(contestants):
