@@ -73,8 +73,13 @@ static void decide_raw(struct mitigation_decision *d, const struct facts *f)
 		2, NULL, NEVER,
 		"raw bits that this host or back end cannot hold as the policy says", SRC_OPERATOR};
 	const struct rule hold = {3, NULL, HOLD, "raw bits held at 1 by the policy", SRC_OPERATOR};
-	const struct rule clear = {4, NULL, CLEAR, "raw bits held at 0 by the policy",
-				   SRC_OPERATOR};
+	const struct rule clear = {
+		4, NULL, CLEAR,
+		f->intel
+			? "raw bits held at 0 by the policy"
+			: "raw bits held at 0 by the policy; a CPU with V_SPEC_CTRL runs the guest "
+			  "with the host's own bits, too",
+		SRC_OPERATOR};
 	const uint64_t wrong = (value & ~mask) | (mask & ~SPEC_CTRL_ALL);
 	uint64_t bad = value & others & ~f->can;
 
@@ -187,10 +192,16 @@ static void keep_promise(struct mitigation_decision *d, const struct facts *f, u
 /* Raw bits of an earlier host's policy, where this host's own policy is silent. */
 static void keep_raw(struct mitigation_decision *d, const struct facts *f)
 {
-	const uint64_t mask = f->in->promise.mask & ~(BHI | RRSBA) & ~f->policy.raw_mask;
+	const uint64_t promised = f->in->promise.mask & ~(BHI | RRSBA);
+	const uint64_t mask = promised & ~(f->policy.raw_mask | f->policy.raw_guest);
 	const uint64_t value = f->in->promise.value & mask;
 	const uint64_t bad = f->can_clear ? value & ~f->can : mask;
+	const uint64_t dropped = f->in->promise.value & promised & ~mask & ~f->policy.raw_value;
 
+	if (dropped)
+		incoming_step(d, 1, dropped, f->policy.strict ? VERDICT_REFUSE : VERDICT_WARN,
+			      "an earlier host held this bit and this host's policy drops it",
+			      SRC_OPERATOR);
 	d->mask |= mask & ~bad;
 	d->value |= value & ~bad;
 	if (mask & ~bad)
@@ -210,7 +221,7 @@ static bool contract_lost(const struct facts *f)
 	return (g->leaf7_0_edx & SPECULATION_7_0_EDX & ~h->kvm_leaf7_0_edx) ||
 	       (g->leaf7_2_edx & SPECULATION_7_2_EDX & ~h->kvm_leaf7_2_edx) ||
 	       arch_cap_lost(g->arch_cap, h->kvm_arch_cap) ||
-	       ((g->arch_cap & ARCH_CAP_VIRTUAL_ENUM) && f->in->backend.kind == BACKEND_NONE);
+	       ((g->arch_cap & ARCH_CAP_VIRTUAL_ENUM) && f->in->backend.no_msr_exits);
 }
 
 /* ENUM bit 0 says that the VMM reacts to a report: not where the operator turned that off */
@@ -252,12 +263,14 @@ static void decide_incoming(struct mitigation_decision *d, const struct facts *f
 {
 	const struct guest_contract *g = &f->in->guest;
 	const uint64_t extra = f->in->shadow & ~spec_ctrl_host_bits(&f->in->host);
-	const bool other_vendor = g->vendor != CPU_VENDOR_OTHER && g->vendor != f->host.vendor;
 
-	if (other_vendor || (!f->intel && (f->promised & (BHI | RRSBA)))) {
-		incoming_step(d, 9, 0, VERDICT_REFUSE,
-			      "the guest runs as another vendor's CPU than this host's",
-			      SRC_CONTRACT);
+	if (g->vendor != f->host.vendor || (!f->intel && (f->promised & (BHI | RRSBA)))) {
+		incoming_step(
+			d, 9, 0, VERDICT_REFUSE,
+			g->vendor == CPU_VENDOR_OTHER
+				? "the guest's CPU is of an unknown vendor, not of this host's"
+				: "the guest runs as another vendor's CPU than this host's",
+			SRC_CONTRACT);
 		return;
 	}
 	keep_promise(d, f, BHI, bhi_promise(bhi));
@@ -270,7 +283,9 @@ static void decide_incoming(struct mitigation_decision *d, const struct facts *f
 			      "the guest reports retpolines, was not shown RRSBA, and RRSBA_DIS_S "
 			      "cannot be held here",
 			      SRC_RFC_RSB);
-	if (contract_lost(f) || enum_hollow(f))
+	if (enum_hollow(f))
+		incoming_step(d, 8, 0, VERDICT_REFUSE, REASON_HOLLOW, SRC_CONTRACT);
+	if (contract_lost(f))
 		incoming_step(d, 8, 0, VERDICT_REFUSE,
 			      "what the guest was shown (CPUID, ARCH_CAPABILITIES or the virtual "
 			      "MSRs) cannot be shown or honoured here",
@@ -302,9 +317,43 @@ static uint64_t wanted_at_1(const struct facts *f, const struct rule *r, uint64_
 }
 
 /* Does every host where the guest may come to run make the short sequence enough? */
-static bool pool_makes_short_adequate(const struct pool_facts *pool)
+static bool pool_makes_short_adequate(const struct mitigation_input *in)
 {
-	return !pool->n_hosts || pool->all_atom_or_short || pool->long_can_force_bhi;
+	const struct pool_facts *pool = &in->pool;
+
+	return pool->n_hosts <= 1 || pool->all_atom_or_short ||
+	       (pool->long_can_force_bhi && bhi_held_elsewhere(in));
+}
+
+/*
+ * The policy does not force for this guest, but an earlier host did and the bit stays held: nothing
+ * to warn of.
+ */
+static const struct rule *kept_by_promise(const struct facts *f, const struct rule *r, uint64_t bit,
+					  enum keep keep, struct rule *kept)
+{
+	if (r->then != TELL || keep != BROKEN || !(f->promised & f->can & bit))
+		return r;
+	*kept = *r;
+	kept->then = LEAVE;
+	kept->reason = "the policy does not force for this guest; an earlier host held the bit";
+	return kept;
+}
+
+/*
+ * KVM puts a barrier between a guest and its own guests only for one that is shown IBRS. What the
+ * guest is shown is the same on every host: one that comes is no worse off here.
+ */
+static void decide_nested(struct mitigation_decision *d, const struct facts *f)
+{
+	const struct rule gap = {
+		1, NULL, f->incoming ? UNSURE : CANNOT,
+		"the guest is shown VMX or SVM but not SPEC_CTRL: KVM then puts no "
+		"branch predictor barrier between it and its own guests",
+		SRC_NESTED};
+
+	if (f->in->nested && !(f->in->guest.leaf7_0_edx & CPUID_7_0_EDX_SPEC_CTRL))
+		apply(d, f, TABLE_NESTED, &gap, 0, 0);
 }
 
 void mitigation_decide(const struct mitigation_input *in, struct mitigation_decision *out)
@@ -317,15 +366,19 @@ void mitigation_decide(const struct mitigation_input *in, struct mitigation_deci
 		.source = SRC_OPERATOR,
 	};
 	const struct rule *bhi, *rsb;
+	struct rule kept;
 	struct facts f;
 
 	memset(out, 0, sizeof(*out));
 	facts_init(&f, in);
 	decide_raw(out, &f);
 	bhi = rules_bhi(&f);
-	apply(out, &f, TABLE_BHI, bhi, BHI, wanted_at_1(&f, bhi, BHI));
+	apply(out, &f, TABLE_BHI, kept_by_promise(&f, bhi, BHI, bhi_promise(bhi), &kept), BHI,
+	      wanted_at_1(&f, bhi, BHI));
 	rsb = rules_rrsba(&f);
-	apply(out, &f, TABLE_RRSBA, rsb, RRSBA, wanted_at_1(&f, rsb, RRSBA));
+	apply(out, &f, TABLE_RRSBA, kept_by_promise(&f, rsb, RRSBA, rsb_promise(rsb), &kept), RRSBA,
+	      wanted_at_1(&f, rsb, RRSBA));
+	decide_nested(out, &f);
 
 	/* CPUID that promises a control which this CPU lacks is a #GP in the guest's next write */
 	if (f.intel && f.sees_bhi_ctrl && !f.host.bhi_ctrl)
@@ -346,7 +399,7 @@ void mitigation_decide(const struct mitigation_input *in, struct mitigation_deci
 	out->short_adequate = f.intel && !f.sees_bhi_ctrl && f.policy.bhi != POLICY_OFF &&
 			      out->verdict != VERDICT_REFUSE &&
 			      (f.short_enough || bhi->row == 7 || (out->value & BHI)) &&
-			      pool_makes_short_adequate(&in->pool);
+			      pool_makes_short_adequate(in);
 }
 
 bool mitigation_left_weak(const struct mitigation_decision *d)
@@ -359,9 +412,9 @@ bool mitigation_left_weak(const struct mitigation_decision *d)
 	return false;
 }
 
-static bool raw_clears(const struct mitigation_policy *p, uint64_t bit)
+static bool raw_forbids(const struct mitigation_policy *p, uint64_t bit)
 {
-	return (p->raw_mask & bit) && !(p->raw_value & bit);
+	return (p->raw_guest & bit) || ((p->raw_mask & bit) && !(p->raw_value & bit));
 }
 
 void mitigation_advertise(const struct host_facts *host, const struct backend_facts *backend,
@@ -379,6 +432,7 @@ void mitigation_advertise(const struct host_facts *host, const struct backend_fa
 	guest->virt_enum = 0;
 	guest->mitigation_enum = 0;
 	if (!policy->virtual_msrs || !f.intel || backend->kind == BACKEND_NONE ||
+	    backend->no_msr_exits || pool->no_msr_exits ||
 	    !(guest->leaf7_0_edx & CPUID_7_0_EDX_ARCH_CAP))
 		return;
 	guest->arch_cap |= ARCH_CAP_VIRTUAL_ENUM;
@@ -387,7 +441,7 @@ void mitigation_advertise(const struct host_facts *host, const struct backend_fa
 	/* A bit is offered when a guest that reports it is protected wherever it may run. */
 	bhi_here = f.short_enough || bhi_no_enough(&f) || (f.can & BHI);
 	bhi_pool = !pool->n_hosts || !pool->any_long_bhb || pool->long_can_force_bhi;
-	if (policy->bhi != POLICY_OFF && !raw_clears(policy, BHI) &&
+	if (policy->bhi != POLICY_OFF && !raw_forbids(policy, BHI) &&
 	    (f.adds || (policy->honour_report == REPORT_RELAX && f.unasked)) && bhi_here &&
 	    bhi_pool)
 		guest->mitigation_enum |= MITIGATION_BHB_CLEAR_SEQ_S;
@@ -398,7 +452,7 @@ void mitigation_advertise(const struct host_facts *host, const struct backend_fa
 	rsb_pool = !pool->n_hosts || !pool->any_rrsba || pool->rrsba_can_force ||
 		   (!pool->rrsba_ctrl_idle && (guest->arch_cap & ARCH_CAP_RRSBA));
 	rsba_told = (!f.host.rsba && !pool->any_rsba) || (guest->arch_cap & ARCH_CAP_RSBA);
-	if (policy->rrsba != POLICY_OFF && !raw_clears(policy, RRSBA) && f.adds && rsb_here &&
+	if (policy->rrsba != POLICY_OFF && !raw_forbids(policy, RRSBA) && f.adds && rsb_here &&
 	    rsb_pool && rsba_told)
 		guest->mitigation_enum |= MITIGATION_RETPOLINE_S;
 }
@@ -426,6 +480,12 @@ bool mitigation_check_applied(struct mitigation_decision *d, enum backend_kind k
 			      "hold these bits",
 			      "measured: a KVM that accepts the value and drops it");
 	return accepted && read_back == expected;
+}
+
+void mitigation_add_cpu(struct mitigation_decision *d, const char *missing)
+{
+	incoming_step(d, 13, 0, VERDICT_REFUSE, missing, SRC_CONTRACT);
+	d->short_adequate = false;
 }
 
 void mitigation_policy_default(struct mitigation_policy *p)
@@ -487,7 +547,9 @@ const char *decision_table_name(enum decision_table table)
 	case TABLE_MIGRATION:
 		return "migration";
 	case TABLE_POOL:
+		return "pool";
+	case TABLE_NESTED:
 		break;
 	}
-	return "pool";
+	return "nested";
 }

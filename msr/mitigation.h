@@ -43,6 +43,7 @@ struct mitigation_policy {
 	bool force_when_shown; /* force BHI_DIS_S on a report even where the guest sees BHI_CTRL
 				  (RFC: yes) */
 	uint64_t raw_mask, raw_value; /* operator's own bits; value is inside mask */
+	uint64_t raw_guest;	      /* bits that the operator leaves to the guest, not in mask */
 	bool virtual_msrs;	      /* offer 0x50000000-2 */
 	enum policy_cannot cannot;
 	enum policy_cannot incoming_cannot; /* the same for a guest that arrives from another host,
@@ -76,6 +77,7 @@ enum backend_kind {
 struct backend_facts {
 	enum backend_kind kind;
 	uint64_t can_force; /* bits that it can hold at 1 on this host */
+	bool no_msr_exits;  /* this KVM has no MSR filter: nobody can answer the virtual MSRs */
 };
 
 /* What the guest was shown at its first boot, unchanged over any number of hosts. */
@@ -87,6 +89,13 @@ struct guest_contract {
 	uint64_t virt_enum;	   /* MSR 0x50000000 */
 	uint64_t mitigation_enum;  /* MSR 0x50000001 */
 };
+
+/**
+ * contract_read_cpuid - the part of a guest's CPUID that decisions look at
+ * @g: leaf7_0_edx, leaf7_2_edx and leaf80000008_ebx are set: what the guest can reach of them
+ * @nested: receives whether it is shown VMX or SVM
+ */
+void contract_read_cpuid(struct guest_contract *g, bool *nested, struct cpuid_set *cpuid);
 
 /* What one vCPU said since its last reset. */
 struct vcpu_report {
@@ -115,6 +124,7 @@ struct pool_facts {
 	bool rrsba_can_force; /* every RRSBA host can force RRSBA_DIS_S per vCPU */
 	bool rrsba_ctrl_idle; /* a host has RRSBA_CTRL and yet cannot force it */
 	bool mixed;	      /* short and long branch history buffers in one pool */
+	bool no_msr_exits;    /* a host cannot answer the virtual MSRs */
 };
 
 struct mitigation_input {
@@ -125,6 +135,7 @@ struct mitigation_input {
 	struct mitigation_policy policy;
 	struct mitigation_promise promise;
 	struct pool_facts pool;
+	bool nested;	 /* the guest is shown VMX or SVM */
 	uint64_t shadow; /* the guest's own value of SPEC_CTRL; checked when it comes from
 			    another host */
 };
@@ -133,7 +144,14 @@ struct mitigation_input {
 
 enum verdict { VERDICT_ALLOW, VERDICT_ALLOW_FORCED, VERDICT_WARN, VERDICT_REFUSE };
 
-enum decision_table { TABLE_BHI, TABLE_RRSBA, TABLE_RAW, TABLE_MIGRATION, TABLE_POOL };
+enum decision_table {
+	TABLE_BHI,
+	TABLE_RRSBA,
+	TABLE_RAW,
+	TABLE_MIGRATION,
+	TABLE_POOL,
+	TABLE_NESTED
+};
 
 /* One row of docs/mitigation.md's tables that fired. */
 struct decision_step {
@@ -199,7 +217,16 @@ uint64_t mitigation_expect(const struct mitigation_decision *d, enum backend_kin
 bool mitigation_check_applied(struct mitigation_decision *d, enum backend_kind kind,
 			      uint64_t shadow, bool accepted, uint64_t read_back);
 
-/** decision_cure - what an operator can do about a step that warns or refuses; NULL for others */
+/**
+ * mitigation_add_cpu - the CPU that the guest was shown is not to be had on this host: a refusal
+ * @missing: which part of it, in words that outlive @d
+ */
+void mitigation_add_cpu(struct mitigation_decision *d, const char *missing);
+
+/**
+ * decision_cure - what an operator can do about a step that warns or refuses; NULL for others
+ * What only lets a guest run as it is is told where it is refused.
+ */
 const char *decision_cure(const struct decision_step *s);
 
 /** spec_ctrl_host_bits - the bits of 0x48 that this Intel host's CPU has, by raw CPUID */

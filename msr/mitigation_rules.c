@@ -8,6 +8,8 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "msr/virt_msr.h"
+
 /* ---- what the facts are ---- */
 
 static void facts_of_host(struct facts *f)
@@ -39,13 +41,15 @@ static void facts_of_guest(struct facts *f)
 	const bool told_bhi = offered & MITIGATION_BHB_CLEAR_SEQ_S;
 	const bool told_rsb = offered & MITIGATION_RETPOLINE_S;
 
-	f->sees_bhi_ctrl = g->leaf7_2_edx & CPUID_7_2_EDX_BHI_CTRL;
-	f->sees_rrsba_ctrl = g->leaf7_2_edx & CPUID_7_2_EDX_RRSBA_CTRL;
-	f->sees_rrsba = g->arch_cap & ARCH_CAP_RRSBA;
-	f->sees_rsba = g->arch_cap & ARCH_CAP_RSBA;
+	/* what is not enumerated, or enumerated without the MSR, is not the guest's to set or read
+	 */
+	f->sees_bhi_ctrl = spec_ctrl_legal(g) & BHI;
+	f->sees_rrsba_ctrl = spec_ctrl_legal(g) & RRSBA;
+	f->sees_rrsba = (g->leaf7_0_edx & CPUID_7_0_EDX_ARCH_CAP) && (g->arch_cap & ARCH_CAP_RRSBA);
+	f->sees_rsba = (g->leaf7_0_edx & CPUID_7_0_EDX_ARCH_CAP) && (g->arch_cap & ARCH_CAP_RSBA);
 
-	f->bhi_used = heard && (r->ctrl & MITIGATION_BHB_CLEAR_SEQ_S);
-	f->rsb_used = heard && (r->ctrl & MITIGATION_RETPOLINE_S);
+	f->bhi_used = f->bhi_said = heard && (r->ctrl & MITIGATION_BHB_CLEAR_SEQ_S);
+	f->rsb_used = f->rsb_said = heard && (r->ctrl & MITIGATION_RETPOLINE_S);
 	f->bhi_aware = f->bhi_used || (heard && told_bhi && (r->aware || looked));
 	/* without having read what 0 means, a 0 is no answer */
 	f->bhi_answered = f->bhi_aware && !f->bhi_used && r->enum_read;
@@ -80,6 +84,11 @@ static bool raw_impossible(const struct facts *f, uint64_t bit)
 	return f->policy.raw_value & bit ? !(f->can & bit) : !f->can_clear;
 }
 
+static bool raw_left(const struct facts *f, uint64_t bit)
+{
+	return f->policy.raw_guest & bit;
+}
+
 /* ---- 2. BHI_DIS_S ---- */
 
 static bool bhi_raw_impossible(const struct facts *f)
@@ -100,6 +109,16 @@ static bool bhi_raw_clear_needed(const struct facts *f)
 static bool bhi_raw_clear(const struct facts *f)
 {
 	return raw_covers(f, BHI);
+}
+
+static bool bhi_raw_left_needed(const struct facts *f)
+{
+	return raw_left(f, BHI) && f->bhi_wanted;
+}
+
+static bool bhi_raw_left(const struct facts *f)
+{
+	return raw_left(f, BHI);
 }
 
 static bool bhi_off_needed(const struct facts *f)
@@ -137,6 +156,12 @@ static bool bhi_on_impossible(const struct facts *f)
 	return f->policy.bhi == POLICY_ON;
 }
 
+static bool bhi_shown_in_advance(const struct facts *f)
+{
+	return f->sees_bhi_ctrl && f->policy.force_when_shown && f->bhi_used && !f->bhi_said &&
+	       f->adds && (f->can & BHI);
+}
+
 static bool bhi_shown_reported(const struct facts *f)
 {
 	return f->sees_bhi_ctrl && f->policy.force_when_shown && f->bhi_used && f->adds &&
@@ -171,6 +196,11 @@ static bool bhi_unaware(const struct facts *f)
 static bool bhi_unaware_left(const struct facts *f)
 {
 	return f->host.bhi_ctrl && !f->bhi_aware && !f->unasked;
+}
+
+static bool bhi_in_advance(const struct facts *f)
+{
+	return f->host.bhi_ctrl && f->bhi_used && !f->bhi_said && (f->can & BHI);
 }
 
 static bool bhi_reported(const struct facts *f)
@@ -257,6 +287,12 @@ static const struct rule bhi_rules[] = {
 	{1, bhi_raw_clear_needed, CLEAR_WARN,
 	 "the policy's raw bits hold BHI_DIS_S at 0 where this guest needs it", SRC_OPERATOR},
 	{1, bhi_raw_clear, CLEAR, "the policy's raw bits hold BHI_DIS_S at 0", SRC_OPERATOR},
+	{1, bhi_raw_left_needed, TELL,
+	 "the policy's raw bits leave BHI_DIS_S to the guest; it would have been forced, the guest "
+	 "may be vulnerable",
+	 SRC_OPERATOR},
+	{1, bhi_raw_left, LEAVE, "the policy's raw bits leave BHI_DIS_S to the guest",
+	 SRC_OPERATOR},
 	{2, bhi_off_needed, TELL,
 	 "bhi is off in the policy; it would have been forced, the guest may be vulnerable",
 	 SRC_OPERATOR},
@@ -270,6 +306,10 @@ static const struct rule bhi_rules[] = {
 	{4, bhi_on, HOLD, "bhi is on in the policy and this host can hold BHI_DIS_S", SRC_OPERATOR},
 	{5, bhi_on_impossible, NEVER,
 	 "bhi is on in the policy, but this host or back end cannot hold BHI_DIS_S", SRC_OPERATOR},
+	{6, bhi_shown_in_advance, HOLD,
+	 "the guest is shown BHI_CTRL and may yet report the software sequence, when the back end "
+	 "can no longer add a bit; the policy forces",
+	 SRC_FROZEN},
 	{6, bhi_shown_reported, HOLD,
 	 "the guest is shown BHI_CTRL, yet reports the software sequence; the policy forces",
 	 SRC_RFC_BHI},
@@ -283,11 +323,16 @@ static const struct rule bhi_rules[] = {
 	{8, bhi_exempt, LEAVE,
 	 "an Atom-only part in a pool of such or older parts: the short sequence works", SRC_INTEL},
 	{9, bhi_unaware, HOLD,
-	 "the guest reports nothing and does not see BHI_CTRL: it may use the short sequence",
+	 "the guest reports nothing that counts and does not see BHI_CTRL: it may use the short "
+	 "sequence",
 	 SRC_MATTSON},
 	{9, bhi_unaware_left, TELL,
-	 "the guest reports nothing and the policy does not force for it: it may be vulnerable",
+	 "the guest reports nothing that counts and the policy does not force for it: it may be "
+	 "vulnerable",
 	 SRC_OPERATOR},
+	{10, bhi_in_advance, HOLD,
+	 "the guest may yet report the software sequence, and the back end cannot add a bit then",
+	 SRC_FROZEN},
 	{10, bhi_reported, HOLD, "the guest reports that it uses the software sequence",
 	 SRC_RFC_BHI},
 	{10, bhi_reported_left, TELL,
@@ -328,9 +373,7 @@ static const struct rule bhi_rules[] = {
 	 "CPUID or old microcode)",
 	 SRC_INTEL},
 	{15, short_bhb, LEAVE, "the short sequence works on this part", SRC_INTEL},
-	{16, nested_unknown, UNSURE,
-	 "this host is itself a guest: its model says that the short sequence works, but may lie",
-	 SRC_OURS},
+	{16, nested_unknown, UNSURE, REASON_NESTED, SRC_OURS},
 	{16, always, UNSURE,
 	 "an unknown model without BHI_CTRL: whether the short sequence works is unknown",
 	 SRC_OURS},
@@ -358,6 +401,16 @@ static bool rsb_raw_clear(const struct facts *f)
 	return raw_covers(f, RRSBA);
 }
 
+static bool rsb_raw_left_needed(const struct facts *f)
+{
+	return raw_left(f, RRSBA) && f->rsb_wanted;
+}
+
+static bool rsb_raw_left(const struct facts *f)
+{
+	return raw_left(f, RRSBA);
+}
+
 static bool rsb_off_needed(const struct facts *f)
 {
 	return f->policy.rrsba == POLICY_OFF && f->rsb_wanted;
@@ -378,20 +431,19 @@ static bool rsb_on_impossible(const struct facts *f)
 	return f->policy.rrsba == POLICY_ON;
 }
 
-static bool host_says_rsba(const struct facts *f)
-{
-	return f->in->host.kvm_arch_cap & ARCH_CAP_RSBA;
-}
-
-/* At its first boot a guest that was shown all that the host says sees what bare metal sees. */
 static bool rsba_hidden(const struct facts *f)
 {
 	if (f->rrsba_part || !f->host.rsba || f->sees_rsba)
 		return false;
-	return f->rsb_used || (!f->rsb_answered && (f->incoming || host_says_rsba(f)));
+	return f->rsb_used || !(f->rsb_answered && f->answer_counts);
 }
 
 static bool rsba_shown(const struct facts *f)
+{
+	return !f->rrsba_part && f->host.rsba && f->sees_rsba;
+}
+
+static bool rsba_declined(const struct facts *f)
 {
 	return !f->rrsba_part && f->host.rsba;
 }
@@ -404,6 +456,11 @@ static bool no_rrsba(const struct facts *f)
 static bool rsb_shown(const struct facts *f)
 {
 	return f->sees_rrsba && f->sees_rrsba_ctrl;
+}
+
+static bool rsb_in_advance(const struct facts *f)
+{
+	return f->host.rrsba_ctrl && f->rsb_used && !f->rsb_said && (f->can & RRSBA);
 }
 
 static bool rsb_reported(const struct facts *f)
@@ -431,21 +488,19 @@ static bool rsb_warned(const struct facts *f)
 	return f->host.rrsba_ctrl && f->sees_rrsba && !(f->rsb_used && f->adds);
 }
 
-static bool host_says_rrsba(const struct facts *f)
-{
-	return f->in->host.kvm_arch_cap & ARCH_CAP_RRSBA;
-}
-
+/*
+ * From row 3 on the part has RRSBA, whether its microcode says so or not: a host that tells less
+ * of itself is not judged better.
+ */
 static bool rsb_impossible(const struct facts *f)
 {
-	if (f->rsb_used) /* without the control, a guest that was warned copes */
-		return f->host.rrsba_ctrl || !f->sees_rrsba;
-	return f->host.rrsba_ctrl && (host_says_rrsba(f) || f->policy.strict);
+	/* without the control, a guest that was warned copes */
+	return f->host.rrsba_ctrl || (f->rsb_used && !f->sees_rrsba);
 }
 
 static bool rsb_uncured(const struct facts *f)
 {
-	return !f->sees_rrsba && host_says_rrsba(f) && !f->rsb_answered;
+	return !f->sees_rrsba && !(f->rsb_answered && f->answer_counts);
 }
 
 static const struct rule rrsba_rules[] = {
@@ -456,6 +511,11 @@ static const struct rule rrsba_rules[] = {
 	{1, rsb_raw_clear_needed, CLEAR_WARN,
 	 "the policy's raw bits hold RRSBA_DIS_S at 0 where this guest may need it", SRC_OPERATOR},
 	{1, rsb_raw_clear, CLEAR, "the policy's raw bits hold RRSBA_DIS_S at 0", SRC_OPERATOR},
+	{1, rsb_raw_left_needed, TELL,
+	 "the policy's raw bits leave RRSBA_DIS_S to the guest, which may rely on retpolines",
+	 SRC_OPERATOR},
+	{1, rsb_raw_left, LEAVE, "the policy's raw bits leave RRSBA_DIS_S to the guest",
+	 SRC_OPERATOR},
 	{1, rsb_off_needed, TELL,
 	 "rrsba is off in the policy, and this guest may rely on retpolines", SRC_OPERATOR},
 	{1, rsb_off, LEAVE, "rrsba is off in the policy, and nothing would have been forced",
@@ -471,31 +531,34 @@ static const struct rule rrsba_rules[] = {
 	 "that off",
 	 SRC_XEN},
 	{3, rsba_shown, LEAVE,
-	 "no bit turns RSBA off, and the guest sees what bare metal here would see, or says that "
-	 "it needs no retpolines",
-	 SRC_XEN},
+	 "no bit turns RSBA off, and the guest sees what bare metal here would see", SRC_XEN},
+	{3, rsba_declined, LEAVE,
+	 "no bit turns RSBA off; the guest read the enumeration and does not report retpolines",
+	 SRC_RFC_RSB},
 	{3, no_rrsba, LEAVE, "the host does not have RRSBA: nothing to hold", SRC_XEN},
 	{4, rsb_shown, LEAVE, "the guest is shown RRSBA and RRSBA_CTRL and sets RRSBA_DIS_S itself",
 	 SRC_RFC_RSB},
+	{5, rsb_in_advance, HOLD,
+	 "the guest may yet report retpolines, and the back end cannot add a bit then", SRC_FROZEN},
 	{5, rsb_reported, HOLD, "the guest reports retpolines, which RRSBA would undermine",
 	 SRC_RFC_RSB},
 	{6, rsb_declined, LEAVE, "the guest read the enumeration and does not report retpolines",
 	 SRC_RFC_RSB},
 	{7, rsb_hidden, HOLD,
-	 "the guest reports nothing and does not see RRSBA: it may trust retpolines", SRC_INTEL},
+	 "the guest reports nothing that counts and does not see RRSBA: it may trust retpolines",
+	 SRC_INTEL},
 	{7, rsb_hidden_left, TELL,
-	 "the guest does not see RRSBA and the policy does not force for a guest that reports "
-	 "nothing",
+	 "the guest does not see RRSBA and the policy does not force for it: it may trust "
+	 "retpolines",
 	 SRC_OPERATOR},
 	{8, rsb_warned, LEAVE,
 	 "the guest sees RRSBA without the control: it does not rely on retpolines alone", SRC_XEN},
 	{9, rsb_impossible, CANNOT,
-	 "the guest relies, or may rely, on retpolines and RRSBA_DIS_S cannot be held here; show "
-	 "it RRSBA from its first boot",
+	 "the guest relies, or may rely, on retpolines and RRSBA_DIS_S cannot be held here",
 	 SRC_RFC_RSB},
 	{10, rsb_uncured, CANNOT,
-	 "this host says RRSBA, has no RRSBA_DIS_S, and the guest was not shown it; show it RRSBA "
-	 "from its first boot",
+	 "this part has RRSBA and no RRSBA_DIS_S, and the guest was not shown RRSBA: it may trust "
+	 "retpolines",
 	 SRC_XEN},
 	{10, always, LEAVE, "the guest sees what bare metal here would see", SRC_XEN},
 };
@@ -526,6 +589,7 @@ static void facts_want(struct facts *f)
 	silent.policy.bhi = POLICY_AUTO;
 	silent.policy.rrsba = POLICY_AUTO;
 	silent.policy.raw_mask = 0;
+	silent.policy.raw_guest = 0;
 	r = rules_bhi(&silent);
 	f->bhi_wanted = r->row >= 9 && r->row <= 13 && r->then != LEAVE;
 	r = rules_rrsba(&silent);
@@ -551,4 +615,18 @@ void facts_init(struct facts *f, const struct mitigation_input *in)
 	facts_of_guest(f);
 	f->promised = f->incoming ? in->promise.mask & in->promise.value : 0;
 	facts_want(f);
+}
+
+bool bhi_held_elsewhere(const struct mitigation_input *in)
+{
+	struct mitigation_input there = *in;
+	struct facts f;
+
+	/* any such part: the rows look at what it has */
+	there.host = (struct host_facts) {.vendor_id = "GenuineIntel", .family = 6, .model = 0x8f};
+	there.host.leaf7_0_edx = CPUID_7_0_EDX_SPEC_CTRL;
+	there.host.leaf7_2_edx = CPUID_7_2_EDX_BHI_CTRL;
+	there.backend = (struct backend_facts) {.kind = BACKEND_FORCE_VCPU, .can_force = BHI};
+	facts_init(&f, &there);
+	return rules_bhi(&f)->then == HOLD;
 }

@@ -1,6 +1,6 @@
 /*
  * Inside of the decision: the facts that its tables look at, worked out once, and the two tables,
- * BHI_DIS_S and RRSBA_DIS_S, as rows tried from the top. For msr/mitigation.c and nobody else.
+ * BHI_DIS_S and RRSBA_DIS_S, as rows tried from the top. For msr/mitigation*.c and nobody else.
  */
 #ifndef MSR_MITIGATION_RULES_H
 #define MSR_MITIGATION_RULES_H
@@ -22,6 +22,14 @@
 #define SRC_XEN	     "Xen XSA-456 and its RSBA/RRSBA rules"
 #define SRC_OURS     "testudo: unknown is not safe"
 #define SRC_CONTRACT "RFC v3, 20240410143446.797262-5: a guest reads it once, at boot"
+#define SRC_FROZEN   "RFC v3, 20240410143446.797262-2: the mask is frozen at the first vCPU"
+#define SRC_NESTED   "Linux 2e7eab81425a, CVE-2022-2196: a barrier for guests that are shown IBRS"
+
+/* one row, two reasons with a cure each */
+#define REASON_HOLLOW \
+	"the guest was told that a report of the short sequence is heard, and bhi is off here"
+#define REASON_NESTED \
+	"this host is itself a guest: its model says that the short sequence works, but may lie"
 
 enum outcome {
 	LEAVE,	    /* the guest's own value passes */
@@ -45,13 +53,14 @@ struct facts {
 	bool rrsba_part;    /* by MSR, by table, or any eIBRS part */
 	uint64_t can;	    /* bits that can be held at 1 here */
 	bool can_clear;	    /* any bit can be held at 0 */
-	bool sees_bhi_ctrl; /* the guest's CPUID shows it */
+	bool sees_bhi_ctrl; /* the guest's CPUID shows it, and its write is no #GP */
 	bool sees_rsba, sees_rrsba, sees_rrsba_ctrl;
 	bool adds, removes; /* what a report may do */
 	bool answer_counts; /* that the guest needs no bit may be believed */
 	bool unasked;	    /* a guest that reports nothing is forced */
 	bool bhi_aware, bhi_used, bhi_answered, bhi_early;
 	bool rsb_used, rsb_answered;
+	bool bhi_said, rsb_said;     /* used, and it was reported: not only held in advance */
 	bool incoming;		     /* from another host */
 	uint64_t promised;	     /* bits that were held at 1 there */
 	bool bhi_wanted, rsb_wanted; /* what the tables say when the operator is silent */
@@ -73,6 +82,12 @@ void facts_init(struct facts *f, const struct mitigation_input *in);
  */
 const struct rule *rules_bhi(const struct facts *f);
 const struct rule *rules_rrsba(const struct facts *f);
+
+/**
+ * bhi_held_elsewhere - would BHI_DIS_S be held for this guest on a host with a long BHB that can
+ * hold it, by the policy and what the guest reported?
+ */
+bool bhi_held_elsewhere(const struct mitigation_input *in);
 
 /** bhi_no_enough - is the host immune, as the operator sees it? */
 bool bhi_no_enough(const struct facts *f);

@@ -20,6 +20,7 @@ static bool add_facts(struct pool_facts *p, const struct pool_host *h, const str
 				     : 0;
 
 	p->n_hosts++;
+	p->no_msr_exits |= h->backend.no_msr_exits;
 	if (!is_short) {
 		p->any_long_bhb = true;
 		p->all_atom_or_short = false;
@@ -60,7 +61,7 @@ void pool_level(const struct pool_host *hosts, unsigned int n,
 		host_traits_derive(h, &t);
 		any_short |= add_facts(&out->facts, &hosts[i], &t, policy, &atom_idle);
 		/* old microcode does not say what the part has (Xen's fix-up) */
-		arch_cap = h->kvm_arch_cap | (t.rrsba ? ARCH_CAP_RRSBA : 0) |
+		arch_cap = h->kvm_arch_cap | (t.rrsba || t.eibrs ? ARCH_CAP_RRSBA : 0) |
 			   (t.rsba ? ARCH_CAP_RSBA : 0);
 		if (i == 0) {
 			out->vendor = t.vendor;
@@ -80,12 +81,31 @@ void pool_level(const struct pool_host *hosts, unsigned int n,
 	out->facts.mixed = any_short && out->facts.any_long_bhb;
 }
 
+/* One host that has RSBA, or RRSBA and cannot turn it off, and may not say so: the guest is told.
+ */
+static void warn_guest(const struct pool_level *l, struct guest_contract *g)
+{
+	uint64_t warning = ARCH_CAP_RSBA;
+
+	if (!l->facts.rrsba_can_force)
+		warning |= ARCH_CAP_RRSBA;
+	if (g->leaf7_0_edx & CPUID_7_0_EDX_ARCH_CAP)
+		g->arch_cap |= l->arch_cap & warning;
+}
+
 void pool_level_guest(const struct pool_level *l, struct guest_contract *g)
 {
-	if (l->facts.n_hosts <= 1)
+	if (l->facts.n_hosts <= 1) {
+		warn_guest(l, g);
 		return;
+	}
 	g->leaf7_0_edx &= l->leaf7_0_edx | ~SPECULATION_7_0_EDX;
 	g->leaf7_2_edx &= l->leaf7_2_edx | ~SPECULATION_7_2_EDX;
+	/* without the MSR its bits and their enumeration are nothing */
+	if (!(l->leaf7_0_edx & CPUID_7_0_EDX_SPEC_CTRL)) {
+		g->leaf7_0_edx &= ~(CPUID_7_0_EDX_STIBP | CPUID_7_0_EDX_SSBD);
+		g->leaf7_2_edx &= ~SPECULATION_7_2_EDX;
+	}
 	if (g->leaf7_0_edx & CPUID_7_0_EDX_ARCH_CAP)
 		g->arch_cap = (g->arch_cap & l->arch_cap) | (l->arch_cap & arch_cap_warnings());
 	else

@@ -61,7 +61,8 @@ void pool_level(const struct pool_host *hosts, unsigned int n,
  * pool_level_guest - let a guest see what all hosts of the pool can keep, before its first boot
  * @g: leaf7_0_edx, leaf7_2_edx and arch_cap as this host and the user's choice of CPU offer them
  * Of controls and immunities those stay that every host has; RSBA, RRSBA and the like are shown
- * where one host has them. A pool of one host, or of none, changes nothing.
+ * where one host has them. A pool of one host changes nothing, but that RSBA and RRSBA are shown
+ * where the part has them and they cannot be turned off; one of none changes nothing at all.
  * Source: Xen cpufeatureset.h, the rules of msr/arch_caps.def
  */
 void pool_level_guest(const struct pool_level *l, struct guest_contract *g);

@@ -142,6 +142,25 @@ void explain_host(FILE *f, const struct host_facts *h, const struct backend_fact
 	print_line(f, "back end", text);
 }
 
+/* A 0 in the report says no of a bit that was offered, and was read to be. */
+static const char *answer_name(const struct vcpu_report *r, uint64_t offered)
+{
+	if (!r->enum_read && !r->written)
+		return "knows the virtual MSRs, has not reported yet";
+	if (!r->enum_read)
+		return "reports nothing, has not read what it could report";
+	switch (offered & MITIGATION_ALL) {
+	case MITIGATION_ALL:
+		return "reports that it uses neither the short BHB sequence nor retpolines";
+	case MITIGATION_BHB_CLEAR_SEQ_S:
+		return "reports that it does not use the short BHB sequence";
+	case MITIGATION_RETPOLINE_S:
+		return "reports that it does not use retpolines";
+	default:
+		return "knows the virtual MSRs, is offered nothing to report";
+	}
+}
+
 static const char *report_name(const struct mitigation_input *in)
 {
 	const uint64_t c = in->report.ctrl;
@@ -154,9 +173,7 @@ static const char *report_name(const struct mitigation_input *in)
 		return "reports the short BHB sequence";
 	if (c & MITIGATION_RETPOLINE_S)
 		return "reports retpolines";
-	return in->report.enum_read || in->report.written
-		       ? "reports that it uses neither the short BHB sequence nor retpolines"
-		       : "knows the virtual MSRs, has not reported yet";
+	return answer_name(&in->report, in->guest.mitigation_enum);
 }
 
 static void print_guest(FILE *f, const struct mitigation_input *in)

@@ -87,7 +87,10 @@ static unsigned int line_of(const struct policy_reader *r, const char *name)
 	return 0;
 }
 
-/* A bit of spec-ctrl wins over bhi and rrsba; a file that says both on and off is a mistake. */
+/*
+ * A bit of spec-ctrl wins over bhi and rrsba; a file that says on and something else, or both on
+ * and off, is a mistake.
+ */
 static int check_contradictions(struct policy_reader *r)
 {
 	const struct mitigation_policy *m = &r->p->mitigation;
@@ -100,16 +103,20 @@ static int check_contradictions(struct policy_reader *r)
 	size_t i;
 
 	for (i = 0; i < ARRAY_SIZE(pairs); i++) {
-		bool raw_on = m->raw_value & pairs[i].bit;
+		const bool raw_on = m->raw_value & pairs[i].bit;
+		const bool guest = m->raw_guest & pairs[i].bit;
 
-		if (!(m->raw_mask & pairs[i].bit) || pairs[i].how == POLICY_AUTO ||
+		if (!((m->raw_mask | m->raw_guest) & pairs[i].bit) || pairs[i].how == POLICY_AUTO ||
 		    (pairs[i].how == POLICY_ON) == raw_on)
 			continue;
 		return err_set(r->e, -EINVAL,
 			       "policy %s: line %u: spec-ctrl.%s: '%s' contradicts '%s: %s' on "
 			       "line %u; leave one out",
 			       r->name, r->bit_line[__builtin_ctzll(pairs[i].bit)],
-			       spec_ctrl_bit_name(pairs[i].bit), raw_on ? "on" : "off",
+			       spec_ctrl_bit_name(pairs[i].bit),
+			       guest	? "guest"
+			       : raw_on ? "on"
+					: "off",
 			       pairs[i].key, raw_on ? "off" : "on", line_of(r, pairs[i].key));
 	}
 	return 0;

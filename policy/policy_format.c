@@ -26,11 +26,14 @@ static json_t *format_bits(const struct mitigation_policy *m)
 	unsigned int shift;
 
 	for (shift = 0; o && shift < 64; shift++) {
-		const char *name = spec_ctrl_bit_name(1ULL << shift);
+		const uint64_t bit = 1ULL << shift;
+		const char *name = spec_ctrl_bit_name(bit);
 
-		if (name && m->raw_mask & 1ULL << shift)
-			json_object_set_new(
-				o, name, json_string(m->raw_value & 1ULL << shift ? "on" : "off"));
+		if (name && (m->raw_mask | m->raw_guest) & bit)
+			json_object_set_new(o, name,
+					    json_string(m->raw_guest & bit   ? "guest"
+							: m->raw_value & bit ? "on"
+									     : "off"));
 	}
 	return o;
 }

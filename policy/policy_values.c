@@ -86,7 +86,9 @@ static int unknown_bit(struct policy_reader *r, const struct policy_key *k)
 
 static void set_bit(struct mitigation_policy *m, uint64_t bit, int how)
 {
-	if (how != RAW_GUEST)
+	if (how == RAW_GUEST)
+		m->raw_guest |= bit;
+	else
 		m->raw_mask |= bit;
 	if (how == RAW_ON)
 		m->raw_value |= bit;

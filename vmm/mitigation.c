@@ -86,7 +86,8 @@ void mitigation_notify(struct mitigation *m, uint32_t id, enum mitigation_change
 
 struct backend_facts mitigation_backend_facts(const struct mitigation *m)
 {
-	return (struct backend_facts) {m->backend.ops->kind, m->backend.can_force};
+	return (struct backend_facts) {m->backend.ops->kind, m->backend.can_force,
+				       !m->backend.msr_exits};
 }
 
 static void decide(const struct mitigation *m, const struct vcpu_report *report,
@@ -101,6 +102,7 @@ static void decide(const struct mitigation *m, const struct vcpu_report *report,
 		.policy = m->options.policy,
 		.promise = *promise,
 		.pool = m->options.pool.facts,
+		.nested = m->nested,
 		.shadow = shadow,
 	};
 
@@ -143,20 +145,10 @@ void mitigation_read_cpuid(struct mitigation *m, struct cpuid_set *cpuid)
 {
 	const struct cpuid_leaf *l;
 
-	l = cpuid_find(cpuid, 7, 0);
-	m->contract.leaf7_0_edx = l ? l->edx : 0;
-	if (l && l->eax >= 2) {
-		l = cpuid_find(cpuid, 7, 2);
-		m->contract.leaf7_2_edx = l ? l->edx : 0;
-	}
-	l = cpuid_find(cpuid, 1, 0);
-	m->nested = l && (l->ecx & 1u << 5); /* VMX */
+	contract_read_cpuid(&m->contract, &m->nested, cpuid);
 	l = cpuid_find(cpuid, 0x80000001, 0);
-	m->nested |= l && (l->ecx & 1u << 2); /* SVM */
 	m->nx = l && (l->edx & 1u << 20);
 	m->long_mode = l && (l->edx & 1u << 29);
-	l = cpuid_find(cpuid, 0x80000008, 0);
-	m->contract.leaf80000008_ebx = l ? l->ebx : 0;
 }
 
 /* What the pool changes is not what the user's --cpu asked for: it is told. */
@@ -170,10 +162,10 @@ static void level_guest(struct mitigation *m, struct cpuid_set *cpuid)
 	pool_level_guest(&m->options.pool, now);
 	l = cpuid_find(cpuid, 7, 0);
 	if (l)
-		l->edx &= now->leaf7_0_edx;
+		l->edx &= ~(before.leaf7_0_edx & ~now->leaf7_0_edx);
 	l = cpuid_find(cpuid, 7, 2);
 	if (l)
-		l->edx &= now->leaf7_2_edx;
+		l->edx &= ~(before.leaf7_2_edx & ~now->leaf7_2_edx);
 	if (now->leaf7_0_edx == before.leaf7_0_edx && now->leaf7_2_edx == before.leaf7_2_edx &&
 	    now->arch_cap == before.arch_cap)
 		return;
@@ -181,28 +173,14 @@ static void level_guest(struct mitigation *m, struct cpuid_set *cpuid)
 			 before.leaf7_2_edx & ~now->leaf7_2_edx, before.arch_cap & ~now->arch_cap,
 			 hidden, sizeof(hidden));
 	explain_features(0, 0, now->arch_cap & ~before.arch_cap, shown, sizeof(shown));
-	log_info("mitigation: levelled for the pool: hidden from the guest: %s; shown for another "
-		 "host's sake: %s",
-		 hidden, shown);
-}
-
-/*
- * KVM puts a barrier between a guest and its own guests only for one that is shown IBRS
- * (2e7eab81425a, CVE-2022-2196).
- */
-static int check_nested(const struct mitigation *m, struct err *e)
-{
-	static const char text[] =
-		"nested: shown: the guest is shown VMX or SVM but not SPEC_CTRL: KVM then puts "
-		"no branch predictor barrier between it and its own guests; show "
-		"it SPEC_CTRL by --cpu, or set nested: hidden";
-
-	if (!m->nested || m->contract.leaf7_0_edx & CPUID_7_0_EDX_SPEC_CTRL)
-		return 0;
-	if (m->options.policy.cannot == CANNOT_REFUSE || m->options.policy.strict)
-		return err_set(e, -EPERM, "refused by policy: %s", text);
-	log_warn("mitigation: %s", text);
-	return 0;
+	if (m->options.pool.facts.n_hosts > 1)
+		log_info("mitigation: levelled for the pool: hidden from the guest: %s; shown for "
+			 "another host's sake: %s",
+			 hidden, shown);
+	else
+		log_info("mitigation: shown to the guest, for this part has it though KVM does not "
+			 "say so: %s",
+			 shown);
 }
 
 /* For a guest that boots: it said nothing yet, and nobody promised it anything. */
@@ -235,7 +213,6 @@ void mitigation_try_arch_cap(struct mitigation *m, const struct cpuid_set *cpuid
 int mitigation_make_contract(struct mitigation *m, struct cpuid_set *cpuid, struct err *e)
 {
 	const struct backend_facts facts = mitigation_backend_facts(m);
-	struct mitigation_policy policy = m->options.policy;
 	int ret;
 
 	if (m->contract_made)
@@ -245,15 +222,15 @@ int mitigation_make_contract(struct mitigation *m, struct cpuid_set *cpuid, stru
 		m->contract.arch_cap = (m->host.kvm_arch_cap & ~m->options.arch_cap_clear) |
 				       m->options.arch_cap_set;
 	level_guest(m, cpuid);
-	policy.virtual_msrs &= m->backend.msr_exits; /* nobody else answers them */
-	mitigation_advertise(&m->host, &facts, &policy, &m->options.pool.facts, &m->contract);
+	mitigation_advertise(&m->host, &facts, &m->options.policy, &m->options.pool.facts,
+			     &m->contract);
 	mitigation_try_arch_cap(m, cpuid);
 	m->contract_made = true;
 	ret = decide_start(m, e);
 	if (ret < 0)
 		return ret;
 	warn_at_start(m);
-	return check_nested(m, e);
+	return 0;
 }
 
 /* ---- a VM and its vCPUs ---- */

@@ -227,7 +227,7 @@ int mitigation_update(struct mitigation *m, const struct mitigation_saved *s, st
 
 /* ---- in words ---- */
 
-static const char *report_in_words(const struct vcpu_report *r, uint64_t bit)
+static const char *report_in_words(const struct vcpu_report *r, uint64_t offered, uint64_t bit)
 {
 	const uint64_t used = bit == SPEC_CTRL_BHI_DIS_S     ? MITIGATION_BHB_CLEAR_SEQ_S
 			      : bit == SPEC_CTRL_RRSBA_DIS_S ? MITIGATION_RETPOLINE_S
@@ -238,7 +238,7 @@ static const char *report_in_words(const struct vcpu_report *r, uint64_t bit)
 	if (r->ctrl & used)
 		return bit == SPEC_CTRL_BHI_DIS_S ? "guest reported the short sequence"
 						  : "guest reported retpolines";
-	if (r->enum_read || r->written)
+	if (r->enum_read && (offered & used))
 		return "guest reported no need of it";
 	return "guest reported nothing";
 }
@@ -271,11 +271,11 @@ void mitigation_describe_change(struct mitigation *m, const char *there, const c
 
 			if (!name || at >= len)
 				continue;
-			at += (size_t)snprintf(text + at, len - at,
-					       "%s%s was %sforced on %s, is %sforced on %s: %s",
-					       at ? "; " : "", name, was & bit ? "" : "not ", there,
-					       now & bit ? "" : "not ", here,
-					       report_in_words(&report, bit));
+			at += (size_t)snprintf(
+				text + at, len - at,
+				"%s%s was %sforced on %s, is %sforced on %s: %s", at ? "; " : "",
+				name, was & bit ? "" : "not ", there, now & bit ? "" : "not ", here,
+				report_in_words(&report, m->contract.mitigation_enum, bit));
 		}
 	}
 }

@@ -49,7 +49,8 @@ static int load_member(const struct policy *p, unsigned int i, const char *polic
 static bool same_host(const struct pool_host *a, const struct pool_host *b)
 {
 	return host_facts_same(&a->host, &b->host) && a->backend.kind == b->backend.kind &&
-	       a->backend.can_force == b->backend.can_force;
+	       a->backend.can_force == b->backend.can_force &&
+	       a->backend.no_msr_exits == b->backend.no_msr_exits;
 }
 
 int policy_load_pool(const struct policy *p, const char *path, const struct pool_host *self,

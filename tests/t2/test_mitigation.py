@@ -190,8 +190,8 @@ def test_strict_policy_is_refused(amd_stock, strict):
     boot = amd_stock.boot("echo ran", args=["--policy", strict, "--mitigation-report", "/scratch/refused.json"])
     assert boot.status == POLICY_REFUSED, boot
     assert boot.messages == ("testudo: error: refused by policy: back end msr-filter: bhi row 3, BHI_DIS_S at 1: bhi is "
-                             "on in the policy, but only Intel parts have BHI_DIS_S; set bhi: auto on a part that is "
-                             "not affected, strict: off on an unknown one\n")
+                             "on in the policy, but only Intel parts have BHI_DIS_S; set bhi: auto, or use a host of "
+                             "a known vendor; strict: off lets the guest run on an unknown one\n")
     assert (boot.console, boot.scripts) == ("", []), "the guest must not have started"
     assert amd_stock.run("test -e /scratch/refused.json")[0] == 1, "there is no guest to report on"
 

@@ -29,7 +29,7 @@ static struct mitigation_input base_input(void)
 {
 	struct mitigation_input in = {
 		.host = host_spr,
-		.backend = {BACKEND_MSR_FILTER, CAN_ALL},
+		.backend = {BACKEND_MSR_FILTER, CAN_ALL, false},
 		.guest = {.vendor = CPU_VENDOR_INTEL,
 			  .leaf7_0_edx = EDX_7_0,
 			  .arch_cap = ARCH_CAP_SPR | ARCH_CAP_VIRTUAL_ENUM,
@@ -50,18 +50,19 @@ struct edit {
 	bool strict, off, on, cannot, no_force_unaware, bhi_no_not_enough, force_shown, trust;
 	bool rrsba_off, rrsba_on, incoming_warn, no_virt, rebuild;
 	enum policy_report honour;
-	uint64_t raw_mask, raw_value;
+	uint64_t raw_mask, raw_value, raw_guest;
 	bool whole_contract; /* shown all that Sapphire Rapids has */
 	bool no_rrsba;	     /* the host's MSR does not say RRSBA */
 	bool hide_rsba, any_rsba;
-	bool no_enum, hide_rrsba, shows_bhi, shows_rrsba_ctrl;
+	bool no_enum, hide_rrsba, shows_bhi, shows_rrsba_ctrl, no_msr, no_msr_exits, nested;
 	enum cpu_vendor guest_vendor;
+	bool unknown_vendor; /* of the guest: 0 is no vendor given */
 	bool aware, enum_read, written;
 	uint64_t ctrl;
 	bool incoming, weak;
 	uint64_t promise_mask, promise_value, shadow;
 	unsigned int pool; /* hosts; 0: no pool */
-	bool pool_long, pool_cannot, pool_mixed;
+	bool pool_long, pool_cannot, pool_mixed, pool_no_msr_exits;
 	enum policy_mixed mixed;
 };
 
@@ -82,7 +83,7 @@ static struct mitigation_input edited(const struct edit *e)
 	if (e->backend)
 		in.backend.kind = e->backend;
 	if (e->no_backend)
-		in.backend = (struct backend_facts) {BACKEND_NONE, 0};
+		in.backend = (struct backend_facts) {BACKEND_NONE, 0, false};
 	if (e->can)
 		in.backend.can_force = e->can;
 	in.host.hypervisor = e->hypervisor;
@@ -103,6 +104,9 @@ static struct mitigation_input edited(const struct edit *e)
 	in.policy.honour_report = e->honour;
 	in.policy.raw_mask = e->raw_mask;
 	in.policy.raw_value = e->raw_value;
+	in.policy.raw_guest = e->raw_guest;
+	in.backend.no_msr_exits = e->no_msr_exits;
+	in.nested = e->nested;
 	in.policy.mixed_pool = e->mixed;
 	if (e->no_enum)
 		in.guest.mitigation_enum = 0;
@@ -119,8 +123,12 @@ static struct mitigation_input edited(const struct edit *e)
 		in.guest.leaf7_2_edx |= CPUID_7_2_EDX_BHI_CTRL;
 	if (e->shows_rrsba_ctrl)
 		in.guest.leaf7_2_edx |= CPUID_7_2_EDX_RRSBA_CTRL;
+	if (e->no_msr) /* SPEC_CTRL is not enumerated: 0x48 is a #GP */
+		in.guest.leaf7_0_edx &= ~CPUID_7_0_EDX_SPEC_CTRL;
 	if (e->guest_vendor)
 		in.guest.vendor = e->guest_vendor;
+	if (e->unknown_vendor)
+		in.guest.vendor = CPU_VENDOR_OTHER;
 	in.report = (struct vcpu_report) {e->aware, e->enum_read, e->written, e->ctrl};
 	in.promise = (struct mitigation_promise) {e->incoming, e->promise_mask, e->promise_value,
 						  e->weak};
@@ -132,7 +140,8 @@ static struct mitigation_input edited(const struct edit *e)
 					       .long_can_force_bhi = !e->pool_cannot,
 					       .any_rsba = e->any_rsba,
 					       .rrsba_can_force = !e->pool_cannot,
-					       .mixed = e->pool_mixed};
+					       .mixed = e->pool_mixed,
+					       .no_msr_exits = e->pool_no_msr_exits};
 	return in;
 }
 
@@ -194,6 +203,11 @@ static const struct a_case bhi_cases[] = {
 	{"1 raw with no back end", {.no_backend = true, .raw_mask = BHI}, 1, REFUSE, 0, 0, 0},
 	{"1 raw beats bhi=off",
 	 {.raw_mask = BHI, .raw_value = BHI, .off = true}, 1, FORCED, BHI, BHI, 0},
+	{"1 left to the guest, it was needed", {.raw_guest = BHI}, 1, WARN, 0, 0, 0},
+	{"1 left to the guest, which owns it anyway",
+	 {.raw_guest = BHI, .shows_bhi = true}, 1, OK, 0, 0, 0},
+	{"1 left to the guest on Ice Lake", {.host = &host_icx, .raw_guest = BHI}, 1, OK, 0, 0, 0},
+	{"1 left to the guest beats bhi=on", {.raw_guest = BHI, .on = true}, 1, WARN, 0, 0, 0},
 	{"2 off, would have been forced", {.off = true}, 2, WARN, 0, 0, 0},
 	{"2 off, no back end anyway", {.off = true, .no_backend = true}, 2, WARN, 0, 0, 0},
 	{"2 off, the guest owns it", {.off = true, .shows_bhi = true}, 2, OK, 0, 0, 0},
@@ -212,6 +226,10 @@ static const struct a_case bhi_cases[] = {
 	{"5 on, no back end", {.on = true, .no_backend = true}, 5, REFUSE, 0, 0, 0},
 	{"5 on, back end without the bit", {.on = true, .can = CAN_OLD}, 5, REFUSE, 0, 0, 0},
 	{"6 the guest owns it", {.shows_bhi = true}, 6, OK, 0, 0, 0},
+	{"6 shown BHI_CTRL and not SPEC_CTRL, its write is a #GP: row 9",
+	 {.shows_bhi = true, .no_msr = true}, 9, FORCED, BHI, BHI, 0},
+	{"6 the same, no back end: row 13",
+	 {.shows_bhi = true, .no_msr = true, .no_backend = true}, 13, WARN, 0, 0, 0},
 	{"6 its report is ignored", {.shows_bhi = true, .ctrl = 1}, 6, OK, 0, 0, 0},
 	{"6 unless the policy forces",
 	 {.shows_bhi = true, .ctrl = 1, .force_shown = true}, 6, FORCED, BHI, BHI, 0},
@@ -329,6 +347,9 @@ static const struct a_case rrsba_cases[] = {
 	{"1 on, Ice Lake", {.host = &host_icx, .rrsba_on = true}, 1, REFUSE, 0, 0, 0},
 	{"1 on, no back end", {QUIET, .rrsba_on = true, .no_backend = true}, 1, REFUSE, 0, 0, 0},
 	{"1 on, AMD", {.host = &host_amd, .rrsba_on = true}, 1, REFUSE, 0, 0, 0},
+	{"1 left to the guest", {QUIET, .raw_guest = RSB}, 1, OK, 0, 0, 0},
+	{"1 left to the guest, it may be needed",
+	 {QUIET, .raw_guest = RSB, .hide_rrsba = true}, 1, WARN, 0, 0, 0},
 	{"2 AMD", {.host = &host_amd}, 2, OK, 0, 0, 0},
 	{"3 Broadwell", {.host = &host_bdw, .ctrl = 2}, 3, OK, 0, 0, 0},
 	{"3 Skylake, RSBA shown", {.host = &host_skx, .ctrl = 2}, 3, OK, 0, 0, 0},
@@ -342,8 +363,11 @@ static const struct a_case rrsba_cases[] = {
 	{"3 Skylake, declined, RSBA hidden",
 	 {.host = &host_skx, .hide_rsba = true, .aware = true, .enum_read = true, .strict = true}, 3,
 	 OK, 0, 0, 0},
-	{"3 Skylake, old microcode: what bare metal sees",
-	 {.host = &host_skx_old, .strict = true}, 3, OK, 0, 0, 0},
+	{"3 Skylake, declined, but reports only tighten",
+	 {.host = &host_skx, .hide_rsba = true, .aware = true, .enum_read = true, .honour =
+	 REPORT_TIGHTEN}, 3, WARN, 0, 0, 0},
+	{"3 Skylake, old microcode, RSBA hidden: no better",
+	 {.host = &host_skx_old, .strict = true}, 3, REFUSE, 0, 0, 0},
 	{"3 Skylake, old microcode, reported",
 	 {.host = &host_skx_old, .ctrl = 2}, 3, WARN, 0, 0, 0},
 	{"3 from Broadwell to Skylake",
@@ -354,6 +378,8 @@ static const struct a_case rrsba_cases[] = {
 	 {.incoming = true, .host = &host_skx, .ctrl = 2}, 3, WARN, 0, 0, 0},
 	{"4 the guest sets it itself",
 	 {QUIET, .shows_rrsba_ctrl = true, .ctrl = 2}, 4, OK, 0, 0, 0},
+	{"4 shown RRSBA_CTRL and not SPEC_CTRL: row 8",
+	 {.no_msr = true, .shows_rrsba_ctrl = true}, 8, OK, 0, 0, FORCED},
 	{"4 the control alone is not enough: Linux does not look at it without RRSBA",
 	 {QUIET, .shows_rrsba_ctrl = true, .hide_rrsba = true, .ctrl = 2}, 5, FORCED, RSB, RSB, 0},
 	{"5 reported", {QUIET, .ctrl = 2, .hide_rrsba = true}, 5, FORCED, RSB, RSB, 0},
@@ -392,14 +418,22 @@ static const struct a_case rrsba_cases[] = {
 	{"9 the host does not say RRSBA itself, strict",
 	 {QUIET, .hide_rrsba = true, .no_rrsba = true, .can = CAN_OLD, .strict = true},
 	 9, REFUSE, 0, 0, 0},
-	{"10 the host does not say RRSBA itself, and no back end for it",
-	 {QUIET, .hide_rrsba = true, .no_rrsba = true, .can = CAN_OLD}, 10, OK, 0, 0, 0},
+	{"9 the host does not say RRSBA itself: as if it did",
+	 {QUIET, .hide_rrsba = true, .no_rrsba = true, .can = CAN_OLD}, 9, WARN, 0, 0, 0},
+	{"10 Ice Lake does not say RRSBA itself: as if it did",
+	 {.host = &host_icx, .hide_rrsba = true, .no_rrsba = true}, 10, WARN, 0, 0, 0},
+	{"10 the same, strict",
+	 {.host = &host_icx, .hide_rrsba = true, .no_rrsba = true, .strict = true}, 10, REFUSE, 0,
+	 0, 0},
 	{"10 Ice Lake, reported, RRSBA shown", {.host = &host_icx, .ctrl = 2}, 10, OK, 0, 0, 0},
 	{"10 Ice Lake, unaware, RRSBA hidden",
 	 {.host = &host_icx, .hide_rrsba = true}, 10, WARN, 0, 0, 0},
 	{"10 Ice Lake, declined, RRSBA hidden",
 	 {.host = &host_icx, .hide_rrsba = true, .aware = true, .enum_read = true}, 10, OK, 0, 0,
 	 0},
+	{"10 the same, but reports only tighten",
+	 {.host = &host_icx, .hide_rrsba = true, .aware = true, .enum_read = true, .honour =
+	 REPORT_TIGHTEN}, 10, WARN, 0, 0, 0},
 };
 /* clang-format on */
 
@@ -458,8 +492,17 @@ static void test_raw(void **state)
 static const struct a_case migration_cases[] = {
 	{"1 all held", {PROMISED}, 1, OK, BHI, BHI, FORCED},
 	{"1 needed here though not there", {INCOMING}, 1, OK, BHI, BHI, FORCED},
-	{"1 promised, and this policy would not force unasked: stays held",
-	 {PROMISED, .no_force_unaware = true}, 1, FORCED, BHI, BHI, WARN},
+	{"1 promised, and this policy would not force unasked: stays held, nothing to warn of",
+	 {PROMISED, .no_force_unaware = true}, 1, FORCED, BHI, BHI, 0},
+	{"1 promised, and left to the guest here", {PROMISED, .raw_guest = BHI}, 1, WARN, 0, 0, 0},
+	{"1 promised, and left to the guest here, strict",
+	 {PROMISED, .raw_guest = BHI, .strict = true}, 1, REFUSE, 0, 0, 0},
+	{"1 raw SSBD of the source is left to the guest here",
+	 {INCOMING, QUIET, .promise_mask = SSBD, .promise_value = SSBD, .raw_guest = SSBD}, 1, WARN,
+	 0, 0, 0},
+	{"1 raw SSBD of the source is held off here, strict",
+	 {INCOMING, QUIET, .promise_mask = SSBD, .promise_value = SSBD, .raw_mask = SSBD, .strict =
+	 true}, 1, REFUSE, SSBD, 0, 0},
 	{"1 promised though the guest sees BHI_CTRL: stays held",
 	 {PROMISED, QUIET}, 1, FORCED, BHI, BHI, 0},
 	{"1 promised, and bhi=off here", {PROMISED, .off = true}, 1, WARN, 0, 0, REFUSE},
@@ -521,14 +564,18 @@ static const struct a_case migration_cases[] = {
 	 {INCOMING, QUIET, .no_backend = true, .promise_mask = SSBD}, 7, REFUSE, 0, 0, 0},
 	{"8 ARCH_CAPABILITIES claims more",
 	 {INCOMING, .host = &host_bdw, .whole_contract = true}, 8, REFUSE, 0, 0, 0},
-	{"8 no back end for the virtual MSRs",
-	 {INCOMING, QUIET, .no_backend = true}, 8, REFUSE, 0, 0, 0},
+	{"8 nobody to answer the virtual MSRs",
+	 {INCOMING, QUIET, .no_backend = true, .no_msr_exits = true}, 8, REFUSE, 0, 0, 0},
+	{"4 a back end that holds nothing answers them: the policy decides",
+	 {INCOMING, .no_backend = true, .incoming_warn = true}, 4, WARN, 0, 0, 0},
 	{"8 RRSBA_CTRL is shown, the host has none",
 	 {INCOMING, .host = &host_icx, .shows_rrsba_ctrl = true}, 8, REFUSE, 0, 0, 0},
 	{"8 told that a report is heard, and bhi=off", {INCOMING, .off = true}, 8, REFUSE, 0, 0, 0},
 	{"9 AMD", {INCOMING, .host = &host_amd}, 9, REFUSE, 0, 0, 0},
 	{"9 AMD, guest's vendor not known, but a promise is",
 	 {PROMISED, .host = &host_amd, .guest_vendor = CPU_VENDOR_OTHER}, 9, REFUSE, 0, 0, 0},
+	{"9 a guest of an unknown vendor",
+	 {INCOMING, .unknown_vendor = true}, 9, REFUSE, BHI, BHI, 0},
 	{"9 an AMD guest on Intel",
 	 {INCOMING, .guest_vendor = CPU_VENDOR_AMD}, 9, REFUSE, BHI, BHI, 0},
 	{"10 its own bits are not there",
@@ -690,6 +737,17 @@ static const struct {
 	 {.host = &host_icx, .pool = 2, .pool_long = true}, true},
 	{"Ice Lake beside one that cannot",
 	 {.host = &host_icx, .pool = 2, .pool_long = true, .pool_cannot = true}, false},
+	{"Ice Lake beside hosts that would, for a guest that reports nothing, not be let to",
+	 {.host = &host_icx, .pool = 2, .pool_long = true, .no_force_unaware = true}, false},
+	{"the same, and it reports the short sequence",
+	 {.host = &host_icx, .pool = 2, .pool_long = true, .no_force_unaware = true, .ctrl = 1},
+	 true},
+	{"Ice Lake beside hosts where the policy holds it at 0",
+	 {.host = &host_icx, .pool = 2, .pool_long = true, .raw_mask = BHI}, false},
+	{"Ice Lake beside hosts where the policy leaves it to the guest",
+	 {.host = &host_icx, .pool = 2, .pool_long = true, .raw_guest = BHI}, false},
+	{"Ice Lake beside hosts where the guest's no counts",
+	 {.host = &host_icx, .pool = 2, .pool_long = true, .aware = true, .enum_read = true}, false},
 	{"Sapphire Rapids, held", {.host = &host_spr}, true},
 	{"Sapphire Rapids, declined", {.aware = true, .enum_read = true}, false},
 	{"Sapphire Rapids, no back end", {.no_backend = true}, false},
@@ -731,6 +789,10 @@ static const struct {
 	{"policy without virtual MSRs", {.host = &host_spr}, 0, true, false, 0},
 	{"AMD", {.host = &host_amd}, 0, 0, false, 0},
 	{"no back end", {.no_backend = true}, 0, 0, false, 0},
+	{"nobody to answer them", {.no_msr_exits = true}, 0, 0, false, 0},
+	{"a host of the pool cannot answer them",
+	 {.pool = 2, .pool_no_msr_exits = true}, 0, 0, false, 0},
+	{"both bits are left to the guest", {.raw_guest = BHI | RSB}, 0, 0, true, 0},
 	{"Ice Lake: old hosts too", {.host = &host_icx}, 0, 0, true, 3},
 	{"Ice Lake, RRSBA hidden", {.host = &host_icx, .hide_rrsba = true}, 0, 0, true, 1},
 	{"Sapphire Rapids, RRSBA hidden", {.hide_rrsba = true}, 0, 0, true, 3},
@@ -787,6 +849,136 @@ static void test_advertise(void **state)
 	}
 }
 
+/* Nested guests of one that is not shown SPEC_CTRL: the same check at boot and on arrival. */
+static void test_nested(void **state)
+{
+	static const struct {
+		const char *name;
+		struct edit e;
+		enum verdict verdict; /* of the row; OK: it did not fire */
+	} cases[] = {
+		{"shown both", {.nested = true}, OK},
+		{"not nested", {.no_msr = true}, OK},
+		{"boots", {.nested = true, .no_msr = true}, WARN},
+		{"boots, cannot=refuse", {.nested = true, .no_msr = true, .cannot = true}, REFUSE},
+		{"boots, strict", {.nested = true, .no_msr = true, .strict = true}, REFUSE},
+		{"comes: no worse off than it was",
+		 {.nested = true, .no_msr = true, .cannot = true, .incoming = true},
+		 WARN},
+		{"comes, strict",
+		 {.nested = true, .no_msr = true, .strict = true, .incoming = true},
+		 REFUSE},
+	};
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(cases); i++) {
+		const struct mitigation_input in = edited(&cases[i].e);
+		const struct decision_step *s;
+		struct mitigation_decision d;
+
+		print_message("# %s\n", cases[i].name);
+		mitigation_decide(&in, &d);
+		s = find_step(&d, TABLE_NESTED, 1);
+		assert_int_equal(s ? s->verdict : OK, cases[i].verdict);
+		assert_int_equal(d.verdict == REFUSE, cases[i].verdict == REFUSE);
+	}
+}
+
+/* The words: of a report only where there was one. */
+static void test_words(void **state)
+{
+	static const struct {
+		const char *name;
+		struct edit e;
+		bool bhi, rsb; /* may a row say "the guest reports"? */
+	} cases[] = {
+		{"frozen, nothing said",
+		 {.backend = BACKEND_FORCE_SPEC_CTRL, .hide_rrsba = true, .no_force_unaware = true},
+		 false,
+		 false},
+		{"frozen, declined",
+		 {.backend = BACKEND_FORCE_SPEC_CTRL,
+		  .hide_rrsba = true,
+		  .aware = true,
+		  .enum_read = true},
+		 false,
+		 false},
+		{"frozen, shown, nothing said",
+		 {.backend = BACKEND_FORCE_SPEC_CTRL, .shows_bhi = true, .force_shown = true},
+		 false,
+		 false},
+		{"frozen, both reported",
+		 {.backend = BACKEND_FORCE_SPEC_CTRL,
+		  .hide_rrsba = true,
+		  .aware = true,
+		  .enum_read = true,
+		  .written = true,
+		  .ctrl = 3},
+		 true,
+		 true},
+	};
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(cases); i++) {
+		const struct mitigation_input in = edited(&cases[i].e);
+		struct mitigation_decision d;
+		unsigned int n;
+
+		print_message("# %s\n", cases[i].name);
+		mitigation_decide(&in, &d);
+		assert_int_equal(d.value & RSB, RSB);
+		assert_int_equal(d.value & BHI, BHI);
+		for (n = 0; n < d.n_steps; n++) {
+			const bool says = strstr(d.step[n].reason, "guest reports that") ||
+					  strstr(d.step[n].reason, "guest reports retpolines") ||
+					  strstr(d.step[n].reason, "reports the software");
+
+			if (d.step[n].table == TABLE_BHI)
+				assert_int_equal(says, cases[i].bhi);
+			if (d.step[n].table == TABLE_RRSBA)
+				assert_int_equal(says, cases[i].rsb);
+		}
+	}
+}
+
+static void test_contract(void **state)
+{
+	static const struct cpuid_leaf leaves[] = {
+		{.leaf = 0, .eax = 7},
+		{.leaf = 1, .ecx = 1u << 5},
+		{.leaf = 7, .indexed = true, .eax = 2, .edx = EDX_7_0},
+		{.leaf = 7, .subleaf = 2, .indexed = true, .edx = EDX_7_2},
+		{.leaf = 0x80000000, .eax = 0x80000008},
+		{.leaf = 0x80000008, .ebx = CPUID_80000008_EBX_IBRS},
+	};
+	struct guest_contract g;
+	struct cpuid_set set = {0};
+	bool nested;
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(leaves); i++)
+		assert_int_equal(cpuid_add(&set, &leaves[i]), 0);
+	contract_read_cpuid(&g, &nested, &set);
+	assert_true(nested);
+	assert_int_equal(g.leaf7_0_edx, EDX_7_0);
+	assert_int_equal(g.leaf7_2_edx, EDX_7_2);
+	assert_int_equal(g.leaf80000008_ebx, CPUID_80000008_EBX_IBRS);
+
+	set.leaf[2].eax = 1; /* the sub-leaf is there and cannot be reached */
+	contract_read_cpuid(&g, &nested, &set);
+	assert_int_equal(g.leaf7_0_edx, EDX_7_0);
+	assert_int_equal(g.leaf7_2_edx, 0);
+
+	set.leaf[2].eax = 2;
+	set.leaf[0].eax = 6; /* nor can the leaf */
+	set.leaf[4].eax = 0x80000007;
+	contract_read_cpuid(&g, &nested, &set);
+	assert_int_equal(g.leaf7_0_edx | g.leaf7_2_edx | g.leaf80000008_ebx, 0);
+}
+
 static void test_names(void **state)
 {
 	(void)state;
@@ -810,6 +1002,9 @@ int main(void)
 		cmocka_unit_test(test_mixed_pool),
 		cmocka_unit_test(test_short_adequate),
 		cmocka_unit_test(test_advertise),
+		cmocka_unit_test(test_nested),
+		cmocka_unit_test(test_words),
+		cmocka_unit_test(test_contract),
 		cmocka_unit_test(test_names),
 	};
 

@@ -13,6 +13,7 @@
 #include "base/bytes.h"
 #include "hosts.h"
 #include "msr/mitigation.h"
+#include "msr/virt_msr.h"
 
 #define BHI SPEC_CTRL_BHI_DIS_S
 #define RSB SPEC_CTRL_RRSBA_DIS_S
@@ -44,13 +45,13 @@ static const struct {
 };
 
 static const struct backend_facts backends[] = {
-	{BACKEND_NONE, 0},
-	{BACKEND_NONE, CAN_ALL}, /* a broken probe must not matter */
-	{BACKEND_MSR_FILTER, CAN_OLD},
-	{BACKEND_MSR_FILTER, CAN_ALL},
-	{BACKEND_FORCE_SPEC_CTRL, CAN_ALL & ~(SPEC_CTRL_PSFD | SPEC_CTRL_DDPD_U)},
-	{BACKEND_FORCE_SPEC_CTRL_VM, BHI | RSB},
-	{BACKEND_FORCE_VCPU, CAN_ALL},
+	{BACKEND_NONE, 0, false},
+	{BACKEND_NONE, CAN_ALL, false}, /* a broken probe must not matter */
+	{BACKEND_MSR_FILTER, CAN_OLD, false},
+	{BACKEND_MSR_FILTER, CAN_ALL, false},
+	{BACKEND_FORCE_SPEC_CTRL, CAN_ALL & ~(SPEC_CTRL_PSFD | SPEC_CTRL_DDPD_U), false},
+	{BACKEND_FORCE_SPEC_CTRL_VM, BHI | RSB, false},
+	{BACKEND_FORCE_VCPU, CAN_ALL, false},
 };
 
 static const struct vcpu_report reports[] = {
@@ -155,6 +156,12 @@ static void make_point(uint32_t n, struct point *p)
 	in->pool = pools[digit(&rest, ARRAY_SIZE(pools))];
 	in->policy.rebuild = digit(&rest, 2);
 	in->shadow = digit(&rest, 5) ? SPEC_CTRL_IBRS : SPEC_CTRL_IBRS | BHI;
+	if (!digit(&rest, 4)) /* what 7.2 enumerates is out of reach then */
+		in->guest.leaf7_0_edx &= ~CPUID_7_0_EDX_SPEC_CTRL;
+	in->nested = !digit(&rest, 3);
+	in->policy.raw_guest =
+		digit(&rest, 3) ? 0 : (BHI | RSB | SPEC_CTRL_SSBD) & ~in->policy.raw_mask;
+	in->backend.no_msr_exits = in->backend.kind == BACKEND_NONE && digit(&rest, 2);
 }
 
 static bool declined(const struct mitigation_input *in)
@@ -217,14 +224,15 @@ static void check_ability(const struct point *p, const struct mitigation_decisio
 static void check_strength(const struct point *p, const struct mitigation_decision *d)
 {
 	const struct mitigation_input *in = &p->in;
-	const bool raw = in->policy.raw_mask & BHI, shown = in->guest.leaf7_2_edx & 16;
+	const bool raw = (in->policy.raw_mask | in->policy.raw_guest) & BHI;
+	const bool shown = spec_ctrl_legal(&in->guest) & BHI;
 	const bool immune = in->host.kvm_arch_cap & ARCH_CAP_BHI_NO && in->policy.bhi_no_is_enough;
 	const bool held = d->value & BHI;
 	const bool exposed = p->tag == LONG && !shown && !immune && !held;
 
 	if (in->policy.bhi == POLICY_ON && !raw)
 		assert_true(held || d->verdict == VERDICT_REFUSE);
-	if (in->policy.rrsba == POLICY_ON && !(in->policy.raw_mask & RSB))
+	if (in->policy.rrsba == POLICY_ON && !((in->policy.raw_mask | in->policy.raw_guest) & RSB))
 		assert_true((d->value & RSB) || d->verdict == VERDICT_REFUSE);
 	if (in->policy.bhi == POLICY_OFF || raw)
 		return;
@@ -254,6 +262,133 @@ static void check_same(const struct mitigation_decision *a, const struct mitigat
 			    a->step[i].verdict == b->step[i].verdict);
 }
 
+/* A guest owns a control that its CPUID enumerates and whose write is no #GP, and no other. */
+static void check_owned(const struct point *p, const struct mitigation_decision *d)
+{
+	const uint64_t legal = spec_ctrl_legal(&p->in.guest);
+	unsigned int i;
+
+	for (i = 0; i < d->n_steps; i++) {
+		const struct decision_step *s = &d->step[i];
+
+		if (s->table == TABLE_BHI && s->row == 6)
+			assert_true(legal & BHI);
+		if (s->table == TABLE_RRSBA && s->row == 4)
+			assert_true(legal & RSB);
+		if (s->table == TABLE_BHI && s->row > 6)
+			assert_false(legal & BHI);
+	}
+}
+
+/* Nothing is said of a report that was not made, nor that none was made where one was. */
+static void check_words(const struct point *p, const struct mitigation_decision *d)
+{
+	const struct vcpu_report *r = &p->in.report;
+	static const struct {
+		const char *words;
+		uint64_t reported;	  /* bits of CTRL, any of which makes the words true */
+		bool answered, may_count; /* so does this: it read, or wrote; nothing was read */
+	} claims[] = {
+		{"guest reports that it uses", MITIGATION_BHB_CLEAR_SEQ_S, false, false},
+		{"reports the software", MITIGATION_BHB_CLEAR_SEQ_S, false, false},
+		{"guest reports retpolines", MITIGATION_RETPOLINE_S, false, false},
+		{"read the enumeration and does", 0, true, false},
+		{"does not ask", 0, true, false},
+		{"says that it", 0, true, false},
+		{"not read them yet", 0, false, true},
+		{"not reported yet", 0, false, true},
+	};
+	unsigned int i;
+	size_t c;
+
+	for (i = 0; i < d->n_steps; i++)
+		for (c = 0; c < ARRAY_SIZE(claims); c++)
+			if (strstr(d->step[i].reason, claims[c].words))
+				assert_true((r->ctrl & claims[c].reported) ||
+					    (claims[c].answered && (r->enum_read || r->written)) ||
+					    (claims[c].may_count && !r->enum_read && !r->written));
+}
+
+/* What a printed cure has to do with the policy. Return: was there anything? */
+static bool take_advice(const char *cure, bool boots, struct mitigation_policy *policy)
+{
+	const struct mitigation_policy before = *policy;
+	const char *cannot = strstr(cure, "cannot: warn");
+
+	if (strstr(cure, "set bhi: auto"))
+		policy->bhi = POLICY_AUTO;
+	if (strstr(cure, "set rrsba: auto"))
+		policy->rrsba = POLICY_AUTO;
+	if (strstr(cure, "set force-unaware: on"))
+		policy->force_unaware = true;
+	if (strstr(cure, "honour-report: both"))
+		policy->honour_report = REPORT_BOTH;
+	if (strstr(cure, "set force-when-shown: off"))
+		policy->force_when_shown = false;
+	if (strstr(cure, "set trust-model: true"))
+		policy->trust_model = true;
+	if (strstr(cure, "mixed-pool: level"))
+		policy->mixed_pool = MIXED_LEVEL;
+	if (strstr(cure, "strict: off"))
+		policy->strict = false;
+	if (strstr(cure, "incoming-cannot: warn"))
+		policy->incoming_cannot = CANNOT_WARN;
+	else if (cannot)
+		policy->cannot = CANNOT_WARN;
+	if (boots && strstr(cure, "bhi: off gives"))
+		policy->bhi = POLICY_OFF;
+	if (strstr(cure, "out of spec-ctrl"))
+		policy->raw_mask = policy->raw_value = policy->raw_guest = 0;
+	if (strstr(cure, "leave the bit to the guest")) {
+		policy->raw_mask = policy->raw_value = 0;
+		policy->raw_guest = SPEC_CTRL_ALL;
+	}
+	return memcmp(&before, policy, sizeof(before)) != 0;
+}
+
+/* Who takes a printed advice is not told the same again. */
+static void check_cures(const struct point *p, const struct mitigation_decision *d)
+{
+	unsigned int i, k;
+
+	for (i = 0; i < d->n_steps; i++) {
+		const struct decision_step *s = &d->step[i];
+		const char *cure = decision_cure(s);
+		struct mitigation_input in = p->in;
+		struct mitigation_decision cured;
+
+		if (!cure || !take_advice(cure, !in.promise.valid, &in.policy))
+			continue;
+		mitigation_decide(&in, &cured);
+		for (k = 0; k < cured.n_steps; k++)
+			if (cured.step[k].table == s->table && cured.step[k].row == s->row &&
+			    cured.step[k].verdict >= s->verdict &&
+			    cured.step[k].reason == s->reason)
+				fail_msg("%s: %s row %u, %s, and still after '%s'", p->host,
+					 decision_table_name(s->table), s->row, s->reason, cure);
+	}
+}
+
+/* A host that tells less of itself is not judged better. */
+static void check_less_known(const struct point *p, const struct mitigation_decision *d)
+{
+	static const uint64_t silent[] = {ARCH_CAP_RRSBA, ARCH_CAP_IBRS_ALL,
+					  ARCH_CAP_RRSBA | ARCH_CAP_IBRS_ALL};
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(silent); i++) {
+		struct mitigation_input in = p->in;
+		struct mitigation_decision less;
+
+		in.host.kvm_arch_cap &= ~silent[i];
+		mitigation_decide(&in, &less);
+		if (less.verdict < d->verdict)
+			fail_msg("%s: %s, and %s where it says less (%#llx)", p->host,
+				 verdict_name(d->verdict), verdict_name(less.verdict),
+				 (unsigned long long)silent[i]);
+	}
+}
+
 static void test_walk(void **state)
 {
 	uint64_t rows_seen = 0;
@@ -269,6 +404,12 @@ static void test_walk(void **state)
 		check_shape(&d);
 		check_ability(&p, &d);
 		check_strength(&p, &d);
+		check_owned(&p, &d);
+		if (n % 16 == 0) {
+			check_words(&p, &d);
+			check_cures(&p, &d);
+			check_less_known(&p, &d);
+		}
 		for (i = 0; i < d.n_steps; i++)
 			if (d.step[i].table == TABLE_BHI)
 				rows_seen |= 1ULL << d.step[i].row;

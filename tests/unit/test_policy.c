@@ -125,6 +125,8 @@ static const struct {
 	 "leave one out"},
 	{V "bhi: on\nspec-ctrl:\n  BHI_DIS_S: off\n",
 	 "line 4: spec-ctrl.BHI_DIS_S: 'off' contradicts 'bhi: on' on line 2", "leave one out"},
+	{V "bhi: on\nspec-ctrl:\n  BHI_DIS_S: guest\n",
+	 "line 4: spec-ctrl.BHI_DIS_S: 'guest' contradicts 'bhi: on' on line 2", "leave one out"},
 	{V "spec-ctrl: {rrsba_dis_s: on}\nrrsba: off\n",
 	 "line 2: spec-ctrl.RRSBA_DIS_S: 'on' contradicts 'rrsba: off' on line 3", "leave one out"},
 
@@ -613,6 +615,8 @@ static void test_format(void **state)
 		V,
 		V "bhi: on\nstrict: on\nhonour-report: ignore\nnested: shown\n",
 		V "spec-ctrl: {SSBD: on, STIBP: off, IBRS: guest}\n",
+		V "spec-ctrl: {SSBD: on, STIBP: off}\n",
+		V "bhi: off\nspec-ctrl: {BHI_DIS_S: guest}\n",
 		V "pool: [a \"b\".json, /c/d.json]\nmixed-pool: refuse\n",
 		V "pool: any\nisolation:\n  core-scheduling: on\n  indirect-branch: isolate\n",
 	};

@@ -9,9 +9,9 @@
 #include "hosts.h"
 #include "msr/pool.h"
 
-#define FILTER(can)                     \
-	{                               \
-		BACKEND_MSR_FILTER, can \
+#define FILTER(can)                            \
+	{                                      \
+		BACKEND_MSR_FILTER, can, false \
 	}
 
 /* bits of the facts, for one line a case */
@@ -124,7 +124,7 @@ static void test_facts(void **state)
 			if (m->bhi_no)
 				h[n].host.kvm_arch_cap |= ARCH_CAP_BHI_NO;
 			h[n].backend = (struct backend_facts) {
-				m->none ? BACKEND_NONE : BACKEND_MSR_FILTER, m->can};
+				m->none ? BACKEND_NONE : BACKEND_MSR_FILTER, m->can, false};
 		}
 		pool_level(h, n, &policy, &l);
 		assert_int_equal(l.facts.n_hosts, n);
@@ -222,6 +222,23 @@ static void test_rrsba_by_model(void **state)
 	assert_true(l.facts.any_rsba);
 }
 
+/* old microcode, which does not say RRSBA; and a KVM that takes SPEC_CTRL away, leaving 7.2 */
+static const struct host_facts host_icx_silent =
+	INTEL_HOST(6, 0x6a, 6, 0, ARCH_CAP_CLX & ~ARCH_CAP_RRSBA);
+static const struct host_facts host_spr_silent =
+	INTEL_HOST(6, 0x8f, 8, EDX_7_2, ARCH_CAP_SPR & ~ARCH_CAP_RRSBA);
+static const struct host_facts host_no_msr = {
+	.vendor_id = "GenuineIntel",
+	.family = 6,
+	.model = 0x8f,
+	.stepping = 8,
+	.leaf7_0_edx = EDX_7_0,
+	.kvm_leaf7_0_edx = EDX_7_0 & ~CPUID_7_0_EDX_SPEC_CTRL,
+	.leaf7_2_edx = EDX_7_2,
+	.kvm_leaf7_2_edx = EDX_7_2,
+	.kvm_arch_cap = ARCH_CAP_SPR,
+};
+
 /* clang-format off */
 static const struct {
 	const char *name;
@@ -231,6 +248,20 @@ static const struct {
 	{"one host: nothing changes",
 	 {&host_spr}, {.leaf7_0_edx = ~0u, .leaf7_2_edx = 0x3f, .arch_cap = ARCH_CAP_SPR},
 	 {.leaf7_0_edx = ~0u, .leaf7_2_edx = 0x3f, .arch_cap = ARCH_CAP_SPR}},
+	{"one host that has RRSBA, cannot turn it off and does not say so: the guest is told",
+	 {&host_icx_silent},
+	 {.leaf7_0_edx = EDX_7_0, .arch_cap = ARCH_CAP_CLX & ~ARCH_CAP_RRSBA},
+	 {.leaf7_0_edx = EDX_7_0, .arch_cap = ARCH_CAP_CLX}},
+	{"the same, to a guest without ARCH_CAPABILITIES",
+	 {&host_icx_silent}, {.leaf7_0_edx = 0, .arch_cap = 0}, {.leaf7_0_edx = 0, .arch_cap = 0}},
+	{"one that can turn it off: nothing changes, the bit is held",
+	 {&host_spr_silent},
+	 {.leaf7_0_edx = EDX_7_0, .arch_cap = ARCH_CAP_SPR & ~ARCH_CAP_RRSBA},
+	 {.leaf7_0_edx = EDX_7_0, .arch_cap = ARCH_CAP_SPR & ~ARCH_CAP_RRSBA}},
+	{"a host whose KVM hides SPEC_CTRL: what the MSR is for goes with it",
+	 {&host_spr, &host_no_msr},
+	 {.leaf7_0_edx = EDX_7_0, .leaf7_2_edx = 0x3f, .arch_cap = 0},
+	 {.leaf7_0_edx = CPUID_7_0_EDX_ARCH_CAP, .leaf7_2_edx = 0x20, .arch_cap = ARCH_CAP_RRSBA}},
 	{"no host: the same",
 	 {0}, {.leaf7_0_edx = ~0u, .leaf7_2_edx = 0x3f, .arch_cap = 1ULL << 40},
 	 {.leaf7_0_edx = ~0u, .leaf7_2_edx = 0x3f, .arch_cap = 1ULL << 40}},
