@@ -113,7 +113,7 @@ static void check_xsave(struct cpuid_set *guest, struct cpuid_set *host, char *m
 			check_xsave_place(guest, host, bit, missing);
 }
 
-int cpuid_check_subset(struct cpuid_set *guest, struct cpuid_set *host, struct err *e)
+bool cpuid_list_missing(struct cpuid_set *guest, struct cpuid_set *host, char *text, size_t size)
 {
 	const unsigned int wants = cpuid_phys_bits(guest), has = cpuid_phys_bits(host);
 	char missing[MISSING_MAX] = "";
@@ -125,7 +125,15 @@ int cpuid_check_subset(struct cpuid_set *guest, struct cpuid_set *host, struct e
 		snprintf(name, sizeof(name), "%u bits of physical address (%u here)", wants, has);
 		text_list_add(missing, MISSING_MAX, name);
 	}
-	if (!missing[0])
+	snprintf(text, size, "%s", missing);
+	return missing[0];
+}
+
+int cpuid_check_subset(struct cpuid_set *guest, struct cpuid_set *host, struct err *e)
+{
+	char missing[MISSING_MAX];
+
+	if (!cpuid_list_missing(guest, host, missing, sizeof(missing)))
 		return 0;
 	return err_set(e, -EINVAL,
 		       "the guest was shown CPU features that this host or its KVM does not have: "

@@ -2,9 +2,19 @@
 #ifndef CPUID_SUBSET_H
 #define CPUID_SUBSET_H
 
+#include <stdbool.h>
+#include <stddef.h>
+
 #include "cpuid/cpuid.h"
 
 struct err;
+
+/**
+ * cpuid_list_missing - what of @guest is not in @host, by the rules below
+ * @text: receives it, "amx_tile, 46 bits of physical address (39 here)"; "" for nothing
+ * Return: is anything?
+ */
+bool cpuid_list_missing(struct cpuid_set *guest, struct cpuid_set *host, char *text, size_t size);
 
 /**
  * cpuid_check_subset - is everything that the guest was shown to be had here?

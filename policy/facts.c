@@ -14,8 +14,9 @@
 
 #define VERSION_KEY "testudo-host-facts"
 
-static const char *const top_keys[] = {VERSION_KEY, "facts", "backend", "info", NULL};
-static const char *const backend_keys[] = {"name", "can-force", NULL};
+/* "msr-exits" and "kvm-cpuid" need not be there: older files do not have them */
+static const char *const top_keys[] = {VERSION_KEY, "facts", "backend", "kvm-cpuid", "info", NULL};
+static const char *const backend_keys[] = {"name", "can-force", "msr-exits", NULL};
 
 /* The numbers of struct host_facts. Families end at 15 + 255, models at 255 (SDM vol.2 CPUID). */
 static const struct number_row {
@@ -151,7 +152,71 @@ static int parse_backend(const struct json_place *at, json_t *o, struct backend_
 	}
 	if (b->kind == BACKEND_NONE && b->can_force)
 		return json_read_bad(at, "backend.", "can-force", v, "[] with the back end none");
+	v = json_object_get(o, "msr-exits");
+	if (v && !json_is_boolean(v))
+		return json_read_bad(at, "backend.", "msr-exits", v, "true or false");
+	b->no_msr_exits = v && json_is_false(v);
 	return 0;
+}
+
+#define CPUID_KEY    "%" PRIx32 /* "1", or with a sub-leaf "7.0" */
+#define CPUID_SUBKEY "%" PRIx32 ".%" PRIx32
+#define CPUID_VALUE  "0x%08" PRIx32 " 0x%08" PRIx32 " 0x%08" PRIx32 " 0x%08" PRIx32
+
+static void format_leaf(const struct cpuid_leaf *l, char *key, char *value, size_t size)
+{
+	if (l->indexed)
+		snprintf(key, size, CPUID_SUBKEY, l->leaf, l->subleaf);
+	else
+		snprintf(key, size, CPUID_KEY, l->leaf);
+	snprintf(value, size, CPUID_VALUE, l->eax, l->ebx, l->ecx, l->edx);
+}
+
+/* Legal is what is written alike. */
+static int parse_leaf(const struct json_place *at, const char *key, json_t *v,
+		      struct cpuid_set *set)
+{
+	struct cpuid_leaf l = {.indexed = strchr(key, '.')};
+	const char *text = json_is_string(v) ? json_string_value(v) : "";
+	char same_key[64], same_text[64];
+
+	sscanf(key, "%8" SCNx32 ".%8" SCNx32, &l.leaf, &l.subleaf);
+	sscanf(text, "0x%8" SCNx32 " 0x%8" SCNx32 " 0x%8" SCNx32 " 0x%8" SCNx32, &l.eax, &l.ebx,
+	       &l.ecx, &l.edx);
+	format_leaf(&l, same_key, same_text, sizeof(same_key));
+	if (strcmp(key, same_key) != 0)
+		return err_set(at->e, -EINVAL,
+			       "%s %s: kvm-cpuid.%s is not a key; give a leaf such as \"1\", or "
+			       "one with its sub-leaf such as \"7.0\"",
+			       at->what, at->name, text_quote(key, strlen(key)).s);
+	if (strcmp(text, same_text) != 0)
+		return json_read_bad(at, "kvm-cpuid.", key, v,
+				     "EAX, EBX, ECX and EDX as \"0x00000000 0x00000000 0x00000000 "
+				     "0x00000000\"");
+	if (cpuid_add(set, &l) < 0)
+		return err_set(at->e, -EINVAL,
+			       "%s %s: kvm-cpuid: more than %d leaves; is it the right file?",
+			       at->what, at->name, CPUID_SET_MAX);
+	return 0;
+}
+
+static int parse_cpuid(const struct json_place *at, json_t *o, struct cpuid_set *set)
+{
+	const char *key;
+	json_t *v;
+	int ret = 0;
+
+	if (!o)
+		return 0;
+	if (!json_is_object(o))
+		return json_read_bad(at, "", "kvm-cpuid", o, "an object");
+	json_object_foreach(o, key, v)
+	{
+		ret = parse_leaf(at, key, v, set);
+		if (ret < 0)
+			break;
+	}
+	return ret;
 }
 
 /* Nothing in here decides anything: what is not understood is left out. */
@@ -201,6 +266,8 @@ static int parse_root(const struct json_place *at, json_t *root, struct host_fil
 		ret = parse_facts(at, json_object_get(root, "facts"), &f->facts);
 	if (ret == 0)
 		ret = parse_backend(at, json_object_get(root, "backend"), &f->backend);
+	if (ret == 0)
+		ret = parse_cpuid(at, json_object_get(root, "kvm-cpuid"), &f->cpuid);
 	if (ret == 0 && info && !json_is_object(info))
 		ret = json_read_bad(at, "", "info", info, "an object");
 	if (ret == 0)
@@ -268,12 +335,34 @@ static json_t *format_info(const struct host_info *info)
 			 "kernel", info->kernel, "vulnerabilities", vulns);
 }
 
+static json_t *format_backend(const struct backend_facts *b)
+{
+	return json_pack("{s:s, s:o, s:o*}", "name", backend_name(b->kind), "can-force",
+			 format_bits(b->can_force), "msr-exits",
+			 b->no_msr_exits ? json_false() : NULL);
+}
+
+/* NULL where nothing is known */
+static json_t *format_cpuid(const struct cpuid_set *set)
+{
+	json_t *o = set->n_leaves ? json_object() : NULL;
+	uint32_t i;
+
+	for (i = 0; o && i < set->n_leaves; i++) {
+		char key[64], value[64];
+
+		format_leaf(&set->leaf[i], key, value, sizeof(key));
+		json_object_set_new(o, key, json_string(value));
+	}
+	return o;
+}
+
 char *host_file_format(const struct host_file *f)
 {
-	json_t *root = json_pack("{s:i, s:o, s:{s:s, s:o}, s:o}", VERSION_KEY, FACTS_VERSION,
-				 "facts", format_facts(&f->facts), "backend", "name",
-				 backend_name(f->backend.kind), "can-force",
-				 format_bits(f->backend.can_force), "info", format_info(&f->info));
+	json_t *root =
+		json_pack("{s:i, s:o, s:o, s:o*, s:o}", VERSION_KEY, FACTS_VERSION, "facts",
+			  format_facts(&f->facts), "backend", format_backend(&f->backend),
+			  "kvm-cpuid", format_cpuid(&f->cpuid), "info", format_info(&f->info));
 	char *text = root ? json_dumps(root, JSON_INDENT(8)) : NULL, *line = NULL;
 
 	json_decref(root);

@@ -31,6 +31,7 @@ struct host_info {
 struct host_file {
 	struct host_facts facts;
 	struct backend_facts backend;
+	struct cpuid_set cpuid; /* what KVM offers to guests; no leaves: the file does not tell */
 	struct host_info info;
 };
 
@@ -39,8 +40,9 @@ struct host_file {
  * @name: the file's name, for messages
  * @text: @len bytes of it, up to FACTS_SIZE_MAX; need not end with NUL
  * @f: unspecified on error
- * Every fact must be there and in range, and nothing that is none; in "info" an unknown key is
- * ignored, and a text that is too long or not printable is cut or cleaned.
+ * Every fact must be there and in range, and nothing that is none; "kvm-cpuid" and the back end's
+ * "msr-exits" may be missing, as in files of earlier releases. In "info" an unknown key is ignored,
+ * and a text that is too long or not printable is cut or cleaned.
  * Return: 0; -EINVAL with "host facts NAME: ..." in @e; -EFBIG; -ENOMEM
  */
 int host_file_parse(const char *name, const char *text, size_t len, struct host_file *f,

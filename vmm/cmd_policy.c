@@ -13,6 +13,8 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "cpuid/host.h"
+#include "cpuid/subset.h"
 #include "policy/explain.h"
 #include "vmm/backend.h"
 #include "vmm/cmd.h"
@@ -21,6 +23,9 @@
 #include "vmm/host_here.h"
 #include "vmm/kvm.h"
 #include "vmm/policy_file.h"
+#include "vmm/vcpu.h"
+
+#define CPU_MISSING "the guest was shown CPU features that this host or its KVM does not have: "
 
 static const char help[] =
 	"Usage: testudo policy check FILE...\n"
@@ -36,18 +41,17 @@ static const char help[] =
 	"    --from FILE\n"
 	"        the guest started on that host, and comes from there\n"
 	"    --cpu CPU\n"
-	"        the CPU that the guest is shown, as for testudo run; of a host that is only a "
-	"file\n"
-	"        the features that a file does not tell are taken to be there\n"
+	"        the CPU that the guest is shown, as for testudo run; features that an older "
+	"fact\n"
+	"        file does not tell are taken to be there\n"
 	"    --guest WORD[,WORD]...\n"
 	"        reported=short,retpoline  what the guest reports by the virtual MSRs; none: it\n"
-	"                                  knows them and uses neither; unaware (default): it "
-	"does\n"
-	"                                  not know them\n"
+	"                                  knows them and uses neither; unaware (default, also\n"
+	"                                  without reported=): it does not know them\n"
 	"        sees=bhi_ctrl,...         what the guest is shown of bhi_ctrl, rrsba_ctrl,\n"
 	"                                  ipred_ctrl, ibrs_all, rsba, rrsba, bhi_no, its_no; or\n"
-	"                                  none (default: what its first host\n"
-	"                                  and the pool offer)\n"
+	"                                  none (default: what its first host and the pool\n"
+	"                                  offer; this replaces it, the pool takes nothing away)\n"
 	"    --kvm-cap-force-spec-ctrl N\n"
 	"        this host's number of KVM_CAP_FORCE_SPEC_CTRL, as for testudo run\n"
 	"    --json\n"
@@ -63,7 +67,7 @@ static const char help[] =
 /* What --guest says. */
 struct guest_words {
 	struct vcpu_report report;
-	bool sees_given;
+	unsigned int reported, sees; /* words given of each, by bit of their tables */
 	uint32_t leaf7_2_edx;
 	uint64_t arch_cap;
 };
@@ -91,49 +95,80 @@ static const struct see_word {
 	{"none", 0, 0},
 };
 
-static int read_reported(struct vcpu_report *r, const char *word, struct err *e)
+static const struct report_word {
+	const char *name;
+	bool aware;
+	uint64_t ctrl;
+} report_words[] = {
+	{"short", true, MITIGATION_BHB_CLEAR_SEQ_S},
+	{"retpoline", true, MITIGATION_RETPOLINE_S},
+	{"none", true, 0}, /* this one and the next exclude all others */
+	{"unaware", false, 0},
+};
+
+/* The names of a table of @n structures of @size bytes, each with the name as its first member */
+static const char *name_at(const void *table, size_t size, size_t i)
 {
-	if (strcmp(word, "unaware") == 0) {
-		*r = (struct vcpu_report) {0};
-		return 0;
-	}
-	if (strcmp(word, "short") == 0)
-		r->ctrl |= MITIGATION_BHB_CLEAR_SEQ_S;
-	else if (strcmp(word, "retpoline") == 0)
-		r->ctrl |= MITIGATION_RETPOLINE_S;
-	else if (strcmp(word, "none") != 0)
-		return err_set(e, -EXIT_USAGE,
-			       "--guest: reported=%s is not a value; give short, retpoline, none "
-			       "or unaware",
-			       text_quote(word, strlen(word)).s);
-	r->aware = true;
-	r->enum_read = true;
-	r->written = r->ctrl != 0;
-	return 0;
+	return *(const char *const *)((const char *)table + i * size);
 }
 
-static int read_sees(struct guest_words *g, const char *word, struct err *e)
+/* Return: the row of @word; -EXIT_USAGE with the names in @e */
+static int find_word(const char *key, const void *table, size_t size, size_t n, const char *word,
+		     struct err *e)
 {
 	char legal[256] = "";
 	size_t i;
 
-	g->sees_given = true;
-	for (i = 0; i < ARRAY_SIZE(see_words); i++) {
-		if (strcmp(word, see_words[i].name) == 0) {
-			g->leaf7_2_edx |= see_words[i].leaf7_2_edx;
-			g->arch_cap |= see_words[i].arch_cap;
-			return 0;
-		}
-		if (i + 1 < ARRAY_SIZE(see_words))
-			text_list_add(legal, sizeof(legal), see_words[i].name);
-		else
-			text_list_end(legal, sizeof(legal), see_words[i].name);
-	}
-	return err_set(e, -EXIT_USAGE, "--guest: sees=%s is not a value; give %s",
+	for (i = 0; i < n; i++)
+		if (strcmp(word, name_at(table, size, i)) == 0)
+			return (int)i;
+	for (i = 0; i + 1 < n; i++)
+		text_list_add(legal, sizeof(legal), name_at(table, size, i));
+	text_list_end(legal, sizeof(legal), name_at(table, size, i));
+	return err_set(e, -EXIT_USAGE, "--guest: %s=%s is not a value; give %s", key,
 		       text_quote(word, strlen(word)).s, legal);
 }
 
-/* "reported=short,retpoline,sees=bhi_ctrl": a word without = goes on with the key before it */
+/* Return: 0; -EXIT_USAGE when one of the words @alone is not the only one of @given */
+static int check_alone(unsigned int given, unsigned int alone, const char *which, struct err *e)
+{
+	if (!(given & alone) || !(given & (given - 1)))
+		return 0;
+	return err_set(e, -EXIT_USAGE, "--guest: %s; leave out the other words", which);
+}
+
+static int read_reported(struct guest_words *g, const char *word, struct err *e)
+{
+	const int i = find_word("reported", report_words, sizeof(report_words[0]),
+				ARRAY_SIZE(report_words), word, e);
+
+	if (i < 0)
+		return i;
+	g->reported |= 1u << i;
+	g->report.ctrl |= report_words[i].ctrl;
+	g->report.aware = g->report.enum_read = report_words[i].aware;
+	g->report.written = g->report.ctrl != 0;
+	return check_alone(g->reported, 3u << 2,
+			   "reported=none and reported=unaware each stand alone", e);
+}
+
+static int read_sees(struct guest_words *g, const char *word, struct err *e)
+{
+	const int i =
+		find_word("sees", see_words, sizeof(see_words[0]), ARRAY_SIZE(see_words), word, e);
+
+	if (i < 0)
+		return i;
+	g->sees |= 1u << i;
+	g->leaf7_2_edx |= see_words[i].leaf7_2_edx;
+	g->arch_cap |= see_words[i].arch_cap;
+	return check_alone(g->sees, 1u << (ARRAY_SIZE(see_words) - 1), "sees=none stands alone", e);
+}
+
+/*
+ * "reported=short,retpoline,sees=bhi_ctrl": a word without = goes on with the key before it;
+ * "unaware" at the beginning needs none.
+ */
 static int read_guest(struct guest_words *g, char *arg, struct err *e)
 {
 	enum { NO_KEY, REPORTED, SEES } key = NO_KEY;
@@ -147,12 +182,14 @@ static int read_guest(struct guest_words *g, char *arg, struct err *e)
 		} else if (strncmp(word, "sees=", 5) == 0) {
 			key = SEES;
 			word += 5;
+		} else if (key == NO_KEY && strcmp(word, "unaware") == 0) {
+			key = REPORTED;
 		} else if (key == NO_KEY || strchr(word, '=')) {
 			return err_set(e, -EXIT_USAGE,
 				       "--guest: %s is not a word; give reported= or sees=",
 				       text_quote(word, strlen(word)).s);
 		}
-		ret = key == REPORTED ? read_reported(&g->report, word, e) : read_sees(g, word, e);
+		ret = key == REPORTED ? read_reported(g, word, e) : read_sees(g, word, e);
 	}
 	return ret;
 }
@@ -207,7 +244,7 @@ static int read_options(struct ask *ask, int argc, char **argv, struct err *e)
 				argv[optind - 1]);
 		}
 	}
-	if (!ret && ask->cpu && ask->guest.sees_given)
+	if (!ret && ask->cpu && ask->guest.sees)
 		return err_set(e, -EXIT_USAGE,
 			       "policy explain: --cpu and sees= of --guest both say what the guest "
 			       "is shown; give one");
@@ -224,7 +261,10 @@ static int read_options(struct ask *ask, int argc, char **argv, struct err *e)
 struct question {
 	struct policy policy;
 	struct host_file host, from;
+	bool assumed;		/* not all hosts' files tell the CPUID of their KVM */
+	struct cpuid_set guest; /* what the guest is shown */
 	struct mitigation_input in;
+	char missing[1024]; /* what of it the host cannot show */
 };
 
 static int load_pool(const struct ask *ask, const struct question *q, const struct host_file *self,
@@ -235,27 +275,46 @@ static int load_pool(const struct ask *ask, const struct question *q, const stru
 	return policy_load_pool(&q->policy, ask->policy, &here, level, e) < 0 ? -EXIT_BAD_INPUT : 0;
 }
 
+/* What a host's KVM offers, as far as its file tells, and the VMM's own bits. */
+static void offered_cpuid(const struct question *q, const struct host_file *f, bool nested,
+			  struct cpuid_set *set)
+{
+	const struct kvm kvm = {.tsc_deadline = true};
+
+	if (q->assumed)
+		host_facts_to_cpuid(&f->facts, set);
+	else
+		*set = f->cpuid;
+	vcpu_base_cpuid(set, &kvm, nested);
+}
+
 /* What --guest or --cpu says, or all that @first offers. */
-static int show_cpu(const struct ask *ask, const struct host_file *first, struct guest_contract *g,
+static int show_cpu(const struct ask *ask, struct question *q, const struct host_file *first,
 		    struct err *e)
 {
 	const bool here = !ask->host && !ask->from;
+	struct guest_contract *g = &q->in.guest;
 	struct kvm kvm = {.fd = -1};
 	int ret = 0;
 
+	offered_cpuid(q, first, true, &q->guest);
+	g->arch_cap = first->facts.kvm_arch_cap;
 	if (ask->cpu) {
 		if (here && kvm_open(&kvm, e) < 0)
 			return -EXIT_VMM_ERROR;
-		ret = cpu_option_shown(ask->cpu, here ? &kvm : NULL, &first->facts, g, e);
+		ret = cpu_option_shown(ask->cpu, here ? &kvm : NULL, q->assumed, &q->guest,
+				       &g->arch_cap, e);
 		kvm_close(&kvm);
 		if (ret == -EINVAL && !cpu_option_is_path(ask->cpu))
 			return -EXIT_USAGE;
-		return ret < 0 ? -EXIT_BAD_INPUT : 0;
+		if (ret < 0)
+			return -EXIT_BAD_INPUT;
 	}
-	g->leaf7_0_edx = first->facts.kvm_leaf7_0_edx;
-	g->leaf7_2_edx = first->facts.kvm_leaf7_2_edx;
-	g->arch_cap = first->facts.kvm_arch_cap;
-	if (ask->guest.sees_given) {
+	vcpu_base_cpuid(&q->guest, &(struct kvm) {.tsc_deadline = true}, q->policy.nested_shown);
+	contract_read_cpuid(g, &q->in.nested, &q->guest);
+	if (q->assumed && cpu_vendor_from_id(first->facts.vendor_id) == CPU_VENDOR_INTEL)
+		g->leaf80000008_ebx = 0; /* AMD's way to enumerate: nothing to assume */
+	if (ask->guest.sees) {
 		g->leaf7_2_edx = ask->guest.leaf7_2_edx;
 		g->arch_cap = ask->guest.arch_cap;
 	}
@@ -271,23 +330,30 @@ static int make_contract(const struct ask *ask, struct question *q, const struct
 	const struct guest_words *w = &ask->guest;
 	struct guest_contract *g = &q->in.guest;
 	struct pool_level pool;
+	struct cpuid_leaf *l;
 	int ret = load_pool(ask, q, first, &pool, e);
 
 	if (ret < 0)
 		return ret;
 	q->in.pool = pool.facts;
 	g->vendor = cpu_vendor_from_id(first->facts.vendor_id);
-	ret = show_cpu(ask, first, g, e);
+	ret = show_cpu(ask, q, first, e);
 	if (ret < 0)
 		return ret;
-	if (!w->sees_given)
+	if (!w->sees)
 		pool_level_guest(&pool, g);
 	mitigation_advertise(&first->facts, &first->backend, &q->policy.mitigation, &pool.facts, g);
 	if (w->report.aware && !(g->virt_enum & VIRT_ENUM_MITIGATION))
 		return err_set(e, -EXIT_USAGE,
 			       "--guest: reported=: this guest is not offered the virtual MSRs (by "
-			       "the policy, or not an Intel host), so it cannot report; leave it "
-			       "out or give unaware");
+			       "the policy, the pool, the back end, or not an Intel host), so it "
+			       "cannot report; leave it out or give unaware");
+	l = cpuid_find(&q->guest, 7, 0);
+	if (l)
+		l->edx = g->leaf7_0_edx;
+	l = cpuid_find(&q->guest, 7, 2);
+	if (l)
+		l->edx = g->leaf7_2_edx;
 	return 0;
 }
 
@@ -321,6 +387,7 @@ static int make_question(const struct ask *ask, struct question *q, struct err *
 	ret = load_host(ask, ask->host, &q->host, e);
 	if (!ret && ask->from)
 		ret = load_host(ask, ask->from, &q->from, e);
+	q->assumed = !q->host.cpuid.n_leaves || (ask->from && !q->from.cpuid.n_leaves);
 	if (!ret)
 		ret = make_contract(ask, q, ask->from ? &q->from : &q->host, e);
 	if (ret < 0)
@@ -339,12 +406,30 @@ static int make_question(const struct ask *ask, struct question *q, struct err *
 	return ret;
 }
 
-static int print_json(const struct mitigation_input *in, const struct mitigation_decision *d,
-		      struct err *e)
+/* The same question that a host asks itself when a guest comes, after the policy. */
+static void decide_cpu(struct question *q, struct mitigation_decision *d)
 {
-	json_t *root = explain_json(in, d);
-	int ret = root ? json_dumpf(root, stdout, JSON_INDENT(8)) : -1;
+	struct cpuid_set host;
 
+	offered_cpuid(q, &q->host, true, &host);
+	if (cpuid_list_missing(&q->guest, &host, q->missing + strlen(CPU_MISSING),
+			       sizeof(q->missing) - strlen(CPU_MISSING))) {
+		memcpy(q->missing, CPU_MISSING, strlen(CPU_MISSING));
+		mitigation_add_cpu(d, q->missing);
+	}
+}
+
+static int print_json(const struct ask *ask, const struct question *q,
+		      const struct mitigation_decision *d, struct err *e)
+{
+	json_t *root = explain_json(&q->in, d);
+	int ret = 0;
+
+	if (root && ask->from)
+		ret = json_object_set_new(root, "cpu-compared",
+					  json_string(q->assumed ? "leaf 7 only" : "all"));
+	if (!ret)
+		ret = root ? json_dumpf(root, stdout, JSON_INDENT(8)) : -1;
 	json_decref(root);
 	putchar('\n');
 	return ret ? err_set(e, -EXIT_VMM_ERROR, "cannot print: out of memory or output closed")
@@ -366,10 +451,16 @@ static int explain(int argc, char **argv, struct err *e)
 	if (ret < 0)
 		return ret;
 	mitigation_decide(&q->in, &d);
+	if (ask.from)
+		decide_cpu(q, &d);
 	if (ask.json)
-		ret = print_json(&q->in, &d, e);
+		ret = print_json(&ask, q, &d, e);
 	else
 		explain_text(stdout, &q->in, &d);
+	if (!ask.json && ask.from && q->assumed)
+		fputs("\nOf the CPU only leaf 7 was compared: a fact file does not tell the rest; "
+		      "make both anew\nwith testudo host --json.\n",
+		      stdout);
 	if (ret < 0)
 		return ret;
 	return d.verdict == VERDICT_REFUSE ? EXIT_POLICY : 0;

@@ -42,7 +42,7 @@ static int check(const char *name, uint32_t index, const struct kvm *kvm, struct
 				       "--cpu %s: msr_modifiers: addr %#x is not a template's to "
 				       "set: %s",
 				       name, index, owned[i].cure);
-	if (msr_list_has(kvm, index) || msr_list_has_feature(kvm, index))
+	if (!kvm || msr_list_has(kvm, index) || msr_list_has_feature(kvm, index))
 		return 0;
 	return err_set(e, -ENOTSUP,
 		       "--cpu %s: msr_modifiers: addr %#x: this host's KVM does not list this MSR; "

@@ -11,7 +11,6 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "cpuid/guest_cpu.h"
-#include "cpuid/host.h"
 #include "msr/msr.h"
 #include "policy/cpu_template.h"
 #include "vmm/cpu_msrs.h"
@@ -102,7 +101,7 @@ uint64_t cpu_option_arch_cap(const struct cpu_option *c, uint64_t arch_cap)
 				  arch_cap);
 }
 
-/* Of a host that is only facts there is no more than leaf 7 to edit. */
+/* Of leaves that are only assumed there is no more than leaf 7 to edit. */
 static void keep_leaf7(struct cpu_template *t)
 {
 	unsigned int i, n = 0;
@@ -113,36 +112,23 @@ static void keep_leaf7(struct cpu_template *t)
 	t->n_cpuid = n;
 }
 
-int cpu_option_shown(const char *text, const struct kvm *kvm, const struct host_facts *facts,
-		     struct guest_contract *g, struct err *e)
+int cpu_option_shown(const char *text, const struct kvm *kvm, bool assumed, struct cpuid_set *set,
+		     uint64_t *arch_cap, struct err *e)
 {
 	struct cpu_option *c = NULL;
 	struct cpu_msrs msrs = {0};
-	const struct cpuid_leaf *l;
-	struct cpuid_set set;
 	int ret = cpu_option_load(text, kvm, &c, e);
 
 	if (ret < 0)
 		return ret;
-	if (kvm)
-		set = kvm->cpuid;
-	else
-		host_facts_to_cpuid(facts, &set);
-	if (!kvm && c->is_template)
+	if (assumed && c->is_template)
 		keep_leaf7(&c->template);
-	ret = cpu_option_apply(c, &set, e);
-	if (!ret && kvm) /* looked at only */
+	ret = cpu_option_apply(c, set, e);
+	if (!ret) /* looked at only */
 		ret = cpu_option_msrs(c, kvm, &msrs, e);
 	cpu_msrs_fini(&msrs);
-	if (!ret) {
-		l = cpuid_find(&set, 7, 0);
-		g->leaf7_0_edx = l ? l->edx : 0;
-		l = l && l->eax >= 2 ? cpuid_find(&set, 7, 2) : NULL;
-		g->leaf7_2_edx = l ? l->edx : 0;
-		g->arch_cap = g->leaf7_0_edx & CPUID_7_0_EDX_ARCH_CAP
-				      ? cpu_option_arch_cap(c, facts->kvm_arch_cap)
-				      : 0;
-	}
+	if (!ret)
+		*arch_cap = cpu_option_arch_cap(c, *arch_cap);
 	cpu_option_free(c);
 	return ret;
 }

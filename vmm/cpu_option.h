@@ -6,7 +6,6 @@
 #include <stdint.h>
 
 #include "cpuid/cpuid.h"
-#include "msr/mitigation.h"
 
 struct cpu_msrs;
 struct cpu_option;
@@ -30,16 +29,16 @@ int cpu_option_load(const char *text, const struct kvm *kvm, struct cpu_option *
 void cpu_option_free(struct cpu_option *c);
 
 /**
- * cpu_option_shown - what a guest of this CPU is shown of the controls of speculation
+ * cpu_option_shown - what a guest of this CPU would be shown, with the checks of a run
  * @text: as above
- * @kvm: this host's; NULL: a host that is known by @facts alone. What facts do not tell, the other
- *       features of a named CPU, is taken to be there, and of a template CPUID leaf 7 and
- *       ARCH_CAPABILITIES count.
- * @g: leaf7_0_edx, leaf7_2_edx and arch_cap are set
- * Return: as cpu_option_load() and cpu_option_apply()
+ * @kvm: this host's; NULL: another one, whose KVM cannot be asked about capabilities and MSRs
+ * @assumed: @set is host_facts_to_cpuid()'s: of a template CPUID leaf 7 and ARCH_CAPABILITIES count
+ * @set: what the host's KVM offers, made the chosen CPU
+ * @arch_cap: ARCH_CAPABILITIES, the same way
+ * Return: as cpu_option_load(), cpu_option_apply() and cpu_option_msrs()
  */
-int cpu_option_shown(const char *text, const struct kvm *kvm, const struct host_facts *facts,
-		     struct guest_contract *g, struct err *e);
+int cpu_option_shown(const char *text, const struct kvm *kvm, bool assumed, struct cpuid_set *set,
+		     uint64_t *arch_cap, struct err *e);
 
 /**
  * cpu_option_apply - make @set, what this guest would be shown by default, the chosen CPU
@@ -49,6 +48,7 @@ int cpu_option_apply(const struct cpu_option *c, struct cpuid_set *set, struct e
 
 /**
  * cpu_option_msrs - the other MSRs that a template edits; none for a named CPU
+ * @kvm: NULL leaves out what only KVM can tell
  * Return: as cpu_msrs_init() does
  */
 int cpu_option_msrs(const struct cpu_option *c, const struct kvm *kvm, struct cpu_msrs *msrs,

@@ -98,6 +98,7 @@ int host_here_read(struct host_file *f, uint32_t force_cap, struct err *e)
 	memset(f, 0, sizeof(*f));
 	if (ret == 0) {
 		host_facts_read(&f->facts, &kvm);
+		f->cpuid = kvm.cpuid;
 		ret = read_backend(&f->backend, &kvm, force_cap, e);
 	}
 	if (ret == 0)

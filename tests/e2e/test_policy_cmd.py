@@ -265,9 +265,14 @@ def test_pool_of_files(run, policy):
     assert pool["any-long-bhb"] and pool["mixed"] and pool["long-can-force-bhi"], pool
     # booted on the newer part, it can go to the older one and is forced where it starts
     there = ["--policy", p, "--from", host("sapphire-rapids"), "--host", host("icelake-server")]
-    answer = explain(run, *there)
-    assert answer["promise"]["value"] == "0x400" and answer["guest"]["cpuid-7-2-edx"] == "0x20", answer
+    answer = explain(run, *there, "--cpu", "x86-64-v3")
+    assert answer["promise"]["value"] == "0x400" and answer["guest"]["cpuid-7-2-edx"] == "0x0", answer
     assert answer["decision"]["verdict"] == "allow", answer
+    # which other features the guest is shown is not the pool's matter
+    answer = explain(run, *there, code=REFUSED)
+    assert answer["promise"]["value"] == "0x400" and answer["guest"]["cpuid-7-2-edx"] == "0x20", answer
+    refusals = [s for s in answer["decision"]["steps"] if s["verdict"] == "refuse"]
+    assert [s["row"] for s in refusals] == [13] and "avx512_fp16" in refusals[0]["reason"], refusals
     p = policy(f"pool: [{host('epyc-rome')}]\n")
     run("policy", "explain", "--policy", p, "--host", host("icelake-server")).expect_error(BAD_INPUT, "vendor")
     p = policy("pool: short-bhb\n")

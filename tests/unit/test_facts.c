@@ -99,7 +99,7 @@ static const struct {
 	{"{", "[{", "h.json: line"},
 	{"\"info\"", "\"facts\"", "duplicate object key"},
 	{"\"info\"", "\"inf\"",
-	 "'inf' is not a key; give testudo-host-facts, facts, backend or info"},
+	 "'inf' is not a key; give testudo-host-facts, facts, backend, kvm-cpuid or info"},
 	{"\"testudo-host-facts\": 1", "\"testudo-host-facts\": 2",
 	 "testudo-host-facts: '2' is not a value; give 1"},
 	{"\"testudo-host-facts\": 1", "\"testudo-host-facts\": \"1\"", "'1' is not a value"},
@@ -208,6 +208,82 @@ static void test_not_objects(void **state)
 		if (parse(rows[i].text, &f, &e) != -EINVAL || !strstr(e.text, rows[i].says))
 			fail_msg("'%s': %s", rows[i].text, e.text);
 	}
+}
+
+static void test_cpuid(void **state)
+{
+	static const struct {
+		const char *from, *to, *says;
+	} bad[] = {
+		{"\"7.2\"", "\"7.02\"", "kvm-cpuid.'7.02' is not a key; give a leaf such as"},
+		{"\"7.2\"", "\"7.2.3\"", "kvm-cpuid.'7.2.3' is not a key"},
+		{"\"1\"", "\"0x1\"", "kvm-cpuid.'0x1' is not a key"},
+		{"\"1\"", "\"7.2\"", "duplicate object key"},
+		{"\"1\"", "\"\"", "kvm-cpuid.'' is not a key"},
+		{"0x0000003f\"", "0x3f\"", "kvm-cpuid.7.2: "},
+		{"0x0000003f\"", "0x0000003f 0x00000000\"", "kvm-cpuid.7.2: "},
+		{"0x0000003f\"", "0x0000003f\", \"8\": 1, \"9\": \"\"", "kvm-cpuid.8: '1'"},
+		{"\"kvm-cpuid\": {", "\"kvm-cpuid\": [], \"x\": {", "'x' is not a key"},
+		{"\"msr-exits\": false", "\"msr-exits\": 0", "backend.msr-exits: '0'"},
+	};
+	struct host_file f, h = sapphire;
+	const struct cpuid_leaf one = {.leaf = 1, .eax = 0x806f8, .ecx = 0x80000000},
+				two = {.leaf = 7, .subleaf = 2, .indexed = true, .edx = 0x3f},
+				high = {.leaf = 0x80000008, .eax = 0x3934, .edx = UINT32_MAX};
+	char *text, *again;
+	struct err e;
+	size_t i;
+
+	(void)state;
+	cpuid_add(&h.cpuid, &one);
+	cpuid_add(&h.cpuid, &two);
+	cpuid_add(&h.cpuid, &high);
+	h.backend.no_msr_exits = true;
+	text = host_file_format(&h);
+	if (parse(text, &f, &e) != 0)
+		fail_msg("%s", e.text);
+	assert_true(f.backend.no_msr_exits);
+	assert_int_equal(f.cpuid.n_leaves, 3);
+	assert_memory_equal(&f.cpuid.leaf[0], &one, sizeof(one));
+	assert_memory_equal(&f.cpuid.leaf[1], &two, sizeof(two));
+	assert_memory_equal(&f.cpuid.leaf[2], &high, sizeof(high));
+	again = host_file_format(&f);
+	assert_string_equal(text, again);
+	free(again);
+	for (i = 0; i < ARRAY_SIZE(bad); i++) {
+		char *damaged = replace(text, bad[i].from, bad[i].to);
+
+		if (parse(damaged, &f, &e) != -EINVAL || !strstr(e.text, bad[i].says))
+			fail_msg("'%s': '%s'", bad[i].to, e.text);
+		free(damaged);
+	}
+	free(text);
+}
+
+/* As many leaves as a set has room for, and one more. */
+static void test_many_leaves(void **state)
+{
+	char *good = host_file_format(&sapphire), *list = malloc(FACTS_SIZE_MAX), *full;
+	struct host_file f;
+	struct err e;
+	unsigned int i;
+	size_t at;
+
+	(void)state;
+	strcpy(list, "\"kvm-cpuid\": {");
+	for (i = 0; i <= CPUID_SET_MAX; i++) {
+		at = strlen(list);
+		snprintf(list + at, FACTS_SIZE_MAX - at,
+			 "%s\"%x\": \"0x00000000 0x00000000 0x00000000 0x00000000\"", i ? ", " : "",
+			 i);
+	}
+	strcat(list, "}, \"info\"");
+	full = replace(good, "\"info\"", list);
+	assert_int_equal(parse(full, &f, &e), -EINVAL);
+	assert_non_null(strstr(e.text, "kvm-cpuid: more than 256 leaves"));
+	free(full);
+	free(list);
+	free(good);
 }
 
 #define DEEP15 "[[[[[[[[[[[[[[["
@@ -416,6 +492,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_round_trip), cmocka_unit_test(test_extremes),
 		cmocka_unit_test(test_refused),	   cmocka_unit_test(test_not_objects),
+		cmocka_unit_test(test_cpuid),	   cmocka_unit_test(test_many_leaves),
 		cmocka_unit_test(test_limits),	   cmocka_unit_test(test_info),
 		cmocka_unit_test(test_data),	   cmocka_unit_test(test_mutations),
 	};
