@@ -38,14 +38,34 @@ int template_bitmap_parse(const char *what, const char *s, unsigned int width, u
 	return 0;
 }
 
+/*
+ * Every guest gets leaf 0BH, by which CPUs with an x2APIC find their IDs: a lower maximum would be
+ * raised again, and would not hide what it was to hide.
+ */
+static int check_max_leaf(struct cpuid_set *set, struct err *e)
+{
+	const struct cpuid_leaf *l = cpuid_find(set, 0, 0);
+
+	if (!l || l->eax >= 0xb)
+		return 0;
+	return err_set(e, -EINVAL,
+		       "CPU template: leaf 0x0 EAX is 0x%x, the highest leaf, but every guest has "
+		       "leaf 0xb; make it 0xb or more, and clear the bits of leaves that are to be "
+		       "hidden",
+		       l->eax);
+}
+
 int template_apply_cpuid(const struct cpu_template_op *ops, unsigned int n, struct cpuid_set *set,
 			 struct err *e)
 {
+	bool max_leaf = false;
 	unsigned int i;
 
 	for (i = 0; i < n; i++) {
 		struct cpuid_leaf *l = cpuid_find(set, ops[i].leaf, ops[i].subleaf);
 		uint32_t *reg;
+
+		max_leaf |= ops[i].leaf == 0 && ops[i].reg == CPUID_EAX && ops[i].mask;
 
 		if (!l && !(ops[i].mask & ops[i].value))
 			continue; /* what is not there is clear already */
@@ -58,7 +78,7 @@ int template_apply_cpuid(const struct cpu_template_op *ops, unsigned int n, stru
 		reg = cpuid_reg(l, ops[i].reg);
 		*reg = (*reg & ~ops[i].mask) | (ops[i].value & ops[i].mask);
 	}
-	return 0;
+	return max_leaf ? check_max_leaf(set, e) : 0;
 }
 
 uint64_t template_apply_msr(const struct msr_template_op *ops, unsigned int n, uint32_t index,

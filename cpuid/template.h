@@ -37,8 +37,9 @@ int template_bitmap_parse(const char *what, const char *s, unsigned int width, u
 
 /**
  * template_apply_cpuid - apply @n operations in order
- * Return: 0, or -ENOENT naming a leaf that is not in @set and that an operation sets bits in;
- *         @set is then partly changed
+ * Return: 0; -EINVAL for a highest leaf, leaf 0 EAX, below 0BH; -ENOENT naming a leaf that is not
+ * in
+ *         @set and that an operation sets bits in. On error @set is partly changed.
  */
 int template_apply_cpuid(const struct cpu_template_op *ops, unsigned int n, struct cpuid_set *set,
 			 struct err *e);

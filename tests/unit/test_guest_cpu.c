@@ -715,6 +715,8 @@ static void test_template(void **state)
 		{0x99, 0, CPUID_EAX, 0xff, 0},	       /* clears what is not there */
 	};
 	const struct cpu_template_op sets_nothing_there = {0x99, 3, CPUID_EAX, 1, 1};
+	const struct cpu_template_op too_low = {0, 0, CPUID_EAX, ~0u, 6};
+	const struct cpu_template_op low_enough = {0, 0, CPUID_EAX, ~0u, 0xb};
 	const struct msr_template_op msrs[] = {
 		{0x10a, 0xff, 0x0f}, {0x48, ~0ULL, 1}, {0x10a, 0x100, 0x100}};
 	struct cpuid_set set;
@@ -729,6 +731,11 @@ static void test_template(void **state)
 	assert_null(cpuid_find(&set, 0x99, 0));
 	assert_int_equal(template_apply_cpuid(&sets_nothing_there, 1, &set, &e), -ENOENT);
 	assert_non_null(strstr(e.text, "leaf 0x99 sub-leaf 0x3"));
+	e = (struct err) {0};
+	assert_int_equal(template_apply_cpuid(&too_low, 1, &set, &e), -EINVAL);
+	assert_non_null(strstr(e.text, "leaf 0x0 EAX is 0x6"));
+	assert_int_equal(template_apply_cpuid(&low_enough, 1, &set, &e), 0);
+	assert_int_equal(cpuid_find(&set, 0, 0)->eax, 0xb);
 
 	assert_int_equal(template_apply_msr(msrs, 3, 0x10a, 0xabcd00f0), 0xabcd010f);
 	assert_int_equal(template_apply_msr(msrs, 3, 0x48, 0x400), 1);
