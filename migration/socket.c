@@ -17,6 +17,7 @@
 #include "base/err.h"
 
 #define SEND_BUFFER (1 << 20) /* one chunk of memory; the kernel may grant less */
+#define BACKLOG	    32	      /* as many as there may be channels */
 
 /* ---- addresses as text, for messages ---- */
 
@@ -184,56 +185,18 @@ int socket_connect(const struct uri *u, unsigned int n, unsigned int timeout_ms,
 
 void socket_listener_zero(struct socket_listener *l)
 {
-	*l = (struct socket_listener) {.fd = -1};
+	*l = (struct socket_listener) {.fd = -1, .at.fd = -1};
 }
 
-/*
- * The path is there. Say whose it is, without a connection that its owner would take for a guest's:
- * a datagram socket may not connect to a stream socket, but only if there is one (EPROTOTYPE).
- */
-static int path_taken(const struct uri *u, const struct sockaddr_un *a, struct err *e)
-{
-	AUTO_CLOSE int probe = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	struct stat st;
-
-	if (lstat(u->path, &st) == 0 && !S_ISSOCK(st.st_mode))
-		return err_set(e, -EADDRINUSE, "%s: the path exists and is no socket; give another",
-			       address_of(u).s);
-	if (probe >= 0 && connect(probe, (const struct sockaddr *)a, sizeof(*a)) < 0 &&
-	    errno == ECONNREFUSED)
-		return err_set(
-			e, -EADDRINUSE,
-			"%s: a socket was left behind there, nobody listens on it; remove it",
-			address_of(u).s);
-	return err_set(e, -EADDRINUSE, "%s: another process listens there; give another path",
-		       address_of(u).s);
-}
-
+/* The descriptor is the listener's own, the path stays with @l->at. */
 static int listen_unix(struct socket_listener *l, const struct uri *u, struct err *e)
 {
-	struct sockaddr_un a;
-	struct stat st;
-	int ret = unix_address(u, &a, e);
+	int ret = unix_listen(&l->at, "unix:", u->path, 0, BACKLOG, e);
 
 	if (ret < 0)
 		return ret;
-	l->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	/* On Linux the mode of the socket before bind(2) is the mode of the path. */
-	if (l->fd < 0 || fchmod(l->fd, 0600) < 0)
-		return err_set(e, -errno, "%s: %s", address_of(u).s, strerror(errno));
-	if (bind(l->fd, (const struct sockaddr *)&a, sizeof(a)) < 0) {
-		if (errno == EADDRINUSE)
-			return path_taken(u, &a, e);
-		return err_set(e, -errno,
-			       "cannot listen on %s: %s; give a path in a folder that "
-			       "this user may write to",
-			       address_of(u).s, strerror(errno));
-	}
-	if (lstat(u->path, &st) == 0) {
-		memcpy(l->path, a.sun_path, sizeof(l->path));
-		l->dev = st.st_dev;
-		l->ino = st.st_ino;
-	}
+	l->fd = l->at.fd;
+	l->at.fd = -1;
 	return 0;
 }
 
@@ -286,7 +249,7 @@ int socket_listen(struct socket_listener *l, const struct uri *u, struct err *e)
 	else
 		ret = err_set(e, -EINVAL, "%s: is no address to listen on; give tcp: or unix:",
 			      uri_kind_name(u->kind));
-	if (!ret && listen(l->fd, 32) < 0) /* as many as there may be channels */
+	if (!ret && u->kind == URI_TCP && listen(l->fd, BACKLOG) < 0)
 		ret = err_set(e, -errno, "cannot listen on %s: %s; give another address",
 			      address_of(u).s, strerror(errno));
 	if (ret < 0)
@@ -326,11 +289,8 @@ int socket_accept(struct socket_listener *l, unsigned int timeout_ms, int cancel
 
 void socket_listener_fini(struct socket_listener *l)
 {
-	struct stat st;
-
 	if (l->fd >= 0)
 		close(l->fd);
-	if (l->path[0] && lstat(l->path, &st) == 0 && st.st_dev == l->dev && st.st_ino == l->ino)
-		unlink(l->path);
+	unix_listener_fini(&l->at);
 	socket_listener_zero(l);
 }

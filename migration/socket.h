@@ -7,8 +7,8 @@
 #define MIGRATION_SOCKET_H
 
 #include <stdint.h>
-#include <sys/types.h>
 
+#include "base/unix_listen.h"
 #include "migration/uri.h"
 
 struct err;
@@ -24,11 +24,9 @@ int socket_connect(const struct uri *u, unsigned int n, unsigned int timeout_ms,
 		   struct err *e);
 
 struct socket_listener {
-	int fd;			      /* -1: closed */
-	uint16_t port;		      /* tcp: where it listens, also when the system chose */
-	char path[URI_UNIX_PATH_MAX]; /* unix: to unlink; "" else */
-	dev_t dev;
-	ino_t ino;
+	int fd;			 /* -1: closed */
+	uint16_t port;		 /* tcp: where it listens, also when the system chose */
+	struct unix_listener at; /* unix: its path */
 };
 
 /** socket_listener_zero - closed; socket_listener_fini() is safe from here on */
@@ -36,8 +34,7 @@ void socket_listener_zero(struct socket_listener *l);
 
 /**
  * socket_listen - listen on @u, tcp or unix
- * A path that exists is never removed: whether somebody listens there or it was left behind is
- * said. The socket of a path is its owner's alone (mode 0600).
+ * Of a path see unix_listen().
  * Return: 0 or -errno with the address and the cure in @e
  */
 int socket_listen(struct socket_listener *l, const struct uri *u, struct err *e);

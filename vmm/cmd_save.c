@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
-#include <libgen.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdio.h>
@@ -15,6 +14,8 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
+#include "base/file.h"
+#include "base/file_write.h"
 #include "base/log.h"
 #include "vmm/cmd.h"
 #include "vmm/migrate_client.h"
@@ -50,33 +51,36 @@ struct command {
 
 /* ---- the file ---- */
 
-static int split_path(struct command *c, struct err *e)
+/* A guest is saved at places of its own choice: nothing but a regular file will do. */
+static int find_place(struct command *c, struct err *e)
 {
-	char copy[PATH_MAX], copy2[PATH_MAX];
-	const char *base;
+	struct file_place place;
+	int ret = file_place_find("testudo save", c->path, &place, e);
 
-	if (snprintf(copy, sizeof(copy), "%s", c->path) >= (int)sizeof(copy) || !*c->path ||
-	    c->path[strlen(c->path) - 1] == '/')
-		return err_set(e, -EINVAL, "'%.200s' is no name for a file", c->path);
-	memcpy(copy2, copy, sizeof(copy2));
-	base = basename(copy);
-	if (snprintf(c->base, sizeof(c->base), "%s", base) >= (int)sizeof(c->base) ||
-	    snprintf(c->tmp, sizeof(c->tmp), "%.*s" SUFFIX, NAME_MAX, base) >= (int)sizeof(c->tmp))
+	c->dir_fd = place.dir_fd;
+	if (ret < 0)
+		return ret;
+	if (place.mode && !S_ISREG(place.mode))
+		return err_set(e, -EINVAL,
+			       "'%s' is %s, and a guest is saved into a regular file; give another "
+			       "name",
+			       c->path, file_kind(place.mode));
+	if (place.mode && !c->force)
+		return err_set(e, -EEXIST, "'%s' is there already; give another name, or --force",
+			       c->path);
+	memcpy(c->base, place.name, sizeof(c->base));
+	if (snprintf(c->tmp, sizeof(c->tmp), "%s" SUFFIX, c->base) >= (int)sizeof(c->tmp))
 		return err_set(e, -ENAMETOOLONG,
 			       "'%.200s': the name is too long; leave room for " SUFFIX, c->path);
-	c->dir_fd = open(dirname(copy2), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	return c->dir_fd < 0 ? err_set(e, -errno, "'%s': %s", c->path, strerror(errno)) : 0;
+	return 0;
 }
 
 static int make_file(struct command *c, struct err *e)
 {
-	int ret = split_path(c, e);
+	int ret = find_place(c, e);
 
 	if (ret < 0)
 		return ret;
-	if (!c->force && faccessat(c->dir_fd, c->base, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
-		return err_set(e, -EEXIST, "'%s' is there already; give another name, or --force",
-			       c->path);
 	c->fd = openat(c->dir_fd, c->tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
 		       0600);
 	if (c->fd < 0 && errno == EEXIST)

@@ -5,7 +5,7 @@
 struct err;
 struct run;
 
-/** dump_dtb_open - before the sandbox: make the file, if one is wanted. Return: 0 or -errno */
+/** dump_dtb_open - before the sandbox: where is the file, if one is wanted? Return: 0 or -errno */
 int dump_dtb_open(struct run *r, struct err *e);
 
 /** dump_dtb_write - the first machine of the run is built: write it, once. Return: 0 or -errno */

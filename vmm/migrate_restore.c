@@ -9,6 +9,7 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "migration/buf.h"
 #include "migration/description.h"
@@ -40,9 +41,9 @@ int migrate_restore_open(const char *path, struct err *e)
 	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) {
 		close(fd);
 		return err_set(e, -EINVAL,
-			       "--incoming file:%s: not a regular file; give one that testudo "
-			       "save wrote",
-			       path);
+			       "--incoming file:%s: is %s, and memory is mapped from it; give a "
+			       "regular file that testudo save wrote",
+			       path, file_kind(st.st_mode));
 	}
 	return fd;
 }

@@ -1,12 +1,8 @@
 #include "vmm/mitigation_report.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <libgen.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -16,6 +12,8 @@
 #include "vmm/version.h"
 
 #define REPORT_SCHEMA 1
+#define REPORT_WAIT_MS \
+	1000 /* for the reader of a FIFO; the guest is served meanwhile, its devices are not */
 
 /* ---- the object ---- */
 
@@ -188,91 +186,20 @@ json_t *mitigation_report(struct mitigation *m, const struct isolation *iso, con
 
 /* ---- the file ---- */
 
-/* A fixed descriptor, since the sandbox's list of system calls names it. */
-static int open_directory(const char *path, struct err *e)
-{
-	AUTO_FREE char *copy = strdup(path);
-	AUTO_CLOSE int dir = -1;
-	int fd;
-
-	if (!copy)
-		return err_set(e, -ENOMEM, "out of memory");
-	dir = open(dirname(copy), O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (dir < 0)
-		return err_set(e, -errno, "--mitigation-report %s: its directory: %s", path,
-			       strerror(errno));
-	fd = fcntl(dir, F_DUPFD_CLOEXEC, SANDBOX_REPORT_FD);
-	if (fd != SANDBOX_REPORT_FD) {
-		if (fd >= 0)
-			close(fd);
-		return err_set(e, -EMFILE,
-			       "--mitigation-report %s: descriptor %d is taken or above the limit "
-			       "of open files (ulimit -n)",
-			       path, SANDBOX_REPORT_FD);
-	}
-	return fd;
-}
-
 int report_file_open(struct report_file *f, const char *path, struct err *e)
 {
-	const char *slash = strrchr(path, '/');
-	const char *name = slash ? slash + 1 : path;
+	f->failed = false;
+	return file_replace_open(&f->file, "--mitigation-report", path, 0644, SANDBOX_REPORT_FD, e);
+}
 
-	memset(f, 0, sizeof(*f));
-	f->dir_fd = -1;
-	if (!*name)
-		return err_set(e, -EINVAL, "--mitigation-report %s: no file name", path);
-	f->name = strdup(name);
-	if (!f->name || asprintf(&f->temp_name, ".%s.new", name) < 0) {
-		f->temp_name = NULL;
-		return err_set(e, -ENOMEM, "out of memory");
-	}
-	f->dir_fd = open_directory(path, e);
-	if (f->dir_fd < 0)
-		return f->dir_fd;
-	unlinkat(f->dir_fd, f->temp_name, 0); /* of a run that was killed in the middle */
-	return 0;
+bool report_file_is_open(const struct report_file *f)
+{
+	return f->file.path;
 }
 
 void report_file_close(struct report_file *f)
 {
-	if (f->dir_fd >= 0)
-		close(f->dir_fd);
-	free(f->name);
-	free(f->temp_name);
-	f->dir_fd = -1;
-	f->name = f->temp_name = NULL;
-}
-
-static int write_all(int fd, const char *text)
-{
-	size_t len = strlen(text);
-
-	while (len) {
-		ssize_t n = write(fd, text, len);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		text += n;
-		len -= (size_t)n;
-	}
-	return 0;
-}
-
-static int replace(const struct report_file *f, const char *text)
-{
-	AUTO_CLOSE int fd = openat(f->dir_fd, f->temp_name, SANDBOX_REPORT_FLAGS, 0644);
-	int ret = fd < 0 ? -errno : write_all(fd, text);
-
-	if (!ret)
-		ret = write_all(fd, "\n");
-	if (!ret && renameat(f->dir_fd, f->temp_name, f->dir_fd, f->name) < 0)
-		ret = -errno;
-	if (ret && fd >= 0)
-		unlinkat(f->dir_fd, f->temp_name, 0);
-	return ret;
+	file_replace_close(&f->file);
 }
 
 void report_file_write(struct report_file *f, const json_t *report)
@@ -280,14 +207,18 @@ void report_file_write(struct report_file *f, const json_t *report)
 	AUTO_FREE char *text = NULL;
 	int ret = -ENOMEM;
 
-	if (f->dir_fd < 0)
+	if (!report_file_is_open(f))
 		return;
 	if (report)
 		text = json_dumps(report, JSON_INDENT(2));
-	if (text)
-		ret = replace(f, text);
+	if (text) {
+		const size_t len = strlen(text);
+
+		text[len] = '\n'; /* in place of the NUL: one write for a reader of a FIFO */
+		ret = file_replace_write(&f->file, text, len + 1, -1, REPORT_WAIT_MS);
+	}
 	if (ret < 0 && !f->failed)
-		log_warn("--mitigation-report %s: %s; the file is not true any more", f->name,
+		log_warn("--mitigation-report %s: %s; the file is not true any more", f->file.path,
 			 strerror(-ret));
 	f->failed = ret < 0;
 }

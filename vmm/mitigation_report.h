@@ -8,6 +8,7 @@
 #include <jansson.h>
 #include <stdbool.h>
 
+#include "base/file_write.h"
 #include "vmm/sandbox.h"
 
 struct err;
@@ -22,18 +23,19 @@ struct mitigation;
 json_t *mitigation_report(struct mitigation *m, const struct isolation *iso, const char *state);
 
 struct report_file {
-	int dir_fd; /* -1: no report is wanted; else SANDBOX_REPORT_FD */
-	char *name, *temp_name;
+	struct file_replace file;
 	bool failed; /* the last write did; the log knows */
 };
 
 /**
- * report_file_open - find the directory while the file system is still there
- * @path: replaced or made by the first report_file_write()
+ * report_file_open - find out where the file is while the file system is still there
+ * @path: replaced or made by the first report_file_write(); a FIFO or a device is written into
  * Return: 0 or -errno; @f may be given to report_file_close() in any case
  */
 int report_file_open(struct report_file *f, const char *path, struct err *e);
 void report_file_close(struct report_file *f);
+/** report_file_is_open - is a report wanted? */
+bool report_file_is_open(const struct report_file *f);
 
 /** report_file_write - write @report to a new file beside the old one and put it in its place.
  * Logs the first of several failures. */

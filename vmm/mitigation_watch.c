@@ -29,7 +29,7 @@ void mitigation_watch_write(struct mitigation_watch *w, const char *state)
 {
 	json_t *report;
 
-	if (w->file.dir_fd < 0)
+	if (!report_file_is_open(&w->file))
 		return;
 	__atomic_store_n(&w->dirty, false, __ATOMIC_RELEASE);
 	report = mitigation_report(w->mitigation, w->isolation, state);
@@ -71,7 +71,7 @@ static void tick_ready(struct loop_watch *lw, uint32_t events)
 	if (read(w->tick_fd, &n, sizeof(n)) != sizeof(n))
 		return;
 	mitigation_check_rates(w->mitigation);
-	if (w->machine && (w->file.dir_fd >= 0 || mitigation_wants_checks(w->mitigation)))
+	if (w->machine && (report_file_is_open(&w->file) || mitigation_wants_checks(w->mitigation)))
 		machine_request_checks(w->machine);
 	if (__atomic_load_n(&w->dirty, __ATOMIC_ACQUIRE))
 		mitigation_watch_write(w, "running");
@@ -80,7 +80,8 @@ static void tick_ready(struct loop_watch *lw, uint32_t events)
 void mitigation_watch_init(struct mitigation_watch *w)
 {
 	memset(w, 0, sizeof(*w));
-	w->tick_fd = w->wake_fd = w->tick.fd = w->wake.fd = w->file.dir_fd = -1;
+	w->tick_fd = w->wake_fd = w->tick.fd = w->wake.fd = -1;
+	file_replace_init(&w->file.file);
 }
 
 int mitigation_watch_open(struct mitigation_watch *w, struct mitigation *m,

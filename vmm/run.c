@@ -102,6 +102,13 @@ static void signal_ready(struct loop_watch *w, uint32_t events)
 	}
 }
 
+static bool is_ignored(int sig)
+{
+	struct sigaction now;
+
+	return sigaction(sig, NULL, &now) == 0 && now.sa_handler == SIG_IGN;
+}
+
 /* Signals come as events on the loop; every thread made later inherits the mask. */
 static int open_signals(struct run *r, struct err *e)
 {
@@ -112,7 +119,8 @@ static int open_signals(struct run *r, struct err *e)
 
 	sigemptyset(&set);
 	for (i = 0; i < ARRAY_SIZE(wanted); i++)
-		sigaddset(&set, wanted[i]);
+		if (wanted[i] != SIGHUP || !is_ignored(SIGHUP)) /* nohup(1) */
+			sigaddset(&set, wanted[i]);
 	pthread_sigmask(SIG_BLOCK, &set, &r->old_mask);
 	/* a reader that goes away, a file that may not grow: errors of the call, no more */
 	signal(SIGPIPE, SIG_IGN);
@@ -208,8 +216,7 @@ static void run_close(struct run *r)
 	for (i = 0; i < r->n_taps; i++)
 		tap_close(&r->tap[i]);
 	kernel_close(&r->kernel);
-	if (r->dtb_fd >= 0)
-		close(r->dtb_fd);
+	file_replace_close(&r->dtb);
 	kvm_close(&r->kvm);
 	if (r->signal_fd >= 0)
 		close(r->signal_fd);
@@ -500,9 +507,10 @@ static int run_all(struct run *r, struct err *e)
 	if (char_open(&r->serial, r->config.serial, &r->loop, &r->sink, e) < 0)
 		return e->code == -EINVAL ? EXIT_USAGE : EXIT_BAD_INPUT;
 	needs = (struct sandbox_needs) {
-		.socket_path = {r->serial.path,
-				r->dest.listener.path[0] ? r->dest.listener.path : NULL},
-		.report_fd = r->watch.file.dir_fd,
+		.socket_path = {r->serial.listener.path[0] ? r->serial.listener.path : NULL,
+				r->dest.listener.at.path[0] ? r->dest.listener.at.path : NULL},
+		.report_fd = r->watch.file.file.dir_fd,
+		.dtb_fd = r->dtb.dir_fd,
 		.runbase_fd = r->control.dir.base_fd,
 		.rundir_fd = r->control.dir.dir_fd,
 	};
@@ -511,6 +519,17 @@ static int run_all(struct run *r, struct err *e)
 	code = run_guest(r, e);
 	mitigation_watch_write(&r->watch, code == EXIT_POLICY ? "refused" : "ended");
 	return code;
+}
+
+/* A signal came while files were opened, before the loop that hears signals. */
+static void end_by_signal(struct run *r, struct err *e)
+{
+	struct signalfd_siginfo info;
+
+	while (!r->fatal_signal && read(r->signal_fd, &info, sizeof(info)) == sizeof(info))
+		if (info.ssi_signo != SIGTSTP && info.ssi_signo != SIGCONT)
+			r->fatal_signal = (int)info.ssi_signo;
+	*e = (struct err) {0};
 }
 
 int cmd_run(int argc, char **argv)
@@ -523,7 +542,8 @@ int cmd_run(int argc, char **argv)
 		log_err("out of memory");
 		return EXIT_VMM_ERROR;
 	}
-	r->loop.epfd = r->wake_fd = r->signal_fd = r->kvm.fd = r->dtb_fd = -1;
+	r->loop.epfd = r->wake_fd = r->signal_fd = r->kvm.fd = -1;
+	file_replace_init(&r->dtb);
 	mitigation_watch_init(&r->watch);
 	mitigation_rebuild_init(&r->rebuild);
 	control_init(&r->control);
@@ -538,6 +558,8 @@ int cmd_run(int argc, char **argv)
 		if (r->config.verbose)
 			log_set_level(LOG_DEBUG);
 		code = run_all(r, &e);
+		if (e.code == -EINTR && r->signal_fd >= 0)
+			end_by_signal(r, &e);
 		sig = r->fatal_signal;
 	}
 	run_close(r);

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdbool.h>
 
+#include "base/file_write.h"
 #include "base/loop.h"
 #include "devices/char/char.h"
 #include "policy/facts.h"
@@ -49,7 +50,7 @@ struct run {
 	struct tap tap[CONFIG_MAX_NETS];
 	unsigned int n_taps; /* opened so far */
 	struct char_backend serial;
-	int dtb_fd; /* of --dump-dtb, until it is written; -1: none */
+	struct file_replace dtb; /* of --dump-dtb, until it is written */
 
 	struct machine_host host; /* what @machine borrows */
 	struct machine machine;	  /* there from machine_init() on, if @built */

@@ -23,7 +23,7 @@
 static struct sock_filter filter[] = {
 #include "vmm/sandbox_filter.inc"
 };
-/* the same with what the mitigation report needs */
+/* the same with what files need that are replaced */
 static struct sock_filter filter_report[] = {
 #include "vmm/sandbox_filter_report.inc"
 };
@@ -62,12 +62,14 @@ static int allow_unlink(int ruleset, const char *socket_path)
 static int allow_needs(int ruleset, const struct sandbox_needs *needs)
 {
 	/* a new file for each state of the report, renamed over the old one */
+	const uint64_t replace = LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_WRITE_FILE |
+				 LANDLOCK_ACCESS_FS_REMOVE_FILE;
 	const struct {
 		int dir_fd;
 		uint64_t access;
 	} rows[] = {
-		{needs->report_fd, LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_WRITE_FILE |
-					   LANDLOCK_ACCESS_FS_REMOVE_FILE},
+		{needs->report_fd, replace},
+		{needs->dtb_fd, replace},
 		{needs->rundir_fd, LANDLOCK_ACCESS_FS_REMOVE_FILE},
 		/* other guests' directories hold a lock file: they are not empty and stay */
 		{needs->runbase_fd, LANDLOCK_ACCESS_FS_REMOVE_DIR},
@@ -104,11 +106,11 @@ static int close_file_system(const struct sandbox_needs *needs, struct err *e)
 	return ret ? err_set(e, ret, "sandbox: Landlock: %s; see --no-sandbox", strerror(-ret)) : 0;
 }
 
-static int limit_system_calls(bool report, struct err *e)
+static int limit_system_calls(bool replace, struct err *e)
 {
 	const struct sock_fprog prog = {
-		.len = report ? ARRAY_SIZE(filter_report) : ARRAY_SIZE(filter),
-		.filter = report ? filter_report : filter,
+		.len = replace ? ARRAY_SIZE(filter_report) : ARRAY_SIZE(filter),
+		.filter = replace ? filter_report : filter,
 	};
 
 	if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog, 0, 0) < 0)
@@ -128,6 +130,6 @@ int sandbox_enter(const struct sandbox_needs *needs, struct err *e)
 	if (!ret)
 		ret = close_file_system(needs, e);
 	if (!ret)
-		ret = limit_system_calls(needs->report_fd >= 0, e);
+		ret = limit_system_calls(needs->report_fd >= 0 || needs->dtb_fd >= 0, e);
 	return ret;
 }

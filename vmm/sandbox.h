@@ -11,11 +11,12 @@
 struct err;
 
 /*
- * The directory of the mitigation report has this descriptor, and files in it are opened with these
- * flags: the list of system calls is made at build time and names both.
+ * The folders of files that are replaced while the guest runs have these descriptors, the
+ * mitigation report's and that of --dump-dtb; new files in them are opened with FILE_REPLACE_FLAGS
+ * (base/file_write.h). The list of system calls is made at build time and names all three.
  */
-#define SANDBOX_REPORT_FD    511
-#define SANDBOX_REPORT_FLAGS (O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC)
+#define SANDBOX_REPORT_FD 511
+#define SANDBOX_DTB_FD	  508
 
 /* The guest's run directory (control/rundir.h) and the one above it; what is in them is removed. */
 #define SANDBOX_RUNBASE_FD 510
@@ -26,8 +27,9 @@ struct sandbox_needs {
 	/* sockets that are to be unlinked at the end, or NULL: the console's, the incoming guest's
 	 */
 	const char *socket_path[2];
-	/* SANDBOX_REPORT_FD when files are to be made and replaced in that directory, or -1 */
-	int report_fd;
+	/* SANDBOX_REPORT_FD, SANDBOX_DTB_FD when files are to be made and replaced in there, or -1
+	 */
+	int report_fd, dtb_fd;
 	/* SANDBOX_RUNBASE_FD and SANDBOX_RUNDIR_FD when a run directory is to be removed, or -1 */
 	int runbase_fd, rundir_fd;
 };

@@ -20,6 +20,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/file_write.h"
 #include "vmm/sandbox.h"
 
 #define ALLOW(name, why)             \
@@ -124,20 +125,31 @@ static const struct allowance allowed[] = {
 	ALLOW_IF(prctl, 0, ALL_BITS, PR_SET_NAME, "names of threads"),
 };
 
+/* New files in one folder, and renames there. */
+#define REPLACE_IN(fd)                                                                            \
+	{SCMP_SYS(openat),                                                                        \
+	 2,                                                                                       \
+	 {{0, SCMP_CMP_MASKED_EQ, ALL_BITS, fd},                                                  \
+	  {2, SCMP_CMP_MASKED_EQ, ALL_BITS, FILE_REPLACE_FLAGS}}},                                \
+		{SCMP_SYS(renameat),                                                              \
+		 2,                                                                               \
+		 {{0, SCMP_CMP_MASKED_EQ, ALL_BITS, fd}, {2, SCMP_CMP_MASKED_EQ, ALL_BITS, fd}}}, \
+	{                                                                                         \
+		SCMP_SYS(unlinkat), 1,                                                            \
+		{                                                                                 \
+			{                                                                         \
+				0, SCMP_CMP_MASKED_EQ, ALL_BITS, fd                               \
+			}                                                                         \
+		}                                                                                 \
+	}
+
 /*
- * With a mitigation report only: new files in its directory, and renames. Landlock keeps both to
- * that directory; without Landlock no existing file can be opened by this either.
+ * With a mitigation report or --dump-dtb only. Landlock keeps this to their folders; without
+ * Landlock no existing file can be opened by this either.
  */
 static const struct allowance report[] = {
-	{SCMP_SYS(openat),
-	 2,
-	 {{0, SCMP_CMP_MASKED_EQ, ALL_BITS, SANDBOX_REPORT_FD},
-	  {2, SCMP_CMP_MASKED_EQ, ALL_BITS, SANDBOX_REPORT_FLAGS}}},
-	{SCMP_SYS(renameat),
-	 2,
-	 {{0, SCMP_CMP_MASKED_EQ, ALL_BITS, SANDBOX_REPORT_FD},
-	  {2, SCMP_CMP_MASKED_EQ, ALL_BITS, SANDBOX_REPORT_FD}}},
-	{SCMP_SYS(unlinkat), 1, {{0, SCMP_CMP_MASKED_EQ, ALL_BITS, SANDBOX_REPORT_FD}}},
+	REPLACE_IN(SANDBOX_REPORT_FD),
+	REPLACE_IN(SANDBOX_DTB_FD),
 };
 
 /* The C library tries these and copes with a no; a migration by URI says what to do instead. */

@@ -5,17 +5,15 @@
 #include <poll.h>
 #include <pty.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/bytes.h"
 #include "base/err.h"
+#include "base/file_write.h"
 #include "base/log.h"
 #include "devices/char/terminal.h"
 
@@ -264,19 +262,22 @@ static int open_stdio(struct char_backend *c, struct err *e)
 
 static int open_file(struct char_backend *c, const char *path, struct err *e)
 {
-	c->out_fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY, 0600);
+	int ret;
+
+	c->out_fd = file_open_stream("--serial file", path, 0600, e);
 	if (c->out_fd < 0)
-		return err_set(e, -errno,
-			       "--serial file:%s: cannot open it for writing: %s; give a "
-			       "path that you may write",
-			       path, strerror(errno));
-	return 0;
+		return c->out_fd;
+	/* a FIFO or a device may be full; epoll refuses regular files, which never are */
+	ret = loop_add(c->loop, &c->out, c->out_fd, EPOLLONESHOT, output_ready);
+	return !ret || ret == -EPERM
+		       ? 0
+		       : err_set(e, ret, "--serial file:%s: cannot wait: %s", path, strerror(-ret));
 }
 
 static void client_ready(struct loop_watch *w, uint32_t events)
 {
 	struct char_backend *c = container_of(w, struct char_backend, listen);
-	int fd = accept4(c->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	int fd = accept4(c->listener.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	int ret;
 
 	(void)events;
@@ -301,32 +302,11 @@ static void client_ready(struct loop_watch *w, uint32_t events)
 
 static int open_unix(struct char_backend *c, const char *path, struct err *e)
 {
-	struct sockaddr_un addr = {.sun_family = AF_UNIX};
-	int ret;
+	int ret = unix_listen(&c->listener, "--serial unix:", path, SOCK_NONBLOCK, 1, e);
 
-	if (!*path || strlen(path) >= sizeof(addr.sun_path))
-		return err_set(e, -ENAMETOOLONG,
-			       "--serial unix:%s: a socket's path has 1 to %zu bytes; "
-			       "give a shorter one",
-			       path, sizeof(addr.sun_path) - 1);
-	memcpy(addr.sun_path, path, strlen(path) + 1);
-	c->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (c->listen_fd < 0)
-		return err_set(e, -errno, "--serial unix:%s: no socket: %s", path, strerror(errno));
-	if (bind(c->listen_fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
-		return err_set(e, -errno,
-			       "--serial unix:%s: cannot bind: %s; give a path that does not "
-			       "exist yet in a directory that you may write",
-			       path, strerror(errno));
-	c->path = strdup(path);
-	if (!c->path) {
-		unlink(path);
-		return err_set(e, -ENOMEM, "--serial unix:%s: out of memory", path);
-	}
-	if (chmod(path, 0600) < 0 || listen(c->listen_fd, 1) < 0)
-		return err_set(e, -errno, "--serial unix:%s: cannot listen: %s", path,
-			       strerror(errno));
-	ret = loop_add(c->loop, &c->listen, c->listen_fd, EPOLLIN, client_ready);
+	if (ret < 0)
+		return ret;
+	ret = loop_add(c->loop, &c->listen, c->listener.fd, EPOLLIN, client_ready);
 	return ret ? err_set(e, ret, "--serial unix:%s: cannot wait: %s", path, strerror(-ret)) : 0;
 }
 
@@ -391,7 +371,8 @@ int char_open(struct char_backend *c, const char *spec, struct loop *loop,
 	c->dev.ops = &char_ops;
 	c->loop = loop;
 	c->sink = sink;
-	c->in_fd = c->out_fd = c->listen_fd = -1;
+	c->in_fd = c->out_fd = -1;
+	unix_listener_zero(&c->listener);
 	c->in.fd = c->out.fd = c->listen.fd = c->wake.fd = -1;
 	c->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	ret = c->wake_fd < 0 ? -errno : loop_add(loop, &c->wake, c->wake_fd, EPOLLIN, wake_ready);
@@ -413,13 +394,9 @@ void char_close(struct char_backend *c)
 	close_direction(c, &c->out, &c->out_fd);
 	loop_del(c->loop, &c->listen);
 	loop_del(c->loop, &c->wake);
-	if (c->listen_fd >= 0)
-		close(c->listen_fd);
 	if (c->wake_fd >= 0)
 		close(c->wake_fd);
-	if (c->path)
-		unlink(c->path);
-	free(c->path);
+	unix_listener_fini(&c->listener);
 	pthread_mutex_destroy(&c->lock);
 	memset(c, 0, sizeof(*c));
 }

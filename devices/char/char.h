@@ -10,6 +10,7 @@
 #include <stdbool.h>
 
 #include "base/loop.h"
+#include "base/unix_listen.h"
 #include "devices/chardev.h"
 #include "devices/vm_event.h"
 
@@ -38,9 +39,8 @@ struct char_backend {
 	bool is_terminal;
 	bool escape; /* Ctrl-a was typed */
 	/* unix */
-	int listen_fd;
+	struct unix_listener listener;
 	struct loop_watch listen;
-	char *path; /* to unlink at the end */
 };
 
 /**

@@ -10,23 +10,23 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
+#include "base/file.h"
 #include "vmm/boot/loader.h"
 #include "vmm/layout.h"
 
 /* offsets in a bzImage, Documentation/arch/x86/boot.rst */
 #define BZIMAGE_MAGIC_OFFSET 0x202
+/* of what is no regular file, and copied into memory */
+#define STREAM_MAX (512 * MiB)
 
 static int open_file(const char *what, const char *path, int *out, struct err *e)
 {
 	struct image im;
 	int fd, ret;
 
-	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	fd = file_open_whole(what, path, STREAM_MAX, e);
 	if (fd < 0)
-		return err_set(e, -errno,
-			       "%s %s: cannot be opened: %s; give the path of a readable "
-			       "file",
-			       what, path, strerror(errno));
+		return fd;
 	ret = image_init(&im, what, path, fd, e);
 	if (ret) {
 		close(fd);

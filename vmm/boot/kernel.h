@@ -23,9 +23,9 @@ struct kernel_config {
  * kernel_open - open the kernel and the initrd of @cfg read-only
  * @cfg: paths are set; receives the descriptors, both -1 on error. The paths are kept for messages
  *       and stay the caller's.
- * Only regular files are taken, and opening does not block on a FIFO. What is in them is looked at
- * by kernel_load().
- * Return: 0; -errno of open(2), -EINVAL for anything but a regular file that is not empty
+ * What is no regular file but can be read, such as a pipe, is copied into memory first
+ * (base/file.h). What is in them is looked at by kernel_load().
+ * Return: 0; as file_open_whole(); -EINVAL for an empty file
  */
 int kernel_open(struct kernel_config *cfg, struct err *e);
 
