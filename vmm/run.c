@@ -16,7 +16,6 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "devices/char/char.h"
-#include "devices/char/terminal.h"
 #include "vmm/cmd.h"
 #include "vmm/config.h"
 #include "vmm/control.h"
@@ -90,11 +89,11 @@ static void signal_ready(struct loop_watch *w, uint32_t events)
 		return;
 	switch (info.ssi_signo) {
 	case SIGTSTP:
-		terminal_restore();
+		char_stop(&r->serial);
 		raise(SIGSTOP);
 		break;
 	case SIGCONT:
-		terminal_resume();
+		char_continue(&r->serial);
 		break;
 	default:
 		r->fatal_signal = (int)info.ssi_signo;

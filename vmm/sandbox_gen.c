@@ -107,6 +107,8 @@ static const struct allowance allowed[] = {
 	ALLOW_IF(mprotect, 2, PROT_EXEC, 0, "stacks; no code"),
 	ALLOW_IF(ioctl, 1, 0xff00, KVMIO << 8, "KVM"),
 	ALLOW_IF(ioctl, 1, ALL_BITS, TCGETS, "terminal"),
+	ALLOW_IF(ioctl, 1, ALL_BITS, TIOCGPGRP, "is this process in its foreground?"),
+	ALLOW(getpgrp, "the same"),
 	ALLOW_IF(ioctl, 1, ALL_BITS, TCSETS, "restoring the terminal"),
 	ALLOW_IF(ioctl, 1, ALL_BITS, TUNSETOFFLOAD, "what a network driver leaves to the host"),
 	ALLOW_IF(ioctl, 1, ALL_BITS, VHOST_SET_MEM_TABLE, "vhost-net: guest memory, at each start"),

@@ -4,11 +4,13 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pty.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "base/bytes.h"
@@ -17,7 +19,8 @@
 #include "base/log.h"
 #include "devices/char/terminal.h"
 
-#define ESCAPE 0x01 /* Ctrl-a */
+#define ESCAPE	      0x01 /* Ctrl-a */
+#define FOREGROUND_MS 200
 
 /*
  * Input is edge-triggered and read until it runs dry, so that a peer that hung up, or a guest that
@@ -113,6 +116,8 @@ static void output_ready(struct loop_watch *w, uint32_t events)
 		c->dev.user->writable(c->dev.user);
 }
 
+static void watch_foreground(struct char_backend *c, bool on);
+
 /* Take the escape sequences out of what was typed; returns what is left for the guest. */
 static size_t filter_escape(struct char_backend *c, uint8_t *buf, size_t len)
 {
@@ -158,7 +163,7 @@ static bool read_input(struct char_backend *c)
 	uint8_t overrun[64];
 	ssize_t n;
 
-	if (c->in_fd < 0 || poll(&p, 1, 0) <= 0)
+	if (c->in_fd < 0 || c->background || poll(&p, 1, 0) <= 0)
 		return false;
 	if (!space) { /* only a terminal gets here: the escape key must work on a guest that hangs
 		       */
@@ -171,6 +176,11 @@ static bool read_input(struct char_backend *c)
 	if (n <= 0) {
 		if (n < 0 && errno == EAGAIN)
 			return false;
+		if (n < 0 && c->is_terminal && !terminal_is_ours(c->in_fd)) {
+			terminal_lost();
+			watch_foreground(c, true);
+			return false;
+		}
 		/* a pty reads EIO while nobody has the other side open; the next byte is a new edge
 		 */
 		if (c->kind != CHAR_PTY)
@@ -236,6 +246,94 @@ static int watch_fds(struct char_backend *c)
 	return ret == -EPERM ? 0 : ret;
 }
 
+/* ---- stdio on a terminal ---- */
+
+/*
+ * Nothing tells a process that the shell has put it into the foreground, unless it was stopped
+ * before: looked at by a timer, which runs only while the terminal is another's.
+ */
+static void watch_foreground(struct char_backend *c, bool on)
+{
+	const struct itimerspec every = {
+		.it_interval.tv_nsec = on ? FOREGROUND_MS * 1000000L : 0,
+		.it_value.tv_nsec = on ? FOREGROUND_MS * 1000000L : 0,
+	};
+
+	c->background = on;
+	timerfd_settime(c->timer_fd, 0, &every, NULL);
+}
+
+/* Return: 0; -errno of raw mode */
+static int take_terminal(struct char_backend *c)
+{
+	int ret = terminal_raw(c->in_fd);
+
+	if (ret < 0)
+		return ret;
+	watch_foreground(c, false);
+	return 0;
+}
+
+static void timer_ready(struct loop_watch *w, uint32_t events)
+{
+	struct char_backend *c = container_of(w, struct char_backend, timer);
+	uint64_t n;
+
+	(void)events;
+	if (read(c->timer_fd, &n, sizeof(n)) != sizeof(n) || !c->background || c->in_fd < 0 ||
+	    !terminal_is_ours(c->in_fd) || take_terminal(c) < 0)
+		return;
+	pump_input(c);
+}
+
+void char_stop(struct char_backend *c)
+{
+	if (c->is_terminal)
+		terminal_restore();
+}
+
+void char_continue(struct char_backend *c)
+{
+	if (!c->is_terminal || c->in_fd < 0)
+		return;
+	if (!terminal_is_ours(c->in_fd)) {
+		terminal_lost();
+		watch_foreground(c, true);
+	} else if (take_terminal(c) == 0) {
+		pump_input(c);
+	}
+}
+
+static int open_terminal(struct char_backend *c, struct err *e)
+{
+	int ret;
+
+	c->is_terminal = true;
+	c->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	ret = c->timer_fd < 0 ? -errno
+			      : loop_add(c->loop, &c->timer, c->timer_fd, EPOLLIN, timer_ready);
+	if (ret < 0)
+		return err_set(e, ret,
+			       "--serial stdio: no timer: %s; raise the limit of open files "
+			       "(ulimit -n)",
+			       strerror(-ret));
+	/* what the guest writes must not stop it (stty tostop), nor a read that comes too late */
+	signal(SIGTTOU, SIG_IGN);
+	signal(SIGTTIN, SIG_IGN);
+	if (!terminal_is_ours(c->in_fd)) {
+		watch_foreground(c, true);
+		log_info("the guest runs in the background and without input; fg lets it read the "
+			 "terminal");
+		return 0;
+	}
+	ret = take_terminal(c);
+	return ret < 0 ? err_set(e, ret,
+				 "--serial stdio: the terminal refuses raw mode (%s); "
+				 "use --serial pty, or redirect standard input",
+				 strerror(-ret))
+		       : 0;
+}
+
 static int open_stdio(struct char_backend *c, struct err *e)
 {
 	int ret;
@@ -243,13 +341,9 @@ static int open_stdio(struct char_backend *c, struct err *e)
 	c->in_fd = STDIN_FILENO;
 	c->out_fd = STDOUT_FILENO;
 	if (isatty(c->in_fd)) {
-		ret = terminal_raw(c->in_fd);
+		ret = open_terminal(c, e);
 		if (ret < 0)
-			return err_set(e, ret,
-				       "--serial stdio: the terminal refuses raw mode (%s); "
-				       "use --serial pty, or redirect standard input",
-				       strerror(-ret));
-		c->is_terminal = true;
+			return ret;
 	}
 	ret = watch_fds(c);
 	if (ret < 0)
@@ -259,6 +353,8 @@ static int open_stdio(struct char_backend *c, struct err *e)
 			       strerror(-ret));
 	return 0;
 }
+
+/* ---- the others ---- */
 
 static int open_file(struct char_backend *c, const char *path, struct err *e)
 {
@@ -373,7 +469,7 @@ int char_open(struct char_backend *c, const char *spec, struct loop *loop,
 	c->sink = sink;
 	c->in_fd = c->out_fd = -1;
 	unix_listener_zero(&c->listener);
-	c->in.fd = c->out.fd = c->listen.fd = c->wake.fd = -1;
+	c->in.fd = c->out.fd = c->listen.fd = c->wake.fd = c->timer.fd = c->timer_fd = -1;
 	c->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	ret = c->wake_fd < 0 ? -errno : loop_add(loop, &c->wake, c->wake_fd, EPOLLIN, wake_ready);
 	if (ret < 0)
@@ -394,8 +490,11 @@ void char_close(struct char_backend *c)
 	close_direction(c, &c->out, &c->out_fd);
 	loop_del(c->loop, &c->listen);
 	loop_del(c->loop, &c->wake);
+	loop_del(c->loop, &c->timer);
 	if (c->wake_fd >= 0)
 		close(c->wake_fd);
+	if (c->timer_fd >= 0)
+		close(c->timer_fd);
 	unix_listener_fini(&c->listener);
 	pthread_mutex_destroy(&c->lock);
 	memset(c, 0, sizeof(*c));

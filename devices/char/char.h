@@ -37,6 +37,9 @@ struct char_backend {
 	uint8_t pending[CHAR_PENDING_MAX];
 	/* stdio on a terminal */
 	bool is_terminal;
+	bool background; /* it is another process's now: not read, and looked at by the timer */
+	int timer_fd;
+	struct loop_watch timer;
 	bool escape; /* Ctrl-a was typed */
 	/* unix */
 	struct unix_listener listener;
@@ -49,12 +52,18 @@ struct char_backend {
  *        time; output without a client is dropped)
  * @loop: its thread does the reading
  * @sink: gets VM_EVENT_QUIT from the escape key Ctrl-a x
- * stdio on a terminal switches it to raw mode; see terminal.h for how it is restored.
+ * stdio on a terminal switches it to raw mode; see terminal.h for how it is restored. In the
+ * background that waits until the process comes to the foreground; output goes out all the same.
  * pty logs the name of the terminal to attach to.
  * Return: 0 or -errno; @c may be given to char_close() in any case
  */
 int char_open(struct char_backend *c, const char *spec, struct loop *loop,
 	      struct vm_event_sink *sink, struct err *e);
+
+/** char_stop - the process is about to stop: give the terminal back */
+void char_stop(struct char_backend *c);
+/** char_continue - it goes on, in the foreground or in the background */
+void char_continue(struct char_backend *c);
 
 /** char_close - restore the terminal, close and unlink what char_open() made */
 void char_close(struct char_backend *c);

@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <termios.h>
+#include <unistd.h>
 
 #include "base/bytes.h"
 
@@ -18,12 +19,25 @@ static struct {
 	struct termios before, raw;
 } term = {.fd = -1};
 
+bool terminal_is_ours(int fd)
+{
+	const pid_t foreground = tcgetpgrp(fd);
+
+	return foreground < 0 || foreground == getpgrp();
+}
+
 void terminal_restore(void)
 {
 	if (!term.is_raw)
 		return;
 	term.is_raw = 0;
-	tcsetattr(term.fd, TCSANOW, &term.before);
+	if (terminal_is_ours(term.fd))
+		tcsetattr(term.fd, TCSANOW, &term.before);
+}
+
+void terminal_lost(void)
+{
+	term.is_raw = 0;
 }
 
 static void restore_and_die(int sig)
@@ -51,7 +65,7 @@ static void terminal_hook(void)
 
 int terminal_raw(int fd)
 {
-	if (tcgetattr(fd, &term.before) < 0)
+	if (!term.is_raw && tcgetattr(fd, &term.before) < 0)
 		return -errno;
 	term.fd = fd;
 	term.raw = term.before;
@@ -74,12 +88,4 @@ void terminal_make_raw(int fd)
 		cfmakeraw(&t);
 		tcsetattr(fd, TCSANOW, &t);
 	}
-}
-
-void terminal_resume(void)
-{
-	if (term.fd < 0)
-		return;
-	term.is_raw = 1;
-	tcsetattr(term.fd, TCSANOW, &term.raw);
 }
