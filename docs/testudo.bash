@@ -93,7 +93,7 @@ _testudo()
     *) return ;;
     esac
     case $prev in
-    -p | --params | -c | --cpus | -m | --mem | --name | --kvm-cap-force-spec-ctrl) return ;;
+    -p | --params | -c | --cpus | -m | --mem | --name | --ready-fd | --kvm-cap-force-spec-ctrl) return ;;
     -n | --network)
         compopt -o nospace
         mapfile -t COMPREPLY < <(
@@ -122,7 +122,7 @@ _testudo()
     esac
     if [[ $cur == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W '--kernel --initrd --params --cpus --mem --disk --network --serial
-            --name --incoming --verify-snapshot --paused --dump-dtb --no-reboot --hugepages --prealloc --dirty-ring --no-rng --no-sandbox --cpu --policy --host-facts --mitigation-report
+            --name --incoming --verify-snapshot --daemonize --ready-fd --paused --dump-dtb --no-reboot --hugepages --prealloc --dirty-ring --no-rng --no-sandbox --cpu --policy --host-facts --mitigation-report
             --kvm-cap-force-spec-ctrl --verbose --help' -- "$cur")
     else
         compopt -o filenames

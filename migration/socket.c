@@ -37,6 +37,11 @@ static struct address_text address_of(const struct uri *u)
 	return t;
 }
 
+void socket_describe(const struct uri *u, char *buf, size_t size)
+{
+	snprintf(buf, size, "%s", address_of(u).s);
+}
+
 static int unix_address(const struct uri *u, struct sockaddr_un *a, struct err *e)
 {
 	*a = (struct sockaddr_un) {.sun_family = AF_UNIX};

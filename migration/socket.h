@@ -6,6 +6,7 @@
 #ifndef MIGRATION_SOCKET_H
 #define MIGRATION_SOCKET_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/unix_listen.h"
@@ -48,6 +49,9 @@ int socket_listen(struct socket_listener *l, const struct uri *u, struct err *e)
  */
 int socket_accept(struct socket_listener *l, unsigned int timeout_ms, int cancel_fd, int *fd,
 		  struct err *e);
+
+/** socket_describe - @u, tcp or unix, as the user would write it */
+void socket_describe(const struct uri *u, char *buf, size_t size);
 
 /** socket_listener_fini - close, and remove the path if it is still this socket's */
 void socket_listener_fini(struct socket_listener *l);

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "control/qmp_client.h"
 #include "vmm/cmd.h"
+#include "vmm/guest_wait.h"
 #include "vmm/guest_words.h"
 
 #define FORCE_MS 3000 /* for quit to work, then it is SIGKILL */
@@ -56,6 +57,8 @@ static int one_command(int argc, char **argv, const char *help, const char *comm
 	if (code >= 0)
 		return code;
 	ret = qmp_client_open(&c, w.name, GUEST_ANSWER_MS, &e);
+	if (!ret)
+		ret = guest_await(&c, &e);
 	if (!ret)
 		ret = qmp_client_execute(&c, command, NULL, NULL, 0, NULL, &e);
 	qmp_client_close(&c);
@@ -176,6 +179,8 @@ int cmd_stop(int argc, char **argv)
 		ret = force(&c, &e);
 	else if (!ret)
 		ret = qmp_client_negotiate(&c, &e);
+	if (!ret && !w.force)
+		ret = guest_await(&c, &e);
 	if (!ret && !w.force)
 		ret = press_button(&c, &w, &e);
 	qmp_client_close(&c);

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "control/qmp_client.h"
 #include "vmm/cmd.h"
+#include "vmm/guest_wait.h"
 #include "vmm/guest_words.h"
 
 #define LIST_MS 1000 /* a guest that stands still must not keep the others from view */
@@ -213,6 +214,8 @@ int cmd_stat(int argc, char **argv)
 		return code;
 	o = json_object();
 	ret = qmp_client_open(&c, w.name, GUEST_ANSWER_MS, &e);
+	if (!ret && guest_await_arriving(&c, NULL) == -ECONNRESET)
+		ret = err_set(&e, -ECONNRESET, "guest '%s' ended", c.name);
 	if (!ret)
 		ret = ask_summary(&c, o, &e);
 	if (!ret && json_array_size(json_object_get(o, "cpus"))) {

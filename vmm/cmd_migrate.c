@@ -17,6 +17,7 @@
 #include "migration/socket.h"
 #include "vmm/cmd.h"
 #include "vmm/migrate.h"
+#include "vmm/guest_wait.h"
 #include "vmm/migrate_client.h"
 
 #define CONNECT_MS 10000
@@ -174,7 +175,7 @@ static int run(struct command *c, struct err *e)
 
 	if (ret < 0)
 		return EXIT_BAD_INPUT;
-	if (start(c, e) < 0)
+	if (guest_await(&c->client.qmp, e) < 0 || start(c, e) < 0)
 		return EXIT_MIGRATE_FAILED;
 	ret = migrate_client_watch(&c->client, &state, e);
 	if (ret < 0) {

@@ -18,6 +18,7 @@
 #include "base/file_write.h"
 #include "base/log.h"
 #include "vmm/cmd.h"
+#include "vmm/guest_wait.h"
 #include "vmm/migrate_client.h"
 
 #define SUFFIX ".tmp"
@@ -225,7 +226,9 @@ static int run(struct command *c, struct err *e)
 
 	if (ret < 0 || make_file(c, e) < 0)
 		return EXIT_BAD_INPUT;
-	ret = start(c, e);
+	ret = guest_await(&c->client.qmp, e);
+	if (!ret)
+		ret = start(c, e);
 	if (!ret) {
 		ret = migrate_client_watch(&c->client, &state, e);
 		if (ret < 0) {

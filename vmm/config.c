@@ -25,6 +25,8 @@ enum {
 	OPT_INCOMING,
 	OPT_VERIFY,
 	OPT_DUMP_DTB,
+	OPT_DAEMONIZE,
+	OPT_READY_FD,
 	OPT_NO_REBOOT,
 	OPT_HUGEPAGES,
 	OPT_PREALLOC,
@@ -69,6 +71,12 @@ static const struct option_row {
 	{"incoming", OPT_INCOMING, "URI",
 	 "do not boot: wait for a guest that testudo migrate sends to tcp:HOST:PORT, unix:PATH or "
 	 "fd:N, or load the one that testudo save wrote to file:PATH"},
+	{"daemonize", OPT_DAEMONIZE, NULL,
+	 "go into the background once the guest runs, or listens with --incoming; --serial is none "
+	 "then unless given"},
+	{"ready-fd", OPT_READY_FD, "N",
+	 "write a line to descriptor N once the guest can be paused, saved and moved, or listens "
+	 "with --incoming"},
 	{"paused", 'S', NULL, "do not let the guest run before testudo resume"},
 	{"verify-snapshot", OPT_VERIFY, NULL,
 	 "with --incoming file: read all memory and compare it with its checksums before the guest "
@@ -347,6 +355,14 @@ static int apply(struct run_config *c, int value, char *arg, struct err *e)
 	case OPT_NAME:
 		c->name = arg;
 		return rundir_check_name("--name", arg, e);
+	case OPT_DAEMONIZE:
+		c->daemonize = true;
+		return 0;
+	case OPT_READY_FD:
+		ret = num_parse_u64("--ready-fd", arg, 1, INT_MAX, &n, e);
+		if (!ret)
+			c->ready_fd = (int)n;
+		return ret;
 	case OPT_NO_REBOOT:
 		c->no_reboot = true;
 		return 0;
@@ -463,10 +479,16 @@ int config_parse(struct run_config *c, int argc, char **argv, struct err *e)
 	c->rng = true;
 	c->sandbox = true;
 	c->force_cap = BACKEND_FIND_CAP;
-	c->serial = "stdio";
 	ret = parse_words(c, argc, argv, e);
 	if (ret < 0 || c->help)
 		return ret;
+	if (c->daemonize && c->serial && strcmp(c->serial, "stdio") == 0)
+		return err_set(
+			e, -EINVAL,
+			"--serial stdio with --daemonize: nothing is left to read and write; "
+			"give file:PATH, unix:PATH, pty or none");
+	if (!c->serial)
+		c->serial = c->daemonize ? "none" : "stdio";
 	if (!c->kernel && !c->incoming)
 		return err_set(e, -EINVAL, "no kernel; give one: testudo run [OPTION]... KERNEL");
 	if (c->incoming && c->cpu)

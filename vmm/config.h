@@ -27,6 +27,8 @@ struct run_config {
 	bool rng;
 	const char *serial;
 	const char *name; /* NULL: guest-PID */
+	bool daemonize;
+	int ready_fd; /* 0: none */
 	bool no_reboot;
 	uint32_t dirty_ring;  /* entries of each vCPU's; 0: KVM's dirty log */
 	const char *incoming; /* URI that a guest will come from; NULL: boot one */

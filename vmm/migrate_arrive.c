@@ -58,6 +58,7 @@ static int build_on_loop(void *arg)
 		describe_change(r, c->a->description, c->a->change, sizeof(c->a->change));
 	if (ret < 0 || c->a->hello.flags & FRAME_HELLO_DRY_RUN)
 		return ret;
+	c->a->d->arriving = true;
 	migrate_tell(&r->control, MIGRATE_ACTIVE);
 	if (local)
 		ret = memory_adopt(&passed, c->a->memory_fd, &r->config.memory, c->e);

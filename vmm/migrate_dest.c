@@ -60,6 +60,21 @@ static int adopt_fd(struct migrate_dest *d, const char *uri, struct err *e)
 	return 0;
 }
 
+static int open_listener(struct migrate_dest *d, struct err *e)
+{
+	struct uri u = d->uri;
+	int ret = socket_listen(&d->listener, &u, e);
+
+	if (ret < 0)
+		return ret;
+	if (u.kind == URI_TCP)
+		d->port = u.port = d->listener.port;
+	socket_describe(&u, d->where, sizeof(d->where));
+	if (u.kind == URI_TCP && !d->uri.port)
+		log_info("incoming migration: listens at %s", d->where);
+	return 0;
+}
+
 int migrate_dest_open(struct migrate_dest *d, const char *uri, struct err *e)
 {
 	int ret = uri_parse("--incoming", uri, &d->uri, e);
@@ -74,10 +89,11 @@ int migrate_dest_open(struct migrate_dest *d, const char *uri, struct err *e)
 	case URI_FD:
 		return adopt_fd(d, uri, e);
 	case URI_FILE:
+		d->arriving = true;
 		d->fd = migrate_restore_open(d->uri.path, e);
 		return d->fd < 0 ? d->fd : 0;
 	default:
-		return socket_listen(&d->listener, &d->uri, e);
+		return open_listener(d, e);
 	}
 }
 

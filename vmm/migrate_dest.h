@@ -23,6 +23,9 @@ struct migrate_dest {
 	struct socket_listener listener; /* tcp, unix, or a listening descriptor */
 	int fd;				 /* a connection or a file, else -1 */
 	int cancel_fd;
+	char where[160]; /* as the source is to name it: the port is known; "" for others */
+	uint16_t port;	 /* tcp: where it listens */
+	bool arriving;	 /* it has begun; the loop's thread */
 
 	pthread_t thread;
 	bool started;

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -82,6 +83,24 @@ json_t *migrate_query(const struct migrate_stats *s)
 	return o;
 }
 
+/* What QEMU tells of the side that waits: where, as its SocketAddress, and whether one has come. */
+static void add_incoming(const struct migrate_dest *d, json_t *o)
+{
+	char port[8];
+
+	if (d->arriving)
+		json_object_set_new(o, "status", json_string(migrate_status_name(MIGRATE_ACTIVE)));
+	if (!d->where[0])
+		return;
+	json_object_set_new(o, "x-testudo-incoming", json_string(d->where));
+	snprintf(port, sizeof(port), "%u", d->port);
+	json_object_set_new(o, "socket-address",
+			    d->uri.kind == URI_TCP
+				    ? json_pack("[{ss ss ss}]", "type", "inet", "host", d->uri.host,
+						"port", port)
+				    : json_pack("[{ss ss}]", "type", "unix", "path", d->uri.path));
+}
+
 static int run_query(void *ctx, const json_t *args, json_t **ret, struct err *e)
 {
 	struct migrate_qmp *q = ctx;
@@ -90,6 +109,8 @@ static int run_query(void *ctx, const json_t *args, json_t **ret, struct err *e)
 	(void)args;
 	migrate_source_stats(&q->run->source, &stats);
 	*ret = migrate_query(&stats);
+	if (*ret && q->run->control.state == RUN_INMIGRATE)
+		add_incoming(&q->run->dest, *ret);
 	return *ret ? 0 : err_set(e, -ENOMEM, "out of memory");
 }
 

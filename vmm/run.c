@@ -223,6 +223,7 @@ static void run_close(struct run *r)
 		close(r->wake_fd);
 	/* late: clients take the end of their connection for the end of everything above */
 	control_close(&r->control);
+	ready_close(&r->ready);
 	loop_call_fini(&r->calls);
 	loop_fini(&r->loop);
 	closer_wait(&r->closer); /* nothing that anybody could want is in it any more */
@@ -258,6 +259,15 @@ int run_build_machine(struct run *r, struct memory *memory, struct err *e)
 	return ret ? ret : dump_dtb_write(r, e);
 }
 
+/* Whoever waits for it may pause, save and move the guest from here on, or send one. */
+static void tell_ready(struct run *r)
+{
+	const bool served = r->control.dir.dir_fd >= 0, waits = r->control.state == RUN_INMIGRATE;
+
+	ready_tell(&r->ready, served ? r->control.dir.name : NULL, run_state_name(r->control.state),
+		   waits && r->dest.where[0] ? r->dest.where : NULL);
+}
+
 int run_start_arrived(struct run *r, bool running, struct err *e)
 {
 	int ret = control_arrive(&r->control, &r->machine, running && !r->config.paused, e);
@@ -266,6 +276,7 @@ int run_start_arrived(struct run *r, bool running, struct err *e)
 		machine_announce(&r->machine);
 		mitigation_started(&r->mitigation);
 		r->watch.machine = &r->machine;
+		tell_ready(r); /* of a guest from a file */
 	}
 	return ret;
 }
@@ -287,6 +298,7 @@ static int boot_machine(struct run *r, int *code, struct err *e)
 	if (!ret) {
 		mitigation_started(&r->mitigation);
 		r->watch.machine = &r->machine;
+		tell_ready(r);
 	}
 	return ret;
 }
@@ -295,6 +307,8 @@ static int await_machine(struct run *r, struct err *e)
 {
 	r->incoming = false; /* the next life is a boot */
 	control_set_state(&r->control, RUN_INMIGRATE);
+	if (r->dest.uri.kind != URI_FILE)
+		tell_ready(r);
 	return migrate_dest_start(&r->dest, e);
 }
 
@@ -531,6 +545,23 @@ static void end_by_signal(struct run *r, struct err *e)
 	*e = (struct err) {0};
 }
 
+/* Here, or in a child of which the parent waits. Return: the exit code, or a signal to die of */
+static int run_ready(struct run *r, int *sig, struct err *e)
+{
+	int code = 0, ret = ready_open(&r->ready, &r->config, e);
+
+	if (ret < 0)
+		return EXIT_USAGE;
+	ret = r->config.daemonize ? ready_daemonize(&r->ready, &code, sig, e) : 0;
+	if (ret)
+		return ret < 0 ? EXIT_VMM_ERROR : code;
+	code = run_all(r, e);
+	if (e->code == -EINTR && r->signal_fd >= 0)
+		end_by_signal(r, e);
+	*sig = r->fatal_signal;
+	return code;
+}
+
 int cmd_run(int argc, char **argv)
 {
 	struct run *r = calloc(1, sizeof(*r));
@@ -543,6 +574,8 @@ int cmd_run(int argc, char **argv)
 	}
 	r->loop.epfd = r->wake_fd = r->signal_fd = r->kvm.fd = -1;
 	file_replace_init(&r->dtb);
+	ready_init(&r->ready);
+	pthread_sigmask(SIG_SETMASK, NULL, &r->old_mask);
 	mitigation_watch_init(&r->watch);
 	mitigation_rebuild_init(&r->rebuild);
 	control_init(&r->control);
@@ -556,10 +589,7 @@ int cmd_run(int argc, char **argv)
 	} else {
 		if (r->config.verbose)
 			log_set_level(LOG_DEBUG);
-		code = run_all(r, &e);
-		if (e.code == -EINTR && r->signal_fd >= 0)
-			end_by_signal(r, &e);
-		sig = r->fatal_signal;
+		code = run_ready(r, &sig, &e);
 	}
 	run_close(r);
 	if (e.code)

@@ -25,6 +25,7 @@
 #include "vmm/mitigation.h"
 #include "vmm/mitigation_rebuild.h"
 #include "vmm/mitigation_watch.h"
+#include "vmm/ready.h"
 
 struct run {
 	struct run_config config;
@@ -44,6 +45,7 @@ struct run {
 	struct mitigation_watch watch;
 	struct mitigation_rebuild rebuild;
 	struct control control;
+	struct ready ready;
 	struct kernel_config kernel;
 	struct blk_file disk[CONFIG_MAX_DISKS];
 	unsigned int n_disks; /* opened so far */

@@ -125,6 +125,9 @@ static const struct allowance allowed[] = {
 	ALLOW_IF(ioctl, 1, ALL_BITS, VHOST_SET_VRING_ERR, "vhost-net: a driver that breaks a rule"),
 	ALLOW_IF(ioctl, 1, ALL_BITS, VHOST_NET_SET_BACKEND, "vhost-net: start and stop"),
 	ALLOW_IF(prctl, 0, ALL_BITS, PR_SET_NAME, "names of threads"),
+	ALLOW_IF(prctl, 0, ALL_BITS, PR_SET_PDEATHSIG, "--daemonize: it outlives its parent"),
+	ALLOW(setsid, "--daemonize: and its session"),
+	ALLOW(dup2, "--daemonize: and its standard streams"),
 };
 
 /* New files in one folder, and renames there. */

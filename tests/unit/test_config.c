@@ -50,6 +50,9 @@ static const struct {
 	{"-c two k", "'two'"},
 	{"--kvm-cap-force-spec-ctrl 0 k", "--kvm-cap-force-spec-ctrl: '0'"},
 	{"--kvm-cap-force-spec-ctrl x k", "'x'"},
+	{"--ready-fd 0 k", "--ready-fd: '0'"},
+	{"--ready-fd x k", "'x'"},
+	{"--daemonize --serial stdio k", "--serial stdio with --daemonize"},
 	{"--dirty-ring 1000 k", "--dirty-ring 1000: the size"},
 	{"--dirty-ring 512 k", "from 1024 to 65536"},
 	{"--dirty-ring 131072 k", "--dirty-ring: '131072'"},
@@ -158,6 +161,15 @@ static void test_everything(void **state)
 	assert_string_equal(c.serial, "file:log");
 	assert_true(c.no_reboot && c.verbose && c.memory.hugepages && c.memory.prealloc);
 	assert_false(c.rng);
+	config_fini(&c);
+
+	assert_int_equal(parse("--daemonize --ready-fd 5 k", &c, &e), 0);
+	assert_true(c.daemonize);
+	assert_int_equal(c.ready_fd, 5);
+	assert_string_equal(c.serial, "none");
+	config_fini(&c);
+	assert_int_equal(parse("--daemonize --serial pty k", &c, &e), 0);
+	assert_string_equal(c.serial, "pty");
 	config_fini(&c);
 }
 
