@@ -20,10 +20,15 @@ import moving
 # fixtures that start testudo with a library of tests/shim under it
 SHIMMED = {"test_mitigation.guest", "test_migration_matrix.start"}
 
+# the first round of guests, by `tools/test quick`
+QUICK = {"test_boot", "test_cpu", "test_end"}
+
 
 def pytest_collection_modifyitems(items):
     why = harness.why_no_kvm()
     for item in items:
+        if item.module.__name__ in QUICK:
+            item.add_marker("quick")
         if item.get_closest_marker("host"):
             item.add_marker("shim")
         if SHIMMED & {f.func.__module__ + "." + name for name in item.fixturenames
@@ -35,6 +40,7 @@ def pytest_collection_modifyitems(items):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "nokvm: needs no /dev/kvm")
+    config.addinivalue_line("markers", "quick: of the first round of guests")
     config.addinivalue_line("markers", "shim: preloads a library, which a sanitizer does not allow")
     config.addinivalue_line("markers", "host(name): on this overlay, whatever the others run on")
     if harness.OVERLAY not in ("none", *harness.OVERLAYS):

@@ -7,6 +7,7 @@ filled under another name and then renamed, so it is either whole or absent, als
 import contextlib
 import fcntl
 import hashlib
+import inspect
 import lzma
 import os
 import pathlib
@@ -54,6 +55,12 @@ def cache_folder(name, fill):
             finally:
                 shutil.rmtree(work, ignore_errors=True)
     return done
+
+
+def recipe_name(name, fill, *parts):
+    """A name for a folder of the cache that changes with how it is made: the source of @fill, and @parts."""
+    recipe = "\n".join([*parts, inspect.getsource(fill)])
+    return f"{name}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
 
 
 def cache_file(data, name):
@@ -237,9 +244,19 @@ def ext4_image(path, tree, spare_mib=8):
             else:
                 shutil.copy(source, target)
             size += target.stat().st_size + 4096
-        mib = size * 21 // 20 // 2**20 + spare_mib
-        subprocess.run([tool("mke2fs"), "-q", "-F", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-d", work,
-                        path, f"{mib}M"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
+        make_ext4(path, work, size * 21 // 20 // 2**20 + spare_mib)
+
+
+def make_ext4(path, tree, mib):
+    """An ext4 image of @mib MiB at @path with all that is in the folder @tree."""
+    subprocess.run([tool("mke2fs"), "-q", "-F", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-d", tree, path,
+                    f"{mib}M"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
+
+
+def ext4_of(path, tree, spare_mib):
+    """An ext4 image at @path with all that is in the folder @tree, and room for more."""
+    used = subprocess.run(["du", "-sk", tree], capture_output=True, text=True, check=True).stdout
+    make_ext4(path, tree, int(used.split()[0]) * 9 // 8 // 1024 + spare_mib)
 
 
 def tool(name):

@@ -72,10 +72,10 @@ CPUS = 2
 STEADY = "tsc=reliable"
 
 
-def host_command(kind, initrd, stock, disk, append):
+def host_command(kind, initrd, stock, disk, append, mem="3G"):
     """The part of QEMU's command line that every emulated host has."""
     return [*emulator.qemu(), "-accel", "tcg,thread=multi", "-M", "q35", "-cpu", KINDS[kind].cpu, "-smp", CPUS,
-            "-m", "3G", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-kernel", stock.vmlinuz,
+            "-m", mem, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-kernel", stock.vmlinuz,
             "-initrd", initrd, "-append", f"panic=-1 {STEADY} {append}",
             "-drive", f"if=virtio,format=raw,readonly=on,file={disk}"]
 
@@ -111,6 +111,7 @@ class EmulatedHost:
 
     pace = 1	# the host's seconds in one of ours, at most
     up_s = 90	# for the host to come up
+    mem = "3G"
 
     def __init__(self, kind, work, testudo=None, **options):
         self.kind = kind
@@ -147,7 +148,7 @@ class EmulatedHost:
     def _start(self, initrd, link):
         self.port, theirs = socket.socketpair()
         command = host_command(self.kind, initrd, self.stock, self.work / f"{self.kind}.ext4",
-                               "console=ttyS0") + [
+                               "console=ttyS0", self.mem) + [
             "-chardev", f"file,id=console,path={self.log}", "-serial", "chardev:console",
             "-drive", f"if=virtio,format=raw,cache=unsafe,discard=unmap,file={self.work / self.kind}-scratch.ext4",
             "-device", "virtio-serial-pci",

@@ -1,7 +1,5 @@
 """Packages of the Debian after this machine's. Nothing of it is installed: mmdebstrap unpacks the packages, with all that
 they need, into an archive, of which the wanted parts are kept in the cache."""
-import hashlib
-import inspect
 import os
 import pathlib
 import shutil
@@ -34,8 +32,7 @@ def folder(name, packages, parts, keep):
                             *(f"./{part}" for part in parts)], check=True)
             keep(tree, path)
 
-    recipe = "\n".join([SUITE, *packages, *parts, inspect.getsource(keep)])
-    return files.cache_folder(f"{name}-{SUITE}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}", fill)
+    return files.cache_folder(files.recipe_name(f"{name}-{SUITE}", keep, SUITE, *packages, *parts), fill)
 
 
 def keep_libraries(tree, path, programs):
