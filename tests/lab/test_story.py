@@ -4,6 +4,7 @@ the newer host, where that does not protect it: it arrives with BHI_DIS_S held i
 The hosts are up one after the other, so the guest goes from one to the next in a file, on a disk."""
 import contextlib
 import json
+import re
 
 from background import REFUSED, Guest
 from runs import APPEND, BHI, IBRS, expected, msrs, series
@@ -46,6 +47,34 @@ def test_older_host_holds_nothing(intel_old):
     assert run.seen == expected([1, 0])
     assert run.report["verdict"] == "allow" and not run.held() & BHI
     assert [step["row"] for step in run.vcpu()["steps"] if step["table"] == "bhi"] == [15], "the short loop works"
+
+
+# AVX-512, which the emulated hosts of tests/t2 have not.
+
+AVX512 = 0xe7	# x87, SSE, AVX, and the three of AVX-512; protection keys where the model has them
+LOOKS = 200	# at the registers, between two lines
+
+
+def looks_on(guest):
+    """The guest has looked some times since it came, and nothing was lost; its console."""
+    text = guest.console(guest.said("console").count("\n") + 3)
+    whole = text[:text.rindex("\n")]
+    assert "lost" not in text and whole.endswith(" errors=0"), text
+    return text
+
+
+def test_avx512_goes_along(intel_old):
+    """The test guest holds patterns in all that XSAVE has, is saved, restored and moved live."""
+    guest = Guest(intel_old, "wide", "-m", "16M", "-k", "/t2/guest/guest.elf", "-p", f"xstate report={LOOKS}")
+    said = looks_on(guest)
+    assert int(re.search(r"components=(0x\w+)", said)[1], 16) & AVX512 == AVX512
+    guest.saved("/tmp/saved-wide")  # not one of its own files, which go
+    guest = Guest(intel_old, "wide", "--incoming", "file:/tmp/saved-wide")
+    looks_on(guest)
+    guest = moved_live(guest)
+    looks_on(guest)
+    guest.tell("stop", "--force")
+    guest.end()
 
 
 def debian(host, name):
