@@ -21,7 +21,7 @@ while sleep 0.2; do echo "@@@beat" >/dev/console; done &
 beats=$!
 fact asked nc -l -p 5001
 kill $beats $xstate
-wait $xstate
+wait $beats; wait $xstate
 fact status echo $?
 fact xstate cat /tmp/xstate
 fact flags grep -m 1 ^flags /proc/cpuinfo
