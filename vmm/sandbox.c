@@ -1,9 +1,9 @@
 #include "vmm/sandbox.h"
 
-#include <cap-ng.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
+#include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/landlock.h>
 #include <linux/seccomp.h>
@@ -34,11 +34,14 @@ static struct sock_filter filter_report[] = {
 static int drop_capabilities(struct err *e)
 {
 	/* without CAP_SETPCAP the bounding set stays; no_new_privs makes it worthless */
-	capng_clear(CAPNG_SELECT_ALL);
-	if (capng_apply(CAPNG_SELECT_CAPS) != 0)
-		return err_set(e, -EPERM,
-			       "sandbox: cannot drop capabilities; use --no-sandbox if this "
-			       "environment forbids it");
+	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
+	const struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {0};
+
+	if (syscall(SYS_capset, &head, none) < 0)
+		return err_set(e, -errno,
+			       "sandbox: cannot drop capabilities: %s; use --no-sandbox if this "
+			       "environment forbids it",
+			       strerror(errno));
 	return 0;
 }
 
