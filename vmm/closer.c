@@ -15,6 +15,7 @@ static void *closer_thread(void *arg)
 {
 	const struct closer *c = arg;
 
+	pthread_setname_np(pthread_self(), "vm-closer");
 	close_all(c->fd, c->n);
 	return NULL;
 }

@@ -258,8 +258,14 @@ def open_files(pid):
     return sorted(names)
 
 def threads(pid):
-    return sorted(pathlib.Path(f"/proc/{pid}/task/{t}/comm").read_text().strip()
-                  for t in os.listdir(f"/proc/{pid}/task"))
+    """Names of those that stay: the one that closes what a start needed goes when it has."""
+    names = []
+    for path in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        try:
+            names.append((path / "comm").read_text().strip())
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+    return sorted(name for name in names if name != "vm-closer")
 
 def wait_until(condition, what, timeout=15):
     end = time.monotonic() + timeout

@@ -552,7 +552,11 @@ def test_report_in_a_directory_that_went_away(live, work):
 def status_of_threads(pid):
     found = {}
     for path in pathlib.Path(f"/proc/{pid}/task").iterdir():
-        fields = dict(line.split(":", 1) for line in (path / "status").read_text().splitlines() if ":" in line)
+        try:
+            lines = (path / "status").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):  # it has ended since
+            continue
+        fields = dict(line.split(":", 1) for line in lines if ":" in line)
         found[fields["Name"].strip()] = {k: v.strip() for k, v in fields.items()}
     return found
 
