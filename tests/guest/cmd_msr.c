@@ -49,7 +49,7 @@ static void serve(uint32_t index)
 
 static bool give(uint32_t cpu, struct order *o)
 {
-	uint64_t deadline = rdtsc() + WAIT_US / 1000 * tsc_khz();
+	struct limit limit = limit_us(WAIT_US);
 
 	if (acpi.cpu_apic_id[cpu] == apic_id()) {
 		carry_out(o);
@@ -58,7 +58,7 @@ static bool give(uint32_t cpu, struct order *o)
 	barrier();
 	WRITE_ONCE(o->seq, o->seq + 1);
 	while (READ_ONCE(o->done) != o->seq) {
-		if (rdtsc() > deadline)
+		if (limit_over(&limit))
 			return false;
 		cpu_pause();
 	}

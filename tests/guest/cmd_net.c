@@ -221,13 +221,13 @@ static const uint8_t *handle_frame(uint32_t len)
 }
 
 /* Return: the UDP header of the next datagram for us; NULL when time is up or all went wrong */
-static const uint8_t *next_datagram(uint64_t limit_us)
+static const uint8_t *next_datagram(uint64_t us)
 {
-	uint64_t end = rdtsc() + limit_us / 1000 * tsc_khz();
+	struct limit limit = limit_us(us);
 	const uint8_t *udp = NULL;
 	uint32_t len;
 
-	while (!udp && !net.wrong && rdtsc() < end) {
+	while (!udp && !net.wrong && !limit_over(&limit)) {
 		len = net_receive();
 		if (len)
 			udp = handle_frame(len);

@@ -44,14 +44,14 @@ static void start_pit(void)
 struct wait {
 	const uint32_t *count;
 	uint32_t want;
-	uint64_t deadline;
+	struct limit limit;
 };
 
 static void spin(void *arg)
 {
-	const struct wait *w = arg;
+	struct wait *w = arg;
 
-	while (READ_ONCE(*w->count) < w->want && rdtsc() < w->deadline)
+	while (READ_ONCE(*w->count) < w->want && !limit_over(&w->limit))
 		cpu_pause();
 }
 
@@ -68,7 +68,7 @@ static bool enough(uint32_t count, uint32_t want)
 /* one more interrupt in *@count, by spinning with interrupts on */
 static bool wait_one(void (*start)(void), const uint32_t *count, void *user_stack)
 {
-	struct wait w = {count, *count + 1, rdtsc() + WAIT_LIMIT_US / 1000 * tsc_khz()};
+	struct wait w = {count, *count + 1, limit_us(WAIT_LIMIT_US)};
 
 	start();
 	if (user_stack) {

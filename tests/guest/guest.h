@@ -159,6 +159,16 @@ void ap_main(uint32_t index);
 uint64_t tsc_khz(void);
 const char *tsc_source(void);
 void delay_us(uint64_t us);
+
+/*
+ * How long to wait for somebody else. Only time that this processor had counts: of what passes
+ * between two looks a millisecond, for it may have waited for its turn, or have been in a file.
+ */
+struct limit {
+	uint64_t last, left;
+};
+struct limit limit_us(uint64_t us);
+bool limit_over(struct limit *l);
 /** pit_one_shot - channel 0 raises IRQ 0 in @us, at most 50000 */
 void pit_one_shot(uint32_t us);
 

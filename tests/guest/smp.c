@@ -61,7 +61,7 @@ static void send_all(uint32_t n, uint32_t command)
 
 uint32_t smp_start(uint32_t n, smp_fn fn)
 {
-	uint64_t deadline;
+	struct limit limit;
 
 	if (n > acpi.n_cpus)
 		n = acpi.n_cpus;
@@ -74,8 +74,8 @@ uint32_t smp_start(uint32_t n, smp_fn fn)
 	delay_us(INIT_WAIT_US);
 	send_all(n, ICR_STARTUP | TRAMPOLINE / PAGE_SIZE);
 	delay_us(STARTUP_WAIT_US);
-	deadline = rdtsc() + ONLINE_TIMEOUT_US / 1000 * tsc_khz();
-	while (READ_ONCE(ap_online) + 1 < n && rdtsc() < deadline)
+	limit = limit_us(ONLINE_TIMEOUT_US);
+	while (READ_ONCE(ap_online) + 1 < n && !limit_over(&limit))
 		cpu_pause();
 	return READ_ONCE(ap_online) + 1;
 }
@@ -83,16 +83,16 @@ uint32_t smp_start(uint32_t n, smp_fn fn)
 bool smp_restart(uint32_t id)
 {
 	uint32_t before = READ_ONCE(ap_online);
-	uint64_t deadline;
+	struct limit limit;
 
 	if (id == apic_id() || READ_ONCE(ap_next) > acpi.n_cpus + SMP_RESTARTS - 2)
 		return false;
 	apic_send(id, ICR_INIT);
 	delay_us(INIT_WAIT_US);
 	apic_send(id, ICR_STARTUP | TRAMPOLINE / PAGE_SIZE);
-	deadline = rdtsc() + ONLINE_TIMEOUT_US / 1000 * tsc_khz();
+	limit = limit_us(ONLINE_TIMEOUT_US);
 	while (READ_ONCE(ap_online) == before) {
-		if (rdtsc() > deadline)
+		if (limit_over(&limit))
 			return false;
 		cpu_pause();
 	}

@@ -155,6 +155,22 @@ void delay_us(uint64_t us)
 		cpu_pause();
 }
 
+struct limit limit_us(uint64_t us)
+{
+	return (struct limit) {.last = rdtsc(), .left = us / 1000 * tsc_khz()};
+}
+
+bool limit_over(struct limit *l)
+{
+	uint64_t now = rdtsc(), passed = now - l->last;
+
+	if (passed > tsc_khz())
+		passed = tsc_khz();
+	l->last = now;
+	l->left -= passed < l->left ? passed : l->left;
+	return !l->left;
+}
+
 /*
  * Both clocks at one time: of some readings the one that took least, since a host that lets this
  * processor wait between the two makes them differ.

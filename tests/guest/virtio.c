@@ -52,10 +52,10 @@ bool virtio_find(struct virtio_dev *dev, uint32_t id, uint32_t nth)
 
 void virtio_reset(const struct virtio_dev *dev)
 {
-	uint64_t end = rdtsc() + RESET_LIMIT_US / 1000 * tsc_khz();
+	struct limit limit = limit_us(RESET_LIMIT_US);
 
 	virtio_write(dev->base, VMMIO_STATUS, 0);
-	while (virtio_read(dev->base, VMMIO_STATUS) != 0 && rdtsc() < end)
+	while (virtio_read(dev->base, VMMIO_STATUS) != 0 && !limit_over(&limit))
 		cpu_pause();
 }
 
@@ -128,7 +128,7 @@ const char *virtqueue_init(struct virtqueue *vq, const struct virtio_dev *dev, u
 const char *virtqueue_run(struct virtqueue *vq, const struct virtio_buf *buf, uint16_t n,
 			  uint32_t *used_len)
 {
-	uint64_t end = rdtsc() + RUN_LIMIT_US / 1000 * tsc_khz();
+	struct limit limit = limit_us(RUN_LIMIT_US);
 	uint32_t irqs = vq->irqs ? READ_ONCE(*vq->irqs) : 0;
 	uint16_t next = vq->avail->idx;
 
@@ -149,7 +149,7 @@ const char *virtqueue_run(struct virtqueue *vq, const struct virtio_buf *buf, ui
 	while (READ_ONCE(vq->used->idx) == vq->seen || (vq->irqs && READ_ONCE(*vq->irqs) == irqs)) {
 		if (virtio_read(vq->base, VMMIO_STATUS) & VIRTIO_STATUS_NEEDS_RESET)
 			return "the device asks for a reset";
-		if (rdtsc() > end)
+		if (limit_over(&limit))
 			return READ_ONCE(vq->used->idx) == vq->seen
 				       ? "the device did not answer in time"
 				       : "the device answered without an interrupt";
