@@ -8,10 +8,14 @@ import struct
 import threading
 import time
 
+import harness
+import moving
+
 HELLO, DESCRIPTION, VERDICT, MEMORY, ROUND_END, STATE, FINISH, READY, COMMIT, ACK, FAIL, CANCEL = range(1, 13)
 NAMES = {"hello": HELLO, "description": DESCRIPTION, "verdict": VERDICT, "round-end": ROUND_END, "state": STATE,
          "finish": FINISH, "ready": READY, "commit": COMMIT, "ack": ACK}
 STREAM_HEAD, SESSION, FRAME_HEAD, RAM_HEAD, RUN, PAGE = 16, 8, 16, 32, 24, 4096
+SPLIT_FINE = 2 * PAGE
 
 def crc32c_table():
     table = []
@@ -51,7 +55,8 @@ class Proxy:
     control channel before it goes on; returns the bytes to send in its place. @chunk(channel, number, head, rest): the
     same for chunks of memory, @number from 0. Both may raise Cut, call self.stall() or wait.
     @backwards: so many connections are passed on together, the last one first.
-    @split: bytes that are sent at a time. @fin: a cut is an orderly end, not a reset.
+    @split: bytes that are sent at a time; behind the first SPLIT_FINE of a frame or chunk, 1009 at least.
+    @fin: a cut is an orderly end, not a reset.
     """
 
     def __init__(self, uri, to, at=None, chunk=None, head=None, split=0, fin=False, backwards=1):
@@ -67,7 +72,7 @@ class Proxy:
             self.listener = socket.socket(socket.AF_UNIX)
             self.listener.bind(uri[5:])
         else:
-            self.listener = socket.create_server(("127.0.0.1", int(uri.rsplit(":", 1)[1])))
+            self.listener = socket.create_server(moving.address_of(uri))
         self.path = uri[5:] if uri.startswith("unix:") else None
         self.listener.listen(32)
         self.start(self.accept)
@@ -90,7 +95,7 @@ class Proxy:
             os.unlink(self.path)
         self.cut()
         for t in self.threads:
-            t.join(10)
+            t.join(harness.patience(10))
             assert not t.is_alive()
 
     def cut(self):
@@ -117,7 +122,7 @@ class Proxy:
             s = socket.socket(socket.AF_UNIX)
             s.connect(self.to[5:])
             return s
-        return socket.create_connection(("127.0.0.1", int(self.to.rsplit(":", 1)[1])))
+        return socket.create_connection(moving.address_of(self.to))
 
     def accept(self):
         held = []
@@ -209,10 +214,13 @@ class Proxy:
         if self.stalled.is_set():
             self.closing.wait()
             raise Cut
-        size = self.split or max(len(data), 1)
+        at, size = 0, self.split or len(data)
         try:
-            for at in range(0, len(data), size):
+            while at < len(data):
                 s.sendall(data[at:at + size])
+                at += size
+                if at >= SPLIT_FINE:
+                    size = max(size, 1009)
         except OSError as e:
             raise Gone(*e.args) from e
 
@@ -268,7 +276,4 @@ def threads(pid):
     return sorted(name for name in names if name != "vm-closer")
 
 def wait_until(condition, what, timeout=15):
-    end = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.005)
+    harness.until(condition, lambda: what, timeout)

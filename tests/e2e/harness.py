@@ -1,6 +1,7 @@
 """Runs testudo with the test guest and keeps what came out of it."""
 
 import fcntl
+import functools
 import os
 import pathlib
 import re
@@ -29,7 +30,45 @@ OFF, VMM_ERROR, USAGE, BAD_INPUT, RESET, CRASH, PANIC = 0, 1, 2, 3, 32, 33, 34
 OVERLAY = os.environ.get("TESTUDO_OVERLAY", "none")
 
 SECTOR = 512
-TIMEOUT = 60
+TIMEOUT = 60	# s, on a machine that starts a guest in START_S
+START_S = 0.05
+
+
+@functools.cache
+def slowness():
+    """How much slower than usual this machine is, by the start and end of the smallest guest, at its best; 1 to 20."""
+    def start():
+        began = time.monotonic()
+        subprocess.run([TESTUDO, "run", "-k", FIRST], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                       stderr=subprocess.DEVNULL, timeout=TIMEOUT, check=False)
+        return time.monotonic() - began
+
+    return min(max(min(start() for _ in range(3)) / START_S, 1), 20)
+
+
+def patience(seconds=TIMEOUT):
+    """How long to wait here for what takes less than @seconds elsewhere. What is waited for is a state."""
+    return seconds * slowness()
+
+
+def often(times, at_least):
+    """How many times to repeat here what is repeated @times on a machine of the usual speed."""
+    return max(at_least, round(times / slowness()))
+
+
+def until(state, why, seconds=TIMEOUT, alive=None, pause=0.005):
+    """Wait until @state() is something true, and return that. @why(): what to say when it does not come. @alive(): can
+    it still come? Asked first, since what a process did last it did before its end."""
+    end = time.monotonic() + patience(seconds)
+    while True:
+        last = alive is not None and not alive()
+        got = state()
+        if got:
+            return got
+        assert not last, f"ended early: {why()}"
+        assert time.monotonic() < end, f"not in {patience(seconds):.0f} s: {why()}"
+        time.sleep(pause)
+        pause = min(pause * 1.2, 0.2)  # who looks all the time takes from what he waits for
 
 
 def without_mitigation(text):
@@ -139,16 +178,15 @@ def run_raw(words, cwd, stdin=b"", timeout=TIMEOUT, prefix=(), binary=TESTUDO):
         return Result(code, out.read(), err.read(), peak)
 
 
-def wait(p, timeout):
+def wait(p, timeout=TIMEOUT):
     """Like p.wait(), with the peak resident memory (KiB)."""
-    end = time.monotonic() + timeout
-    while time.monotonic() < end:
+    def ended():
         pid, status, usage = os.wait4(p.pid, os.WNOHANG)
         if pid:
             p.returncode = os.waitstatus_to_exitcode(status)
-            return p.returncode, usage.ru_maxrss
-        time.sleep(0.01)
-    raise AssertionError(f"testudo still runs after {timeout} s: {p.args}")
+        return pid and (p.returncode, usage.ru_maxrss)
+
+    return until(ended, lambda: f"testudo still runs: {p.args}", timeout)
 
 
 def why_no_kvm():
@@ -159,11 +197,8 @@ def why_no_kvm():
     return None
 
 
-def wait_for(condition, timeout=TIMEOUT):
-    end = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < end, f"not in {timeout} s"
-        time.sleep(0.01)
+def wait_for(condition, timeout=TIMEOUT, pause=0.005):
+    return until(condition, lambda: "what was waited for", timeout, pause=pause)
 
 
 def unread(pipe):
@@ -196,11 +231,11 @@ class Live:
     def read_until(self, text, timeout=TIMEOUT, fd=None):
         """Read from stdout (or @fd) until @text (bytes) was seen; return all seen so far."""
         fd = self.p.stdout.fileno() if fd is None else fd
-        end = time.monotonic() + timeout
+        end = time.monotonic() + patience(timeout)
         while text not in self.seen:
             left = end - time.monotonic()
             ready = select.select([fd], [], [], max(left, 0))[0]
-            assert ready, f"no {text!r} in {timeout} s; seen {self.seen!r}; {self.stderr()}"
+            assert ready, f"no {text!r} in {patience(timeout):.0f} s; seen {self.seen!r}; {self.stderr()}"
             try:
                 more = os.read(fd, 65536)
             except OSError:  # a pty whose other side went away
@@ -213,16 +248,13 @@ class Live:
         return without_mitigation(self.full_stderr())
 
     def full_stderr(self):
-        self.err.seek(0)
-        return self.err.read().decode("utf-8", "replace")
+        """Where testudo writes next is not moved: the file's offset is one for both."""
+        fd = self.err.fileno()
+        return os.pread(fd, os.fstat(fd).st_size, 0).decode("utf-8", "replace")
 
     def wait_log(self, text, timeout=TIMEOUT):
-        end = time.monotonic() + timeout
-        while text not in self.stderr():
-            assert time.monotonic() < end, f"no {text!r} in the log: {self.stderr()}"
-            assert self.p.poll() is None, f"ended early: {self.stderr()}"
-            time.sleep(0.01)
-        return self.stderr()
+        return until(lambda: text in self.stderr() and self.stderr(), lambda: f"no {text!r} in the log: {self.stderr()}",
+                     timeout, alive=lambda: self.p.poll() is None)
 
     def end(self, sig=signal.SIGTERM, timeout=TIMEOUT):
         """Send @sig (None: nothing) and wait. Return: exit code"""

@@ -7,12 +7,12 @@ import re
 import socket
 import struct
 import subprocess
-import time
 
 import harness
 import qmp
 
 HEARTBEAT_GPA = 0x40000
+GATE_GPA = 0x48000
 HEARTBEAT_MAGIC = 0x7461656274726165
 HEARTBEAT_HEAD = struct.Struct("<QII6Q")
 HEARTBEAT_CPU = struct.Struct("<8Q")
@@ -56,6 +56,7 @@ class Guest:
         self.name = name
         self.work = work
         self.incoming = incoming
+        self.memory = {}  # flags: what it was opened as, and where RAM begins there
         self.env = {**os.environ, "XDG_RUNTIME_DIR": str(work), **(env or {})}
         words = ["run", "--name", name, "--serial", f"file:{work}/{name}.console"]
         if incoming:
@@ -75,6 +76,9 @@ class Guest:
         if self.p.poll() is None:
             self.p.kill()
         self.p.wait()
+        for fd, _ in self.memory.values():
+            os.close(fd)
+        self.memory.clear()
 
     def log(self):
         return self.log_path.read_text(errors="replace")
@@ -83,22 +87,22 @@ class Guest:
         path = pathlib.Path(self.work, self.name + ".console")
         return path.read_text(errors="replace") if path.exists() else ""
 
-    def wait_console(self, text, timeout=60):
-        end = time.monotonic() + timeout
-        while text not in self.console():
-            assert self.p.poll() is None, f"ended early: {self.log()}"
-            assert time.monotonic() < end, f"no {text!r} in {self.console()!r}; {self.log()}"
-            time.sleep(0.005)
+    def story(self):
+        """What there is to know of a guest in which something went wrong: it may have ended by itself."""
+        return f"exit code {self.p.poll()}\n{self.log()}\nconsole:\n{self.console()[-2000:]}"
 
-    def wait_log(self, text, timeout=60):
-        end = time.monotonic() + timeout
-        while text not in self.log():
-            assert self.p.poll() is None, f"ended early: {self.log()}"
-            assert time.monotonic() < end, f"no {text!r}; {self.log()}"
-            time.sleep(0.005)
+    def until(self, state, why, timeout=harness.TIMEOUT):
+        """Wait for a state of this guest or of its process."""
+        return harness.until(state, lambda: f"{why()}; {self.story()}", timeout, alive=lambda: self.p.poll() is None)
 
-    def end(self, timeout=60):
-        self.p.wait(timeout)
+    def wait_console(self, text, timeout=harness.TIMEOUT):
+        self.until(lambda: text in self.console(), lambda: f"no {text!r} in {self.console()!r}", timeout)
+
+    def wait_log(self, text, timeout=harness.TIMEOUT):
+        self.until(lambda: text in self.log(), lambda: f"no {text!r}", timeout)
+
+    def end(self, timeout=harness.TIMEOUT):
+        self.p.wait(harness.patience(timeout))
         return self.p.returncode
 
     # ---- memory
@@ -116,24 +120,27 @@ class Guest:
 
     def with_memory(self, flags, at, do):
         """@do(fd, where) for RAM at @at below 3 GiB; a restored guest, which has no memfd, has a map of its file."""
-        try:
-            fd = self.memory_fd(flags)
-        except AssertionError:
-            start = self.saved_map()
-            if start is None:
-                raise
-            at += start
-            fd = os.open(f"/proc/{self.p.pid}/mem", flags)
-        try:
-            return do(fd, at)
-        finally:
-            os.close(fd)
+        if flags not in self.memory:
+            try:
+                self.memory[flags] = self.memory_fd(flags), 0
+            except AssertionError:
+                start = self.saved_map()
+                if start is None:
+                    raise
+                self.memory[flags] = os.open(f"/proc/{self.p.pid}/mem", flags), start
+        fd, start = self.memory[flags]
+        return do(fd, start + at)
 
     def peek(self, at, n):
         return self.with_memory(os.O_RDONLY, at, lambda fd, where: os.pread(fd, n, where))
 
     def poke(self, at, data):
         assert self.with_memory(os.O_RDWR, at, lambda fd, where: os.pwrite(fd, data, where)) == len(data)
+
+    def fill(self, at, n_mib):
+        """RAM from @at on that is no zeroes, without the guest's doing."""
+        for mib in range(n_mib):
+            self.poke(at + (mib << 20), bytes([mib % 255 + 1]) * (1 << 20))
 
     def saved_map(self):
         """Where the RAM of a guest from a file is in its process, or None"""
@@ -156,29 +163,43 @@ class Guest:
         raw = self.peek(HEARTBEAT_GPA + HEARTBEAT_HEAD.size, n * HEARTBEAT_CPU.size)
         return [c[:7] for c in HEARTBEAT_CPU.iter_unpack(raw)], khz
 
-    def wait_beats(self, n=1000, timeout=60):
+    def wait_beats(self, n=1000, timeout=harness.TIMEOUT):
         """Wait until every processor has beaten @n times more than now."""
-        end = time.monotonic() + timeout
-        while True:
+        def beats():
             try:
-                start, _ = self.heartbeat()
-                break
-            except AssertionError:
-                assert self.p.poll() is None and time.monotonic() < end, self.log()
-                time.sleep(0.005)
-        while True:
-            now, _ = self.heartbeat()
-            if all(b[0] >= a[0] + n for a, b in zip(start, now)):
-                assert all(b[6] == 0 for b in now), "memory lost what was written to it"
-                return now
-            assert self.p.poll() is None, f"ended early: {self.log()}"
-            assert time.monotonic() < end, f"the heart of {self.name} stands still: {now}; {self.log()}"
-            time.sleep(0.002)
+                return self.heartbeat()[0]
+            except (AssertionError, OSError):
+                return None
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+        start = self.until(beats, lambda: f"{self.name} has no heartbeat", timeout)
+        now = start
+
+        def more():
+            nonlocal now
+            now = beats() or now
+            return all(b[0] >= a[0] + n for a, b in zip(start, now)) and now
+
+        self.until(more, lambda: f"the heart of {self.name} stands still: {now}", timeout)
+        assert all(b[6] == 0 for b in now), "memory lost what was written to it"
+        return now
+
+given = set()
+
+def free_uri():
+    """tcp:ADDRESS:PORT to listen at. The address is this process's own, so nobody else takes the port meanwhile."""
+    address = socket.inet_ntoa(struct.pack(">I", 0x7f800000 | os.getpid() & 0x3fffff))
+    while True:
+        with socket.socket() as s:
+            s.bind((address, 0))
+            uri = f"tcp:{address}:{s.getsockname()[1]}"
+        if uri not in given:
+            given.add(uri)
+            return uri
+
+def address_of(uri):
+    """(host, port) of such a URI"""
+    host, port = uri.removeprefix("tcp:").rsplit(":", 1)
+    return host, int(port)
 
 
 def same_memory(a, b):
@@ -202,7 +223,9 @@ def same_memory(a, b):
 def migrate(source, uri, *args, timeout=120):
     """testudo migrate --json. Return: (exit code, [events], standard error)"""
     p = subprocess.run([str(harness.TESTUDO), "migrate", source.name, uri, "--json", *map(str, args)],
-                       env=source.env, cwd=source.work, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout)
+                       env=source.env, cwd=source.work, stdin=subprocess.DEVNULL, capture_output=True,
+                       timeout=harness.patience(timeout))
+    assert p.returncode != NO_GUEST, f"{p.stderr.decode()}\n{source.name}: {source.story()}"
     events = [json.loads(line) for line in p.stdout.decode().splitlines()]
     return p.returncode, events, p.stderr.decode()
 
@@ -235,20 +258,25 @@ def wait_listening(guest, timeout=20):
     """A destination is ready as soon as its control socket answers: it listens before that."""
     Qmp(guest, timeout).close()
 
+def wait_running(guest):
+    """A guest that arrives, or comes from a file, is here when it runs: its control socket answers before that."""
+    q = Qmp(guest)
+    guest.until(lambda: q.ask("query-status")["status"] == "running", lambda: f"{guest.name} does not run")
+    q.close()
+
 class Qmp(qmp.Client):
     """A monitor's client of a guest's control socket, as soon as there is one."""
 
     def __init__(self, guest, timeout=20):
-        end = time.monotonic() + timeout
-        while True:
+        def connected():
             try:
-                super().__init__(guest.socket / "qmp.sock", timeout=30)
-                break
+                super(Qmp, self).__init__(guest.socket / "qmp.sock", timeout=harness.patience(30))
+                return True
             except OSError:
                 self.close()
-                assert guest.p.poll() is None, f"ended early: {guest.log()}"
-                assert time.monotonic() < end, guest.log()
-                time.sleep(0.002)
+                return False
+
+        guest.until(connected, lambda: f"{guest.name} has no control socket", timeout)
 
     def close(self):
         self.sock.close()
@@ -267,8 +295,7 @@ class Qmp(qmp.Client):
                 s = socket.socket(socket.AF_UNIX)
                 s.connect(rest)
             else:
-                host, port = rest.rsplit(":", 1)
-                s = socket.create_connection((host, int(port)))
+                s = socket.create_connection(address_of(uri))
             names.append(f"channel{number}")
             self.ask("getfd", fd=s.fileno(), fdname=names[-1])
             s.close()
@@ -276,10 +303,11 @@ class Qmp(qmp.Client):
         return self.ask("migrate", **arguments)
 
     def wait_migration(self, timeout=60):
-        end = time.monotonic() + timeout
-        while True:
+        state = None
+
+        def ended():
+            nonlocal state
             state = self.ask("query-migrate")
-            if state["status"] in ("completed", "failed", "cancelled"):
-                return state
-            assert time.monotonic() < end, state
-            time.sleep(0.005)
+            return state["status"] in ("completed", "failed", "cancelled") and state
+
+        return harness.until(ended, lambda: state, timeout)

@@ -19,13 +19,13 @@ def command(g, path, *args):
 def save(g, path, *args):
     """testudo save. Return: (exit code, [events], standard error)"""
     p = subprocess.run(command(g, path, *args), env=g.env, cwd=g.work, stdin=subprocess.DEVNULL, capture_output=True,
-                       timeout=120)
+                       timeout=harness.patience(120))
     return p.returncode, [json.loads(line) for line in p.stdout.decode().splitlines()], p.stderr.decode()
 
 
 def saved(g, path, *args):
     code, events, err = save(g, path, *args)
-    assert code == SAVED, f"exit code {code}\n{err}\n{events}\n{g.log()}"
+    assert code == SAVED, f"exit code {code}\n{err}\n{events}\n{g.story()}"
     assert events[-1]["event"] == "completed"
     assert not os.path.exists(f"{path}.tmp")
     return events[-1]

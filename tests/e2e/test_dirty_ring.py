@@ -115,7 +115,7 @@ def test_usage(testudo, value, words):
 def test_kernels_without(work, lacks, code):
     """The older name of the capability will do; without either there is one line."""
     p = subprocess.run([harness.TESTUDO, *harness.arguments("hello", "--dirty-ring", "1024")], cwd=work,
-                       stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False,
+                       stdin=subprocess.DEVNULL, capture_output=True, timeout=harness.patience(), check=False,
                        env={**os.environ, **harness.lacking(lacks)})
     result = harness.Result(p.returncode, p.stdout, p.stderr)
     if code:

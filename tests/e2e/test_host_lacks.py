@@ -21,7 +21,7 @@ NUMBERS = {
 
 def run_lacking(work, what):
     done = subprocess.run([harness.TESTUDO, *harness.arguments("hello")], cwd=work, stdin=subprocess.DEVNULL,
-                          capture_output=True, timeout=60, check=False,
+                          capture_output=True, timeout=harness.patience(), check=False,
                           env={**os.environ, **harness.lacking(what)})
     return harness.Result(done.returncode, done.stdout, done.stderr)
 

@@ -21,8 +21,8 @@ def names_in(program):
 
 def run(program, name, env):
     done = subprocess.run([FOLDER / program, name], env={**os.environ, **env}, stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=300,
-                          check=False)
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+                          timeout=harness.patience(300), check=False)
     assert done.returncode == 0, done.stdout
     assert "1 test(s) run" in done.stdout, done.stdout
 

@@ -111,9 +111,10 @@ def test_a_guest_that_changes_its_mind_for_ever(late):
     open_gate(g, 3)
     assert g.end() == 0
 
-    g = late([f"0.r.{ENUM}", *toggle[:60], "0.wait.1"], policy=LATE, name="b")
+    # It ends with a report of 1: one that takes all back may have done so before the first look at it.
+    g = late([f"0.r.{ENUM}", *toggle[:61], "0.wait.1"], policy=LATE, name="b")
     g.wait_console("msrs wait 1\n")
-    harness.wait_for(lambda: report(g)["vcpus"][0]["held"] != {} and len(rebuilds(g)) >= 1)
+    harness.wait_for(lambda: len(rebuilds(g)) >= 1 and "BHI_DIS_S" in report(g)["vcpus"][0]["held"]["names"])
     assert len(rebuilds(g)) <= 2 and g.log().count("\n") < 120
     open_gate(g, 1)
     assert g.end() == 0
@@ -127,7 +128,7 @@ def test_memory_and_clock_go_on(late):
     (_, _, gap_tsc, _, _, _, errors), = g.heartbeat()[0]
     gap_ms = gap_tsc / g.heartbeat()[1]
     print(f"longest time without a heartbeat: {gap_ms:.1f} ms, built anew in {rebuilds(g)[0][0] / 1000:.1f} ms")
-    assert errors == 0 and gap_ms < 1000
+    assert errors == 0 and gap_ms < 1000 * harness.slowness()
     assert report(g)["vcpus"][0]["held"]["names"] == ["BHI_DIS_S"]
 
 

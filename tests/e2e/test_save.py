@@ -42,7 +42,7 @@ def refused(work, policy, path, code, *words, args=()):
 
 
 def test_ram_is_in_the_file_byte_for_byte(launch, work):
-    a = launch("a", params="dirty wss=24 order=rand", mem=64)
+    a = launch("a", params="dirty wss=8 order=rand", mem=64)
     filled(a)
     monitor = moving.Qmp(a)
     monitor.ask("stop")
@@ -50,8 +50,8 @@ def test_ram_is_in_the_file_byte_for_byte(launch, work):
     last = saved(a, path, "--keep-running")
     assert monitor.ask("query-status")["status"] == "paused"
     _, offset, size = front(path)
-    assert size == 64 * MIB and 24 * MIB <= last["ram"]["transferred"] < 32 * MIB
-    assert os.stat(path).st_blocks * 512 < 40 * MIB, "zero pages take room in the file"
+    assert size == 64 * MIB and 8 * MIB <= last["ram"]["transferred"] < 16 * MIB
+    assert os.stat(path).st_blocks * 512 < 24 * MIB, "zero pages take room in the file"
     assert os.stat(path).st_mode & 0o777 == 0o600
     fd = a.memory_fd()
     with open(path, "rb") as f:
@@ -63,7 +63,7 @@ def test_ram_is_in_the_file_byte_for_byte(launch, work):
     a.wait_beats()
 
 
-@pytest.mark.parametrize("cpus, params", [(1, "dirty wss=16"), (3, "dirty wss=24 cpus=3 order=rand"), (1, "heartbeat")],
+@pytest.mark.parametrize("cpus, params", [(1, "dirty wss=4"), (3, "dirty wss=6 cpus=3 order=rand"), (1, "heartbeat")],
                          ids=lambda v: str(v).replace(" ", "-"))
 def test_save_and_restore(launch, work, cpus, params):
     """Every page is checked by the guest itself; one file serves several guests, at once and one after another."""
@@ -75,7 +75,7 @@ def test_save_and_restore(launch, work, cpus, params):
     content = path.read_bytes()
     b, c = launch("b", incoming=f"file:{path}"), launch("c", incoming=f"file:{path}")
     for g in (b, c):
-        now = g.wait_beats(2000)
+        now = g.wait_beats(1200)  # pages that each processor has, and a few
         assert all(n[0] > o[0] for n, o in zip(now, before)), "the guest went back in time"
     d = launch("d", "--verify-snapshot", incoming=f"file:{path}")
     d.wait_beats()
@@ -86,7 +86,7 @@ def test_save_and_restore(launch, work, cpus, params):
 
 def test_keep_running(launch, work):
     disk = harness.make_disk(pathlib.Path(work, "disk.img"))
-    a = launch("a", "-d", disk, params="dirty wss=8")
+    a = launch("a", "-d", disk, params="dirty wss=4")
     a.wait_beats()
     code, events, err = save(a, f"{work}/snap", "--keep-running")
     assert code == SAVED and "1 disk" in err and err.count("\n") == 1, err
@@ -98,7 +98,7 @@ def test_keep_running(launch, work):
 
 
 def test_saved_again_and_moved_after_a_restore(launch, work):
-    a = launch("a", params="dirty wss=16 cpus=2", cpus=2)
+    a = launch("a", params="dirty wss=4 cpus=2", cpus=2)
     a.wait_beats()
     saved(a, f"{work}/one")
     b = launch("b", incoming=f"file:{work}/one")
@@ -121,7 +121,7 @@ def test_saved_again_and_moved_after_a_restore(launch, work):
 
 
 def test_a_paused_guest_stays_paused(launch, work):
-    a = launch("a", params="dirty wss=8")
+    a = launch("a", params="dirty wss=4")
     a.wait_beats()
     moving.Qmp(a).ask("stop")
     saved(a, f"{work}/snap")
@@ -165,7 +165,7 @@ def test_busy_disk(launch, work, irq):
         assert here.end() == 0, here.log()
         console += here.console()
         here = launch(f"g{n}", "-d", disk.path, incoming=f"file:{work}/snap{n}")
-        moving.Qmp(here).close()
+        moving.wait_running(here)
     disk.tell_to_end()
     assert here.end() == 0, here.log()
     disk.check(console + here.console())
@@ -194,7 +194,7 @@ def test_refused_by_policy(launch, work):
     a.wait_beats()
     saved(a, f"{work}/snap")
     with moving.Guest(work, "b", "--host-facts", facts / "sapphire-rapids.json", incoming=f"file:{work}/snap") as b:
-        assert b.end(20) == REFUSED, b.log()
+        assert b.end() == REFUSED, b.log()
         assert "BHI_DIS_S" in b.log() and "row" in b.log()
     assert moving.leftovers(work) == []
 
@@ -205,8 +205,9 @@ def test_full_disk(launch, work):
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8M", "tmpfs", small], check=True)
     try:
-        a = launch("a", params="dirty wss=24")
+        a = launch("a", params="dirty wss=2")
         before = filled(a)
+        a.fill(40 * MIB, 20)
         code, _, err = save(a, small / "snap")
         assert code == NOT_SAVED and "No space" in err and "it goes on" in err and err.count("\n") == 1, err
         assert not os.listdir(small)
@@ -216,15 +217,24 @@ def test_full_disk(launch, work):
         subprocess.run(["umount", small], check=True)
 
 
-def test_cancel(launch, work):
-    a = launch("a", params="dirty wss=256", mem=320)
-    filled(a)
-    path = pathlib.Path(work, "snap")
-    p = subprocess.Popen(command(a, path), env=a.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+def begin_to_save(g, path):
+    """The testudo save of a guest with much memory, in the middle of it."""
+    monitor = moving.Qmp(g)
+    p = subprocess.Popen(command(g, path), env=g.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                          stderr=subprocess.PIPE)
-    harness.wait_for(pathlib.Path(f"{path}.tmp").exists)
+    harness.wait_for(lambda: monitor.ask("query-migrate").get("status") == "active", pause=0.001)
+    monitor.close()
+    return p
+
+
+def test_cancel(launch, work):
+    a = launch("a", params="dirty wss=2", mem=320)
+    filled(a)
+    a.fill(64 * MIB, 256)
+    path = pathlib.Path(work, "snap")
+    p = begin_to_save(a, path)
     p.send_signal(signal.SIGINT)
-    out, err = p.communicate(timeout=60)
+    out, err = p.communicate(timeout=harness.patience())
     assert p.returncode == NOT_SAVED, (out, err)
     assert b"cancelled" in err and err.count(b"\n") == 1, err
     assert sorted(os.listdir(work)) == ["a.console", "a.log", "policy.yaml", "testudo"]
@@ -246,14 +256,13 @@ def test_cancel(launch, work):
 
 
 def test_the_guest_ends_meanwhile(launch, work):
-    a = launch("a", params="dirty wss=256", mem=320)
+    a = launch("a", params="dirty wss=2", mem=320)
     filled(a)
-    p = subprocess.Popen(command(a, f"{work}/snap"), env=a.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                         stderr=subprocess.PIPE)
-    harness.wait_for(pathlib.Path(f"{work}/snap.tmp").exists)
+    a.fill(64 * MIB, 256)
+    p = begin_to_save(a, f"{work}/snap")
     a.p.send_signal(signal.SIGTERM)
-    _, err = p.communicate(timeout=60)
-    a.p.wait(60)
+    _, err = p.communicate(timeout=harness.patience())
+    a.end()
     assert p.returncode == NOT_SAVED and b"ended" in err and err.count(b"\n") == 1, err
     assert not [name for name in os.listdir(work) if name.startswith("snap")]
 
@@ -359,7 +368,7 @@ def resident(path):
     table = ctypes.create_string_buffer(pages)
     assert libc.mincore(ctypes.c_void_p(at), ctypes.c_size_t(size), table) == 0
     libc.munmap(ctypes.c_void_p(at), ctypes.c_size_t(size))
-    return sum(byte & 1 for byte in table.raw[:pages]) * 4096
+    return table.raw[:pages].count(1) * 4096
 
 
 def test_a_large_guest_is_not_read_before_it_runs(launch, work):

@@ -215,7 +215,7 @@ def test_escape_x_quits_between_resets(terminal):
     with terminal("hello acpi=0 end=reset") as term:
         term.read_until(b"done hello")
         term.type(CTRL_A + b"x")
-        end = time.monotonic() + harness.TIMEOUT
+        end = time.monotonic() + harness.patience()
         while term.t.p.poll() is None and time.monotonic() < end:  # or its output would block it
             if select.select([term.master], [], [], 0.05)[0]:
                 os.read(term.master, 65536)
@@ -280,15 +280,20 @@ def test_none(testudo):
 
 
 def knock(fd):
-    """Write until the guest, which may still be booting, gives an echo; leave nothing unread."""
-    seen, end = b"", time.monotonic() + harness.TIMEOUT
-    while b"?" not in seen:
-        assert time.monotonic() < end, seen
-        os.write(fd, b"?")
+    """Write until the guest, which may still be booting, gives an echo; leave nothing unread: what comes last is
+    echoed last."""
+    seen = b""
+
+    def echo(byte):
+        nonlocal seen
         if select.select([fd], [], [], 0.1)[0]:
             seen += os.read(fd, 4096)
-    while select.select([fd], [], [], 0.2)[0]:
-        os.read(fd, 4096)
+        return byte in seen
+
+    harness.until(lambda: os.write(fd, b"?") and echo(b"?"), lambda: seen, pause=0)
+    os.write(fd, b"!")
+    harness.until(lambda: echo(b"!"), lambda: seen, pause=0)
+    assert seen.endswith(b"!"), seen
 
 
 # ---- unix socket ----
@@ -296,8 +301,8 @@ def knock(fd):
 def connect(path):
     harness.wait_for(lambda: os.path.exists(path))
     s = socket.socket(socket.AF_UNIX)
-    s.settimeout(harness.TIMEOUT)
-    end = time.monotonic() + 10
+    s.settimeout(harness.patience())
+    end = time.monotonic() + harness.patience(10)
     while True:
         try:
             s.connect(path)
