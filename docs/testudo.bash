@@ -5,7 +5,7 @@ _testudo_policy()
         mapfile -t COMPREPLY < <(compgen -W 'check explain --help' -- "$1")
     elif [ "$2" = --guest ]; then
         compopt -o nospace
-        mapfile -t COMPREPLY < <(compgen -W 'reported= sees=' -- "$1")
+        mapfile -t COMPREPLY < <(compgen -W 'reported= sees= unaware' -- "$1")
     elif [[ $1 == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W '--policy --host --from --cpu --guest
             --kvm-cap-force-spec-ctrl --json --help' -- "$1")
