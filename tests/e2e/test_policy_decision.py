@@ -267,3 +267,25 @@ def test_all_of_the_cpu_is_compared_where_files_tell_it(explain, work, ecx1, phy
 def test_what_was_compared_is_said(work):
     r = harness.run_raw(["policy", "explain", *words("--from skl.json --host icelake-server.json")], work)
     assert "only leaf 7 was compared" in r.out and all(len(line) <= 100 for line in r.lines), str(r)
+
+
+@pytest.mark.parametrize("cpu,host,missing", [
+    ("epyc-milan", "epyc-milan-cloud", None), ("epyc-milan-v2", "epyc-milan-cloud", "erms, fsrm;"),
+    ("SapphireRapids", "sapphire-rapids-cloud", None), ("sapphire-rapids-v2", "sapphire-rapids-cloud", "a KVM of at least Linux 6.7"),
+    ("sapphire-rapids-v2", "sapphire-rapids-3408u-linux-6.12", None), ("EPYC-Rome", "epyc-7502", None)])
+def test_a_named_cpu_on_a_real_machine(work, cpu, host, missing):
+    r = harness.run_raw(["policy", "explain", *words(f"--host {host}.json"), "--cpu", cpu], work)
+    if missing:
+        r.expect_error(BAD_INPUT, cpu, missing)
+    else:
+        assert r.code == OFF, str(r)
+
+
+@pytest.mark.parametrize("source,host,missing", [
+    ("sapphire-rapids-w7", "sierra-forest-6731e", "avx512_fp16"), ("granite-rapids", "sapphire-rapids-3408u", "mcdt_no"),
+    ("epyc-7713", "epyc-milan-cloud", "erms"), ("epyc-7502", "epyc-7713", None)])
+def test_a_guest_from_one_real_machine_to_another(explain, source, host, missing):
+    answer = explain(f"--from {source}.json --host {host}.json")
+    found = step(answer, "migration", 13)
+    assert answer["cpu-compared"] == "all"
+    assert missing in found["reason"] if missing else found is None, answer["decision"]
