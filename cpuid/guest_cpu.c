@@ -361,7 +361,7 @@ static void trim(const struct guest_model *m, struct cpuid_set *set)
 {
 	static const uint32_t of_the_host[] = {3,    5,	   9,	 0x15, 0x16, 0x17, 0x18,
 					       0x1a, 0x1b, 0x1f, 0x20, 0x21, 0x23};
-	const uint32_t ext_last = m->vendor == CPU_VENDOR_AMD ? 0x80000021 : 0x80000008;
+	const uint32_t ext_last = m->vendor == CPU_VENDOR_INTEL ? 0x80000008 : 0x80000021;
 	struct cpuid_leaf *l;
 	uint32_t i;
 
@@ -415,10 +415,13 @@ static int set_identity(const struct guest_model *m, struct cpuid_set *set)
 	if (l)
 		l->eax = signature(m);
 	l = cpuid_find(set, amd_leaf, 0);
-	if (l && m->vendor == CPU_VENDOR_AMD)
+	if (l && m->vendor != CPU_VENDOR_INTEL)
 		l->eax = signature(m); /* the same there; reserved on Intel */
 	snprintf(brand, sizeof(brand), "%s virtual CPU (%s)",
-		 m->vendor == CPU_VENDOR_AMD ? "AMD" : "Intel", m->name);
+		 m->vendor == CPU_VENDOR_INTEL ? "Intel"
+		 : m->vendor == CPU_VENDOR_AMD ? "AMD"
+					       : "Hygon",
+		 m->name);
 	for (i = 0; i < 3; i++) {
 		const char *part = brand + 16 * (size_t)i;
 		const struct cpuid_leaf b = {

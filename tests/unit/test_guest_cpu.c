@@ -84,6 +84,16 @@ static void empty_host(struct cpuid_set *set, bool amd)
 	add(set, 0x80000022, 0, false, 1, 0, 0, 0);
 }
 
+static void empty_host_of(struct cpuid_set *set, enum cpu_vendor vendor)
+{
+	const struct cpuid_leaf hygon = {
+		.eax = 0xd, .ebx = 0x6f677948, .edx = 0x6e65476e, .ecx = 0x656e6975};
+
+	empty_host(set, vendor != CPU_VENDOR_INTEL);
+	if (vendor == CPU_VENDOR_HYGON)
+		assert_int_equal(cpuid_add(set, &hygon), 0);
+}
+
 static const char *features_of(const char *name, enum cpu_vendor vendor)
 {
 	unsigned int n, i;
@@ -210,7 +220,7 @@ static void test_model_table(void **state)
 		char word[32];
 		int used;
 
-		empty_host(&set, m[i].vendor == CPU_VENDOR_AMD);
+		empty_host_of(&set, m[i].vendor);
 		put_all(&set, m[i].features, true);
 		cpu_features_close(&set);
 		for (; sscanf(list, " %31s%n", word, &used) == 1; list += used)
@@ -456,12 +466,12 @@ static void test_identity(void **state)
 
 	(void)state;
 	for (i = 0; i < n; i++) {
-		const bool amd = m[i].vendor == CPU_VENDOR_AMD;
+		const bool amd = m[i].vendor != CPU_VENDOR_INTEL;
 		char brand[49] = "";
 		int part;
 
 		print_message("# %s\n", m[i].name);
-		empty_host(&set, amd);
+		empty_host_of(&set, m[i].vendor);
 		put_all(&set, m[i].features, true);
 		apply_ok(m[i].name, &set);
 		host_facts_from_cpuid(&f, &set, &set); /* reads back what was written */
@@ -480,7 +490,9 @@ static void test_identity(void **state)
 			put_le32(brand + part * 16 + 12, l->edx);
 		}
 		assert_non_null(strstr(brand, m[i].name));
-		assert_non_null(strstr(brand, amd ? "AMD" : "Intel"));
+		assert_non_null(strstr(brand, m[i].vendor == CPU_VENDOR_INTEL ? "Intel"
+					      : m[i].vendor == CPU_VENDOR_AMD ? "AMD"
+									      : "Hygon"));
 	}
 	spr_host(&set);
 	apply_ok("host", &set);
