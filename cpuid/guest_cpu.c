@@ -50,7 +50,8 @@
 	INTEL_SKX                                                                          \
 	"arch_capabilities gfni vaes vpclmulqdq sha_ni umip rdpid fsrm wbnoinvd avx_vnni " \
 	"serialize bus_lock_detect movdiri movdir64b ipred_ctrl rrsba_ctrl bhi_ctrl mcdt_no "
-#define INTEL_SRF_2 "fsrs cmpccxadd avx_ifma avx_vnni_int8 avx_ne_convert " /* Linux 6.2, 6.3 */
+#define INTEL_AVX_2 "cmpccxadd avx_ifma avx_vnni_int8 avx_ne_convert " /* Linux 6.2 */
+#define INTEL_SRF_2 "fsrs " INTEL_AVX_2
 #define INTEL_CWF   "sha512 sm3 sm4 avx_vnni_int16 "
 /* XSAVES is off on family 17H for erratum 1386, in Linux 6.3 and stable kernels */
 #define AMD_NAPLES                                                                             \

@@ -205,6 +205,17 @@ static void test_known_names(void **state)
 	assert_null(cpu_feature_find("", 0));
 }
 
+static bool named_again(const char *list, const char *feature)
+{
+	char word[32];
+	int used;
+
+	for (; sscanf(list, " %31s%n", word, &used) == 1; list += used)
+		if (!strcmp(word, feature))
+			return true;
+	return false;
+}
+
 /* a model names features that exist, and everything that they build on */
 static void test_model_table(void **state)
 {
@@ -226,6 +237,8 @@ static void test_model_table(void **state)
 		for (; sscanf(list, " %31s%n", word, &used) == 1; list += used)
 			if (!has(&set, word))
 				fail_msg("%s: %s lacks what it builds on", m[i].name, word);
+			else if (named_again(list + used, word))
+				fail_msg("%s: %s twice", m[i].name, word);
 		for (j = i + 1; j < n; j++)
 			assert_false(!strcmp(m[i].name, m[j].name) && m[i].vendor == m[j].vendor);
 	}
