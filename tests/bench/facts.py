@@ -41,7 +41,9 @@ def need(build, *files, kvm=True):
 def where():
     """Is this machine a guest itself? In one that is emulated, ratios say a little and times nothing."""
     virt = first_line("systemd-detect-virt")
-    return f"{virt}: an emulated host, figures mean nothing elsewhere" if virt == "qemu" else virt
+    if virt == "qemu":
+        return "qemu: an emulated host, figures mean nothing elsewhere"
+    return "not told, no systemd-detect-virt here" if virt == "not installed" else virt
 
 
 def print_facts():

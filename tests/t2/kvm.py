@@ -64,7 +64,7 @@ class Machine(host.EmulatedHost):
 
     up_s = 300  # on a busy machine
     mem = "6G"
-    cpus = host.CPUS
+    cpus = 2
 
     def __init__(self, work, build):
         self.build = build
