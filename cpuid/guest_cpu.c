@@ -17,10 +17,10 @@
 #define SRC_QEMU  "QEMU's model of the same name; no such machine was seen"
 #define SRC_AMD	  "AMD PPR of the family; QEMU's model of the same name"
 
-/* The host's kernel: KVM passes CPUID.(7,2) on from 6.7, and in stable kernels of Debian 12 */
+/* The host's kernel: KVM passes CPUID.(7,2) on from 6.8, and in stable kernels since April 2024 */
 #define KVM_ANY	     NULL
-#define KVM_CONTROLS "Linux 6.7, or 6.1.192"
-#define KVM_6_7	     "Linux 6.7"
+#define KVM_CONTROLS "Linux 6.8, or a stable 6.1 or 6.6 since April 2024"
+#define KVM_FAST_REP "Linux 6.8, or a stable 6.6 since April 2024"
 #define KVM_6_13     "Linux 6.13"
 
 /* what a 64-bit kernel takes for granted */

@@ -23,7 +23,7 @@ struct guest_model {
 	uint32_t family, model, stepping;
 	const char *features; /* separated by blanks; the host must have them all */
 	const char *source;
-	const char *kernel; /* the oldest of a host that gives it: "Linux 6.7"; NULL: any */
+	const char *kernel; /* the oldest of a host that gives it: "Linux 6.13"; NULL: any */
 };
 
 struct guest_cpu {

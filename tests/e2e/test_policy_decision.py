@@ -271,7 +271,7 @@ def test_what_was_compared_is_said(work):
 
 @pytest.mark.parametrize("cpu,host,missing", [
     ("epyc-milan", "epyc-milan-cloud", None), ("epyc-milan-v2", "epyc-milan-cloud", "erms, fsrm;"),
-    ("SapphireRapids", "sapphire-rapids-cloud", None), ("sapphire-rapids-v2", "sapphire-rapids-cloud", "a KVM of at least Linux 6.7"),
+    ("SapphireRapids", "sapphire-rapids-cloud", None), ("sapphire-rapids-v2", "sapphire-rapids-cloud", "a KVM of at least Linux 6.8"),
     ("sapphire-rapids-v2", "sapphire-rapids-3408u-linux-6.12", None), ("EPYC-Rome", "epyc-7502", None)])
 def test_a_named_cpu_on_a_real_machine(work, cpu, host, missing):
     r = harness.run_raw(["policy", "explain", *words(f"--host {host}.json"), "--cpu", cpu], work)

@@ -392,7 +392,8 @@ static const struct {
 	{"sapphire-rapids on Ice Lake", "sapphire-rapids", icx_host, -ENOTSUP,
 	 "lacks: avx512_bf16, avx512_fp16, avx_vnni, serialize, bus_lock_detect, movdiri, "
 	 "movdir64b, ipred_ctrl, rrsba_ctrl, bhi_ctrl; use a lesser model, a KVM of at least Linux "
-	 "6.7, or 6.1.192, or give them up (sapphire-rapids,-avx512_bf16...)",
+	 "6.8, or a stable 6.1 or 6.6 since April 2024, or give them up "
+	 "(sapphire-rapids,-avx512_bf16...)",
 	 NULL, NULL},
 	{"sapphire-rapids-v2", "sapphire-rapids-v2", spr_host, 0, NULL, "fzrm fsrs fsrc", "amx_tile"},
 	{"sapphire-rapids does not show what only its version 2 has", "SapphireRapids", spr_host, 0,
