@@ -51,7 +51,8 @@ def test_run_shows_what_explain_says(guest, work, mode, pool):  # noqa: F811
     assert edx == int(said["guest"]["cpuid-7-2-edx"], 16) == int(g.report["guest"]["cpuid_7_2_edx"], 16)
     assert arch_cap == int(said["guest"]["arch-capabilities"], 16)
     assert (edx == 0) == (pool not in ("this-host", "[spr.json]"))
-    assert arch_cap & ~(1 << 63) == EIBRS
+    rsba = 4 if pool in ("mixed", "any") else 0  # Skylake may be among those that a word names
+    assert arch_cap & ~(1 << 63) == EIBRS | rsba
     assert held == int(said["decision"]["value"], 16)
     assert ("BHI_DIS_S" in said["decision"]["held-at-1"]) == (edx == 0)
     assert rows(g.vcpu(0)["steps"]) == rows(said["decision"]["steps"])
