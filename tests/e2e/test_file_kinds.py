@@ -22,6 +22,7 @@ LIMIT = 30  # seconds for anything here
 DATA = harness.ROOT / "tests" / "data" / "hosts"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TEMPLATE = '{"cpuid_modifiers": [], "msr_modifiers": []}'
+OLD = b"#what was there before#"
 HAS_KVM = harness.why_no_kvm() is None
 
 
@@ -112,7 +113,7 @@ def check_reader(work, row, kind):
         writer = feed(path, data)
     else:
         path = pathlib.Path(kind)
-    if kind == "/dev/stdin":
+    if kind == "/proc/self/fd/0":
         real = pathlib.Path(work, "real")
         os.mkfifo(real)
         writer = feed(real, data)
@@ -120,7 +121,7 @@ def check_reader(work, row, kind):
             r = run(words(path), work, stdin=stdin)
     else:
         r = run(words(path), work, stdin=stdin)
-    if kind in ("regular", "link", "fifo", "/dev/stdin"):
+    if kind in ("regular", "link", "fifo", "/proc/self/fd/0"):
         accepted(r, code)
     elif kind == "/dev/null":  # an empty file
         if r.code == BAD_INPUT:
@@ -130,12 +131,12 @@ def check_reader(work, row, kind):
     else:
         refused(r, what, path, {"dangling": "No such file", "directory": "is a directory", "socket": "is a socket",
                                 "/dev/zero": "is a character device"}[kind])
-    if kind in ("fifo", "/dev/stdin"):
+    if kind in ("fifo", "/proc/self/fd/0"):
         writer.join(LIMIT)
         assert not writer.is_alive()
 
 
-READ_KINDS = ["regular", "link", "dangling", "directory", "socket", "fifo", "/dev/stdin", "/dev/null", "/dev/zero"]
+READ_KINDS = ["regular", "link", "dangling", "directory", "socket", "fifo", "/proc/self/fd/0", "/dev/null", "/dev/zero"]
 
 
 @pytest.mark.nokvm
@@ -200,7 +201,7 @@ def test_a_kernel_from_a_pipe_boots_again(work, option):
 # ---- disks and saved guests: nothing but what can be read at any place ----
 
 @pytest.mark.nokvm
-@pytest.mark.parametrize("kind", ["directory", "socket", "fifo", "dangling", "/dev/null", "/dev/stdin"])
+@pytest.mark.parametrize("kind", ["directory", "socket", "fifo", "dangling", "/dev/null", "/proc/self/fd/0"])
 @pytest.mark.parametrize("option,what", [("-d", "disk image"), ("--incoming", "--incoming file:")])
 def test_places_only(work, option, what, kind):
     path = pathlib.Path(work, "x")
@@ -241,7 +242,7 @@ BEGIN = {"dump-dtb": b"\xd0\x0d\xfe\xed", "mitigation-report": b"{", "serial": b
 
 
 def well_written(option, data):
-    assert data.startswith(BEGIN[option]) and b"old" not in data, data
+    assert data.startswith(BEGIN[option]) and OLD not in data, data
     if option == "serial":
         assert data.endswith(b"done hello\n"), data
     if option == "mitigation-report":
@@ -254,11 +255,11 @@ def test_write_file(work, option, kind):
     path, target = pathlib.Path(work, "x"), pathlib.Path(work, "sub", "target")
     target.parent.mkdir()
     if kind == "regular":
-        path.write_bytes(b"old")
+        path.write_bytes(OLD)
     if kind in ("link", "dangling"):
         path.symlink_to("sub/target")
     if kind == "link":
-        target.write_bytes(b"old")
+        target.write_bytes(OLD)
     r = run(WRITERS[option][0](path), work)
     assert r.code == OFF, r
     assert path.is_symlink() == (kind in ("link", "dangling"))
@@ -308,7 +309,7 @@ def test_write_standard_output(work, option):
     """A name for an open file is written into, wherever that leads."""
     with open(f"{work}/out", "wb") as out:
         inode = os.fstat(out.fileno()).st_ino
-        with harness.Live(WRITERS[option][0]("/dev/stdout") + ["--serial", "none"], work, stdout=out) as t:
+        with harness.Live(WRITERS[option][0]("/proc/self/fd/1") + ["--serial", "none"], work, stdout=out) as t:
             assert t.end(None) == OFF
     assert os.stat(f"{work}/out").st_ino == inode
     well_written(option, pathlib.Path(work, "out").read_bytes())
@@ -378,12 +379,12 @@ def test_save(work, launch, kind):
     target.parent.mkdir()
     made, force = path, ["--force"]
     if kind == "regular":
-        path.write_bytes(b"old")
+        path.write_bytes(OLD)
     elif kind in ("link", "dangling"):
         path.symlink_to("sub/target")
         made = target
         if kind == "link":
-            target.write_bytes(b"old")
+            target.write_bytes(OLD)
         else:
             force = []
     elif kind == "directory":
@@ -397,6 +398,7 @@ def test_save(work, launch, kind):
     else:
         force = []
     g = launch("a", params="heartbeat")
+    g.wait_beats()
     before = path.lstat() if os.path.lexists(path) else None
     if kind in ("missing", "regular", "link", "dangling"):
         if force:
@@ -427,7 +429,7 @@ def check_socket(work, option, kind):
     words, code = SOCKETS[option]
     path = pathlib.Path(work, "x")
     {"directory": path.mkdir, "fifo": lambda: os.mkfifo(path), "link": lambda: path.symlink_to("nowhere"),
-     "regular": lambda: path.write_bytes(b"old")}[kind]()
+     "regular": lambda: path.write_bytes(OLD)}[kind]()
     before = path.lstat()
     refused(run(words(path), work), f"unix:{path}", path, "is a ", code)
     assert path.lstat().st_mode == before.st_mode and path.lstat().st_ino == before.st_ino
