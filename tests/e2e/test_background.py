@@ -85,7 +85,7 @@ class Shell:
         return termios.tcgetattr(self.slave)
 
     def foreground(self):
-        return os.tcgetpgrp(self.slave)
+        return os.tcgetpgrp(self.master)  # the slave tells only those of its session
 
     def is_raw(self):
         return not self.mode()[3] & (termios.ICANON | termios.ECHO | termios.ISIG)
@@ -117,7 +117,7 @@ def test_job_runs_in_the_background(shell):
     assert shell.foreground() == shell.p.pid
     shell.type(b"kill -TERM %1; wait %1; stty -a\r")
     seen = shell.read_until(b"iexten")
-    assert b" icanon" in seen and b" isig" in seen, seen
+    assert b"-icanon" not in seen and b"-isig" not in seen, seen
 
 
 def test_job_on_a_terminal_that_stops_writers(shell):
@@ -152,7 +152,7 @@ def test_job_takes_the_terminal_in_the_foreground(shell):
     shell.read_until(b"prompt$ ")
     shell.type(b"stty -a\r")
     seen = shell.read_until(b"iexten")
-    assert b" icanon" in seen and b" isig" in seen, seen
+    assert b"-icanon" not in seen and b"-isig" not in seen, seen
 
 
 def test_job_stopped_by_force_in_raw_mode(shell):
@@ -219,7 +219,7 @@ def test_daemonize(work):
 
 def test_daemonize_keeps_a_log_file(work):
     with open(f"{work}/log", "wb") as log:
-        p = subprocess.run([str(harness.TESTUDO), "run", "--daemonize", "--name", "web", "-p", "panic", "-v",
+        p = subprocess.run([str(harness.TESTUDO), "run", "--daemonize", "--name", "web", "-p", "hello end=panic", "-v",
                             str(harness.GUEST)], cwd=work, env=env_of(work), stderr=log, timeout=LIMIT, check=False)
     assert p.returncode == OFF
     harness.wait_for(lambda: "panicked" in pathlib.Path(work, "log").read_text(), LIMIT)
@@ -228,7 +228,7 @@ def test_daemonize_keeps_a_log_file(work):
 
 def test_daemonize_incoming(work):
     """It listens when the parent ends, and goes on when the guest has come."""
-    with moving.Guest(work, "a", "--policy", "/dev/null", params="heartbeat") as a:
+    with moving.Guest(work, "a", params="heartbeat") as a:
         a.wait_beats()
         pathlib.Path(work, "p.yaml").write_text(moving.POLICY)
         r = daemonize(work, "--policy", "p.yaml", "--incoming", f"unix:{work}/m", kernel=None)
