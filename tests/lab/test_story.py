@@ -138,7 +138,7 @@ def test_there_and_back(lab):
 
     new = lab("intel-patched")
     with carried(new):
-        explain = "testudo policy explain --from /carried/facts.json --guest reported=short --json"
+        explain = f"testudo policy explain --from /carried/facts.json --cpu {CPU} --guest reported=short --json"
         answer = json.loads(new.check(explain))
         assert answer["decision"]["verdict"] == "allow, with forced bits"
         assert "BHI_DIS_S" in answer["decision"]["held-at-1"]

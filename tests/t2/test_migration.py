@@ -82,8 +82,9 @@ until read -r _ _ _ _ writes _ </sys/block/vda/stat && [ "$writes" -gt 64 ]; do 
 
 # Extended state, beside which the rest of the load has its time.
 HOLD = """
-nice -n 19 /opt/xstate 3 >/tmp/xstate &
+/opt/xstate 3 >/tmp/xstate 2>&1 &
 xstate=$!
+until [ -s /tmp/xstate ] || ! kill -0 $xstate; do sleep 0.1; done
 """
 
 HELD = """
