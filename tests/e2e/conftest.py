@@ -4,11 +4,14 @@ Tests of testudo on this machine's /dev/kvm with the guest of tests/guest.
   TESTUDO_BUILD=builddir python3 -m pytest tests/e2e      TESTUDO=/path/to/testudo for another one
   TESTUDO_OVERLAY=intel|amd   on that host, whatever this machine is: tests/shim lays its fact file over /dev/kvm, for
                               every testudo that the tests start (none, or not set: this machine's own KVM)
+  TESTUDO_SLICE=N             of each test with several cases the first and every Nth after it; for a slow machine
 """
 
+import collections
 import os
 import pathlib
 import shutil
+import signal
 import tempfile
 
 import pytest
@@ -24,12 +27,14 @@ SHIMMED = {"test_mitigation.guest", "test_migration_matrix.start"}
 QUICK = {"test_boot", "test_cpu", "test_end"}
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    slice_cases(config, items, int(os.environ.get("TESTUDO_SLICE", "1")))
     why = harness.why_no_kvm()
     for item in items:
         if item.module.__name__ in QUICK:
             item.add_marker("quick")
-        if item.get_closest_marker("host"):
+        host = item.get_closest_marker("host")
+        if host and host.args[0] != "none":
             item.add_marker("shim")
         if SHIMMED & {f.func.__module__ + "." + name for name in item.fixturenames
                       for f in item._fixtureinfo.name2fixturedefs.get(name, ())}:
@@ -38,11 +43,25 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason=why))
 
 
+def slice_cases(config, items, step):
+    """Leaves each test function its first case and every @step-th after it; the others count as deselected."""
+    seen = collections.Counter()
+    kept, left = [], []
+    for item in items:
+        (left if seen[item.function] % step else kept).append(item)
+        seen[item.function] += 1
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = kept
+
+
 def pytest_configure(config):
+    # a worker of pytest-xdist ignores it, and so would all that it starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "nokvm: needs no /dev/kvm")
     config.addinivalue_line("markers", "quick: of the first round of guests")
     config.addinivalue_line("markers", "shim: preloads a library, which a sanitizer does not allow")
-    config.addinivalue_line("markers", "host(name): on this overlay, whatever the others run on")
+    config.addinivalue_line("markers", "host(name): on this overlay (none: on the KVM as it is), whatever the others run on")
     if harness.OVERLAY not in ("none", *harness.OVERLAYS):
         pytest.exit(f"TESTUDO_OVERLAY={harness.OVERLAY}: give none, intel or amd", 2)
     if harness.OVERLAY != "none":
@@ -57,7 +76,10 @@ def pytest_configure(config):
 def overlay(request, monkeypatch):
     """The overlay of a test that chose one."""
     marker = request.node.get_closest_marker("host")
-    if marker:
+    if marker and marker.args[0] == "none":
+        for name in [name for name in os.environ if name.startswith("KVM_SHIM")] + ["LD_PRELOAD"]:
+            monkeypatch.delenv(name, raising=False)
+    elif marker:
         for name, value in harness.overlay(harness.OVERLAYS[marker.args[0]]).items():
             monkeypatch.setenv(name, value)
 

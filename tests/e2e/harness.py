@@ -36,14 +36,14 @@ START_S = 0.05
 
 @functools.cache
 def slowness():
-    """How much slower than usual this machine is, by the start and end of the smallest guest, at its best; 1 to 20."""
+    """How much slower than usual this machine is, by the start and end of the smallest guest, at its best; 1 to 5."""
     def start():
         began = time.monotonic()
         subprocess.run([TESTUDO, "run", "-k", FIRST], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                        stderr=subprocess.DEVNULL, timeout=TIMEOUT, check=False)
         return time.monotonic() - began
 
-    return min(max(min(start() for _ in range(3)) / START_S, 1), 20)
+    return min(max(min(start() for _ in range(3)) / START_S, 1), 5)
 
 
 def patience(seconds=TIMEOUT):

@@ -259,7 +259,10 @@ def test_no_kvm(work):
 
 
 def test_no_memory_for_prealloc(testudo):
-    testudo("hello", "-m", "16T", "--prealloc").expect_error(VMM_ERROR, "--prealloc")
+    r = testudo("hello", "-m", "16T", "--prealloc")
+    if r.code == USAGE and "physical address bits" in r.err:
+        pytest.skip("this CPU addresses less memory than can be had")
+    r.expect_error(VMM_ERROR, "--prealloc")
 
 
 def test_few_descriptors(work):

@@ -37,7 +37,7 @@ def test_state(name):
 @pytest.mark.parametrize("name", names_in("test_mitigation_state"))
 def test_mitigations(name, mode):
     run("test_mitigation_state", name,
-        harness.overlay(harness.OVERLAYS["intel"], mode, arch_cap=0x800eb))
+        harness.overlay(harness.OVERLAYS["intel"], mode, arch_cap=0x800eb, **{"7_2_edx": 0}))
 
 
 def test_dirty_log():

@@ -122,6 +122,7 @@ def test_dry_run_moves_nothing_and_can_be_repeated(launch, work):
     b.wait_beats()
 
 
+@pytest.mark.host("none")
 def test_refused_by_policy(launch, work):
     """The default policy, on a host whose KVM can hold nothing and whose CPU may need it."""
     facts = pathlib.Path(harness.ROOT, "tests/data/hosts")

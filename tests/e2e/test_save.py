@@ -187,6 +187,7 @@ def test_disks_are_locked_and_compared(launch, work, policy):
     b.wait_beats()
 
 
+@pytest.mark.host("none")
 def test_refused_by_policy(launch, work):
     """The default policy, on a host whose KVM can hold nothing and whose CPU needs it where the first one did not."""
     facts = pathlib.Path(harness.ROOT, "tests/data/hosts")

@@ -1,4 +1,5 @@
 /* A running guest is paused, saved, and goes on in another machine: on this host's KVM. */
+#include <cpuid.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -197,7 +198,7 @@ static void test_disk(void **state)
 {
 	char path[] = "/tmp/testudo-kvm-XXXXXX";
 	const char *words[] = {
-		"-p", "blk op=test irq=1 sectors=8192", "-d", make_disk(path), "-m", "64M", NULL};
+		"-p", "blk op=test irq=1 sectors=1024", "-d", make_disk(path), "-m", "64M", NULL};
 
 	(void)state;
 	hop_to_the_end(words, 5, "done blk");
@@ -390,6 +391,14 @@ static void poke(struct wbuf *w, const char *name, uint16_t instance, size_t off
 	fail_msg("no section '%s' %u", name, instance);
 }
 
+/* SDM vol.2, CPUID.80000007H:EDX[8] */
+static bool has_invariant_tsc(void)
+{
+	unsigned int a, b, c, d;
+
+	return __get_cpuid(0x80000007, &a, &b, &c, &d) && d & 1u << 8;
+}
+
 static void test_values(void **state)
 {
 	/* offsets: virtio-mmio is 6 registers of 8, 8, 4, 4, 4, 4, 4, 4 bytes, then queues of 38 */
@@ -439,6 +448,9 @@ static void test_values(void **state)
 	for (i = 0; i < ARRAY_SIZE(cases); i++) {
 		struct wbuf w = {0};
 
+		/* refused only if the guest was told that its TSC is invariant, as this CPU's is */
+		if (strcmp(cases[i].name, "TSC frequency") == 0 && !has_invariant_tsc())
+			continue;
 		print_message("case: %s\n", cases[i].name);
 		wbuf_bytes(&w, s.state.data, s.state.len);
 		poke(&w, cases[i].section, 0, cases[i].offset, cases[i].value, cases[i].size);
