@@ -9,6 +9,7 @@ import xml.etree.ElementTree as xml
 PROVES = {  # by the name of the report
     "suite": "units right in each build; format, includes, purity, documents",
     "fuzz": "no input of strangers breaks a parser or a device",
+    "no-kvm": "what testudo decides, reads and says without a guest",
     "quick": "guests start, see their machine, and end as they should",
     "kvm-intel": "testudo on a KVM that shows an Intel host; each back end; moves, files, faults",
     "kvm-amd": "the same on a KVM that shows an AMD host",

@@ -28,7 +28,7 @@ MODULES = [*host.HOST_MODULES, "overlay"]
 PACKAGES = ["python3-pytest", "python3-pytest-xdist", "iproute2", "device-tree-compiler", "file", "git", "kmod", "bash",
             "liburing2", "libseccomp2", "libcap-ng0", "libyaml-0-2", "libjansson4", "libfdt1", "libcmocka0", "libasan8",
             "libubsan1", "binutils", "acpica-tools", "util-linux"]
-SPARE_MIB = 1024  # on the machine's disk, for what tests write
+SPARE_MIB = 4096  # on the machine's disk, for what tests write
 
 
 def debian(path):
@@ -43,13 +43,14 @@ def debian(path):
             raise files.FilesError(f"cannot make a Debian {SUITE} for the emulated machine: {why}")
         for name in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale", "usr/share/man"):
             shutil.rmtree(tree / name, ignore_errors=True)
+        (tree / "etc/hosts").write_text("127.0.0.1 localhost\n")
         files.ext4_of(path / "root.ext4", tree, SPARE_MIB)
 
 
 def checkout(path, build):
     """An image of the files of this checkout and of the folder @build, less what only a compiler reads."""
     with tempfile.TemporaryDirectory(prefix="testudo-", dir=path.parent) as tree:
-        words = ["tar", "-c", "--exclude=*.o", "--exclude=*.a.p", "--exclude-vcs", "--exclude=__pycache__"]
+        words = ["tar", "-c", "--exclude=*.o", "--exclude=*.a.p", "--exclude=*.ext4", "--exclude-vcs", "--exclude=__pycache__"]
         for entry in sorted(TOP.iterdir()):
             if not entry.name.startswith("build") and entry.name != ".git":
                 words.append(entry.name)
@@ -80,17 +81,18 @@ class Machine(host.EmulatedHost):
         self._start(initrd, None)
         self.check(f"""set -e
 for dir in dev dev/pts dev/shm proc sys; do mount --bind /$dir /scratch/$dir; done
-for dir in tmp run; do mount -t tmpfs tmpfs /scratch/$dir; done
+mount -t tmpfs tmpfs /scratch/run
 mkdir -p /layer /scratch{TOP}
 mount -t tmpfs tmpfs /layer
 mkdir /layer/upper /layer/work
 mount -t overlay -o lowerdir=/t2,upperdir=/layer/upper,workdir=/layer/work overlay /scratch{TOP}""", 60)
 
     def debian(self, command, seconds):
-        """Runs a shell command in the machine's Debian, in the checkout's folder; as run()."""
+        """Runs a command in the machine's Debian, in the checkout's folder; as run(). Its output goes to the machine's
+        console, too: there is to be seen how far it is."""
         variables = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8", "TERM": "dumb"}
         words = ["chroot", "/scratch", "/usr/bin/env", "-i", *(f"{name}={value}" for name, value in variables.items()),
-                 "/bin/sh", "-c", f"cd {shlex.quote(str(TOP))} && {command}"]
+                 "/bin/bash", "-o", "pipefail", "-c", f"cd {shlex.quote(str(TOP))} && {command} 2>&1 | tee /dev/console"]
         return self.run(shlex.join(words), seconds)
 
 
