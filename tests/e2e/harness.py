@@ -156,15 +156,14 @@ def run_raw(words, cwd, stdin=b"", timeout=TIMEOUT, prefix=(), binary=TESTUDO):
     """Run testudo with @words to its end. @stdin: bytes, or a file."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         feed = subprocess.PIPE if isinstance(stdin, bytes) and stdin else subprocess.DEVNULL
-        p = subprocess.Popen([*prefix, str(binary), *map(str, words)], cwd=cwd,
+        p = subprocess.Popen([*prefix, str(binary), *map(str, words)], cwd=cwd, bufsize=0,
                              stdin=feed if isinstance(stdin, bytes) else stdin,
                              stdout=out, stderr=err)
         try:
             if feed == subprocess.PIPE:
                 try:
                     p.stdin.write(stdin)
-                    p.stdin.flush()
-                except BrokenPipeError:
+                except BrokenPipeError:  # it ended, or reads no input; without a buffer, close() has nothing to write again
                     pass
             code, peak = wait(p, timeout)
         finally:
