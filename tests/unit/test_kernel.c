@@ -458,6 +458,35 @@ static void check_pvh(const struct guest *g, const struct boot_entry *entry, uin
 	}
 }
 
+/* syssize counts units of 16 bytes that are begun; a signature may follow what it counts. */
+static void test_bzimage_length(void **state)
+{
+	static const size_t lens[] = {0x13f1, 0x13f8, 0x13ff, 0x1400, 0x1401, 0x1408, 0x2000};
+	const uint8_t *code;
+	size_t i, j;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(lens); i++) {
+		const size_t len = lens[i] < 0x1400 ? lens[i] : 0x1400;
+		struct boot_entry entry;
+		struct image im;
+		struct guest g;
+
+		print_message("# 0x%zx bytes\n", lens[i]);
+		guest_init(&g, 64 * MiB, 0);
+		make_bzimage(&im);
+		memset(im.data + len, 0x5a, sizeof(im.data) - len);
+		im.len = lens[i];
+		must_load("length", &g, &im, "", 5000, &entry);
+		check_bytes(&g, BZ_PREF, im.data + BZ_CODE_OFFSET, len - BZ_CODE_OFFSET);
+		code = gpa_span(&g.gm, BZ_PREF, IMAGE_MAX);
+		assert_non_null(code);
+		for (j = len - BZ_CODE_OFFSET; j < IMAGE_MAX; j++)
+			assert_int_equal(code[j], 0);
+		guest_fini(&g);
+	}
+}
+
 static void test_good_elf(void **state)
 {
 	static const struct {
@@ -683,12 +712,12 @@ static const struct bad {
 	{"cut in the kernel",
 	 BZ,
 	 {{0}},
-	 0x13ff,
+	 0x13f0,
 	 0,
 	 0,
 	 0,
 	 NULL,
-	 {"syssize is 0x100", "0x1000 bytes from 0x400", "ends at 0x13ff"}},
+	 {"syssize is 0x100", "0x1000 bytes from 0x400", "ends at 0x13f0"}},
 	{"syssize",
 	 BZ,
 	 {{0x1f4, 4, 0xffffffff}},
@@ -1466,10 +1495,10 @@ static void test_random(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_good_bzimages),	cmocka_unit_test(test_good_elf),
-		cmocka_unit_test(test_reload),		cmocka_unit_test(test_bad),
-		cmocka_unit_test(test_longest_cmdline), cmocka_unit_test(test_open),
-		cmocka_unit_test(test_random),
+		cmocka_unit_test(test_good_bzimages), cmocka_unit_test(test_bzimage_length),
+		cmocka_unit_test(test_good_elf),      cmocka_unit_test(test_reload),
+		cmocka_unit_test(test_bad),	      cmocka_unit_test(test_longest_cmdline),
+		cmocka_unit_test(test_open),	      cmocka_unit_test(test_random),
 	};
 
 	return cmocka_run_group_tests_name("kernel", tests, NULL, NULL);

@@ -37,7 +37,8 @@ struct bzimage {
 	struct setup_header hdr;
 	uint32_t header_end;  /* offset of the first byte after the header */
 	uint64_t code_offset; /* of the kernel proper in the file */
-	uint64_t code_bytes;
+	uint64_t code_bytes;  /* that syssize says */
+	uint64_t code_read;   /* of them in the file: the last unit may be begun only */
 	gpa_t load;
 	gpa_t end; /* of the memory that the kernel needs before it reads the memory map */
 };
@@ -103,13 +104,16 @@ static int find_code(const struct loader *l, struct bzimage *bz, struct err *e)
 				 "setup_sects is %u: the kernel proper starts at 0x%" PRIx64
 				 ", the file ends at 0x%" PRIx64 "; give a whole bzImage",
 				 bz->hdr.setup_sects, bz->code_offset, size);
-	if (bz->code_bytes > size - bz->code_offset)
+	bz->code_read = size - bz->code_offset;
+	if (bz->code_read > bz->code_bytes)
+		bz->code_read = bz->code_bytes; /* a signature or so follows */
+	if (bz->code_bytes - bz->code_read >= SYSSIZE_UNIT)
 		return image_err(&l->kernel, e,
 				 "syssize is 0x%x: the kernel proper has 0x%" PRIx64
 				 " bytes from 0x%" PRIx64 " on, the file ends at 0x%" PRIx64
 				 "; give a whole bzImage",
 				 bz->hdr.syssize, bz->code_bytes, bz->code_offset, size);
-	if (bz->code_bytes <= ENTRY_64_OFFSET)
+	if (bz->code_read <= ENTRY_64_OFFSET)
 		return image_err(&l->kernel, e,
 				 "syssize is 0x%x: the kernel proper has 0x%" PRIx64
 				 " bytes, its 64-bit entry is at 0x%x; the file is damaged",
@@ -198,8 +202,8 @@ int bzimage_load(const struct loader *l, struct boot_entry *entry, struct err *e
 	if (!ret)
 		ret = write_boot_params(l, &bz, &initrd, e);
 	if (!ret)
-		ret = image_read(&l->kernel, bz.code_offset,
-				 gpa_span(l->gm, bz.load, bz.code_bytes), bz.code_bytes, e);
+		ret = image_read(&l->kernel, bz.code_offset, gpa_span(l->gm, bz.load, bz.code_read),
+				 bz.code_read, e);
 	if (!ret)
 		*entry = (struct boot_entry) {BOOT_LONG64, bz.load + ENTRY_64_OFFSET,
 					      LAYOUT_BOOT_PARAMS};
