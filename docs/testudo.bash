@@ -109,6 +109,18 @@ _testudo()
         COMPREPLY=("${COMPREPLY[@]#"${cur%"${cur##*[=:]}"}"}")
         return
         ;;
+    -d | --disk)
+        compopt -o filenames
+        case $cur in
+        *,*)
+            compopt -o nospace
+            mapfile -t COMPREPLY < <(compgen -P "${cur%,*}," -W 'ro direct serial= format=raw' -- "${cur##*,}")
+            COMPREPLY=("${COMPREPLY[@]#"${cur%"${cur##*[=:]}"}"}")
+            ;;
+        *) mapfile -t COMPREPLY < <(compgen -f -- "$cur") ;;
+        esac
+        return
+        ;;
     --incoming)
         compopt -o nospace
         mapfile -t COMPREPLY < <(compgen -W 'tcp: unix: fd: file:' -- "$cur")

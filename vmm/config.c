@@ -55,9 +55,9 @@ static const struct option_row {
 	 "yours replaces)"},
 	{"cpus", 'c', "N", "virtual CPUs, 1 to 255 (default 1)"},
 	{"mem", 'm', "SIZE", "memory; a plain number is MiB, suffixes K M G T P (default 512)"},
-	{"disk", 'd', "FILE[,ro][,direct][,serial=ID]",
+	{"disk", 'd', "FILE[,ro][,direct][,serial=ID][,format=raw]",
 	 "raw image or block device as a virtio disk; may be repeated; a comma in FILE is written "
-	 ",,"},
+	 ",,; with format=raw it is raw even if it looks like another format"},
 	{"network", 'n', "tap=IF|fd=N[,mac=MAC][,vhost|,vhostfd=N]",
 	 "virtio network device on a tap interface that exists, or on the descriptor of an open "
 	 "one; with vhost the host's kernel moves the frames (vhostfd: by an open /dev/vhost-net); "
@@ -197,7 +197,9 @@ static int parse_disk(struct run_config *c, char *arg, struct err *e)
 	memset(d, 0, sizeof(*d));
 	d->path = next_word(&rest);
 	if (!*d->path)
-		return err_set(e, -EINVAL, "-d: no file name; give FILE[,ro][,direct][,serial=ID]");
+		return err_set(e, -EINVAL,
+			       "-d: no file name; give "
+			       "FILE[,ro][,direct][,serial=ID][,format=raw]");
 	while ((word = next_word(&rest))) {
 		if (strcmp(word, "ro") == 0)
 			d->readonly = true;
@@ -205,10 +207,17 @@ static int parse_disk(struct run_config *c, char *arg, struct err *e)
 			d->direct = true;
 		else if (strncmp(word, "serial=", 7) == 0)
 			d->serial = word + 7;
+		else if (strcmp(word, "format=raw") == 0)
+			d->raw = true;
+		else if (strncmp(word, "format=", 7) == 0)
+			return err_set(e, -EINVAL,
+				       "-d %s: '%s': only raw images can be used; make one with "
+				       "qemu-img convert -O raw",
+				       d->path, word);
 		else
 			return err_set(e, -EINVAL,
-				       "-d %s: unknown word '%s'; give ro, direct or serial=ID (a "
-				       "comma in the file's name is written ,,)",
+				       "-d %s: unknown word '%s'; give ro, direct, serial=ID or "
+				       "format=raw (a comma in the file's name is written ,,)",
 				       d->path, word);
 	}
 	if (d->serial && strlen(d->serial) > VIRTIO_BLK_ID_BYTES)

@@ -13,6 +13,7 @@
 #include "cpuid/guest_cpu.h"
 #include "msr/msr.h"
 #include "policy/cpu_template.h"
+#include "policy/text_kind.h"
 #include "vmm/cpu_msrs.h"
 #include "vmm/kvm.h"
 
@@ -57,6 +58,8 @@ static int load(struct cpu_option *c, const char *text, const struct kvm *kvm, s
 	if (!c->is_template)
 		return guest_cpu_parse(text, &c->cpu, e);
 	ret = file_read("CPU template", text, CPU_TEMPLATE_SIZE_MAX, &json, &len, e);
+	if (!ret)
+		ret = text_kind_check("CPU template", text, json, len, TEXT_TEMPLATE, e);
 	if (!ret)
 		ret = cpu_template_parse(text, json, len, &c->template, e);
 	return ret < 0 || !kvm ? ret : check_template(&c->template, text, kvm, e);

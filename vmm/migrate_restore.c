@@ -10,7 +10,9 @@
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/file.h"
+#include "base/file_magic.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "migration/buf.h"
 #include "migration/description.h"
 #include "vmm/describe.h"
@@ -30,11 +32,36 @@ struct restoring {
 	struct err *e;
 };
 
+/* A damaged one is found later, a file that never was one now. */
+static int check_saved(const char *path, int fd, uint64_t size, struct err *e)
+{
+	const struct file_magic *m = file_magic_find(fd, size);
+	char cure[FILE_CURE_MAX], head[8];
+	ssize_t n;
+
+	if (m && m->class == FILE_SAVED)
+		return 0;
+	if (m)
+		return err_set(e, -EINVAL,
+			       "--incoming file:%s: is %s, no guest that testudo save wrote; %s",
+			       path, m->name, file_magic_cure(m, cure));
+	n = pread(fd, head, sizeof(head), 0);
+	if (n <= 0)
+		return err_set(e, n < 0 ? -errno : -EINVAL,
+			       "--incoming file:%s: %s; give a file that testudo save wrote", path,
+			       n < 0 ? strerror(errno) : "is empty");
+	return err_set(e, -EINVAL,
+		       "--incoming file:%s: begins with %s, so testudo save did not write it; give "
+		       "one that it wrote",
+		       path, text_quote(head, (size_t)n).s);
+}
+
 int migrate_restore_open(const char *path, struct err *e)
 {
 	/* a pipe in its place would otherwise block here */
 	const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
 	struct stat st;
+	int ret;
 
 	if (fd < 0)
 		return err_set(e, -errno, "--incoming file:%s: %s", path, strerror(errno));
@@ -45,7 +72,10 @@ int migrate_restore_open(const char *path, struct err *e)
 			       "regular file that testudo save wrote",
 			       path, file_kind(st.st_mode));
 	}
-	return fd;
+	ret = check_saved(path, fd, (uint64_t)st.st_size, e);
+	if (ret < 0)
+		close(fd);
+	return ret < 0 ? ret : fd;
 }
 
 static int read_hello(struct restoring *c)

@@ -6,6 +6,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
+#include "policy/text_kind.h"
 
 int policy_load(const char *path, struct policy *p, struct err *e)
 {
@@ -17,6 +18,8 @@ int policy_load(const char *path, struct policy *p, struct err *e)
 	if (!path)
 		return 0;
 	ret = file_read("policy", path, POLICY_SIZE_MAX, &text, &len, e);
+	if (!ret)
+		ret = text_kind_check("policy", path, text, len, TEXT_POLICY, e);
 	return ret < 0 ? ret : policy_parse(path, text, len, p, e);
 }
 
@@ -26,6 +29,8 @@ int host_facts_load(const char *path, struct host_file *f, struct err *e)
 	size_t len;
 	int ret = file_read("host facts", path, FACTS_SIZE_MAX, &text, &len, e);
 
+	if (!ret)
+		ret = text_kind_check("host facts", path, text, len, TEXT_FACTS, e);
 	return ret < 0 ? ret : host_file_parse(path, text, len, f, e);
 }
 

@@ -14,6 +14,7 @@
 
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/file_magic.h"
 #include "base/log.h"
 
 #define BLK_MAX_BLOCK_SIZE 4096
@@ -162,6 +163,21 @@ int blk_file_hand_over(const struct blk_file *f, struct err *e)
 	return 0;
 }
 
+/* Taken for raw, it would be destroyed by the guest's first write. */
+static int blk_check_raw(const struct blk_file *f, struct err *e)
+{
+	const off_t size = lseek(f->fd, 0, SEEK_END);
+	const struct file_magic *m = size > 0 ? file_magic_find(f->fd, (uint64_t)size) : NULL;
+	char cure[FILE_CURE_MAX];
+
+	if (!m || m->class == FILE_RAW || m->class == FILE_OTHER_KERNEL)
+		return 0;
+	return err_set(e, -EINVAL,
+		       "disk image '%s' is %s, not a raw image; %s, or add ',format=raw' if a "
+		       "guest wrote that on its own disk",
+		       f->path, m->name, file_magic_cure(m, cure));
+}
+
 static int blk_find_size(struct blk_file *f, struct err *e)
 {
 	const off_t size = lseek(f->fd, 0, SEEK_END);
@@ -288,6 +304,8 @@ int blk_file_open(struct blk_file *f, const struct blk_options *opt, struct err 
 	ret = blk_open_fd(f, opt, &type, e);
 	if (!ret && !opt->unlocked)
 		ret = blk_file_lock(f, e);
+	if (!ret && !opt->raw)
+		ret = blk_check_raw(f, e);
 	if (!ret)
 		ret = blk_find_size(f, e);
 	if (!ret)

@@ -20,6 +20,7 @@ struct blk_options {
 	const char *path;
 	bool readonly;
 	bool direct;	    /* O_DIRECT: past the host's page cache */
+	bool raw;	    /* whatever it looks like */
 	bool unlocked;	    /* blk_file_lock() comes later: another one has it now */
 	const char *serial; /* for virtio_blk_init(); at most 20 bytes, NULL: none */
 };
@@ -39,7 +40,10 @@ struct blk_file {
 /**
  * blk_file_open - open and lock an image
  * @opt: path stays the caller's and must outlive @f
- * The image is always raw: a format found by looking at the data would be the guest's to choose.
+ * The image is used as raw, always: another format found by looking at the data would be the
+ * guest's to choose. But one that looks like another format, or like no disk at all, is refused
+ * unless opt->raw insists; a guest that writes such a thing into its own disk is refused at its
+ * next start, never while it runs.
  * Return: 0, or -errno with path, cause and cure in @e; @f may be given to blk_file_close() either
  * way
  */

@@ -351,7 +351,7 @@ def test_damaged_memory_is_found_when_asked_for(snapshot, work, policy):
 
 def test_what_is_no_saved_guest(work, policy):
     for name, make, word in (("directory", os.mkdir, "regular file"), ("pipe", os.mkfifo, "regular file"),
-                             ("text", lambda p: pathlib.Path(p).write_text("#!/bin/sh\n" * 9), "magic"),
+                             ("text", lambda p: pathlib.Path(p).write_text("#!/bin/sh\n" * 9), "testudo save"),
                              ("nothing", lambda p: None, "No such file")):
         make(f"{work}/{name}")
         refused(work, policy, f"{work}/{name}", BAD_INPUT, word)

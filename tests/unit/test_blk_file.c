@@ -21,6 +21,7 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
+#include "base/file_magic.h"
 #include "devices/virtio/blk_file.h"
 
 /* Each test runs in a fresh directory. */
@@ -149,6 +150,54 @@ static void test_open(void **state)
 		assert_int_equal(stat("good", &st), 0);
 		assert_int_equal(st.st_size, 8 * MiB);
 		assert_int_equal(st.st_blocks, 0);
+	}
+}
+
+/* Taken for raw, each of them would be destroyed by the guest's first write. */
+static void test_other_formats(void **state)
+{
+	static const bool yes[] = {false, true};
+	const struct file_magic *table;
+	size_t i, r, d, n;
+
+	(void)state;
+	table = file_magic_table(&n);
+	for (i = 0; i < n; i++) {
+		const off_t size = (off_t)(MiB + (i % 2 ? 0 : 100)); /* not to be padded either */
+		const bool refused =
+			table[i].class != FILE_RAW && table[i].class != FILE_OTHER_KERNEL;
+		int fd;
+
+		make_file("image", size);
+		fd = open("image", O_WRONLY | O_CLOEXEC);
+		assert_int_equal(pwrite(fd, table[i].bytes, table[i].len,
+					table[i].offset + (table[i].offset < 0 ? size : 0)),
+				 table[i].len);
+		close(fd);
+		for (r = 0; r < 2; r++)
+			for (d = 0; d < 2; d++) {
+				struct blk_options opt = {
+					.path = "image", .readonly = yes[r], .direct = yes[d]};
+				struct err e = {0};
+				struct blk_file f;
+				int ret = blk_file_open(&f, &opt, &e);
+
+				if (refused &&
+				    (ret != -EINVAL || !strstr(e.text, table[i].name) ||
+				     !strstr(e.text, "'image'") || !strstr(e.text, ",format=raw")))
+					fail_msg("%s: %d %s", table[i].name, ret, e.text);
+				if (!refused && strstr(e.text, "format"))
+					fail_msg("%s: %s", table[i].name, e.text);
+				blk_file_close(&f);
+				if (size % BLK_SECTOR)
+					continue;
+				opt.raw = true;
+				e = (struct err) {0};
+				if (blk_file_open(&f, &opt, &e))
+					fail_msg("%s as raw: %s", table[i].name, e.text);
+				blk_file_close(&f);
+			}
+		assert_int_equal(unlink("image"), 0);
 	}
 }
 
@@ -435,6 +484,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_open, enter_dir, leave_dir),
+		cmocka_unit_test_setup_teardown(test_other_formats, enter_dir, leave_dir),
 		cmocka_unit_test_setup_teardown(test_permissions, enter_dir, leave_dir),
 		cmocka_unit_test_setup_teardown(test_locks, enter_dir, leave_dir),
 		cmocka_unit_test_setup_teardown(test_qemu_locks, enter_dir, leave_dir),

@@ -198,6 +198,8 @@ int bzimage_load(const struct loader *l, struct boot_entry *entry, struct err *e
 	if (!ret)
 		ret = cmdline_load(l, bz.hdr.cmdline_size, e);
 	if (!ret)
+		ret = initrd_check(l, e);
+	if (!ret)
 		ret = initrd_load(l, bz.end, (gpa_t)bz.hdr.initrd_addr_max + 1, &initrd, e);
 	if (!ret)
 		ret = write_boot_params(l, &bz, &initrd, e);

@@ -11,6 +11,7 @@
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/file.h"
+#include "base/file_magic.h"
 #include "vmm/boot/loader.h"
 #include "vmm/layout.h"
 
@@ -58,44 +59,25 @@ void kernel_close(struct kernel_config *cfg)
 	cfg->kernel_fd = cfg->initrd_fd = -1;
 }
 
-/* Files that are given by mistake often enough to deserve a better answer than their first bytes.
- */
-static const struct {
-	uint32_t offset;
-	uint32_t len;
-	const char *magic;
-	const char *text;
-} not_kernels[] = {
-	{0, 2, "\x1f\x8b", "is compressed with gzip; decompress it with 'gzip -d'"},
-	{0, 6,
-	 "\xfd"
-	 "7zXZ\0",
-	 "is compressed with xz; decompress it with 'xz -d'"},
-	{0, 4, "\x28\xb5\x2f\xfd", "is compressed with zstd; decompress it with 'zstd -d'"},
-	{0, 4, "\x04\x22\x4d\x18", "is compressed with lz4; decompress it with 'lz4 -d'"},
-	{0, 4, "\x02\x21\x4c\x18", "is compressed with lz4; decompress it with 'lz4 -d'"},
-	{0, 3, "BZh", "is compressed with bzip2; decompress it with 'bzip2 -d'"},
-	{0, 4, "\x5d\0\0\0", "is compressed with lzma; decompress it with 'lzma -d'"},
-	{0x38, 4, "ARM\x64", "is a kernel for arm64; give one for x86-64"},
-	{0x38, 4, "RSC\x05", "is a kernel for RISC-V; give one for x86-64"},
-};
-
 static int refuse(const struct loader *l, struct err *e)
 {
-	char hex[3 * 8 + 1];
+	const struct file_magic *m = file_magic_find(l->kernel.fd, l->kernel.size_bytes);
+	char hex[3 * 8 + 1], cure[FILE_CURE_MAX];
 	uint32_t i;
 
-	for (i = 0; i < ARRAY_SIZE(not_kernels); i++)
-		if (not_kernels[i].offset + not_kernels[i].len <= l->head_len &&
-		    !memcmp(l->head + not_kernels[i].offset, not_kernels[i].magic,
-			    not_kernels[i].len))
-			return image_err(&l->kernel, e, "%s", not_kernels[i].text);
 	/* a bzImage that is also an EFI program starts like this; one cut short shows no more */
 	if (l->head_len < BZIMAGE_MAGIC_OFFSET + 4 && l->head_len >= 2 && !memcmp(l->head, "MZ", 2))
 		return image_err(&l->kernel, e,
 				 "setup header cut: the file has 0x%x bytes, the header's magic is "
 				 "at 0x%x; give a whole bzImage",
 				 l->head_len, BZIMAGE_MAGIC_OFFSET);
+	if (m)
+		return image_err(&l->kernel, e, "is %s; %s", m->name, file_magic_cure(m, cure));
+	if (!memcmp(l->head, "MZ", 2))
+		return image_err(&l->kernel, e,
+				 "is an EFI program, not a bzImage; if it is a unified kernel "
+				 "image, take the kernel out of it with objcopy -O binary "
+				 "--only-section=.linux");
 	for (i = 0; i < 8 && i < l->head_len; i++)
 		snprintf(hex + 3 * i, 4, "%02x ", l->head[i]);
 	hex[3 * i - 1] = '\0';

@@ -37,6 +37,13 @@ int bzimage_load(const struct loader *l, struct boot_entry *entry, struct err *e
 int cmdline_load(const struct loader *l, uint64_t limit, struct err *e);
 
 /**
+ * initrd_check - refuse what is surely no initrd of Linux
+ * For other kernels, started by PVH, any file may be a module that they want.
+ * Return: 0, -EINVAL, or the errors of image_init()
+ */
+int initrd_check(const struct loader *l, struct err *e);
+
+/**
  * initrd_load - put the initrd, if there is one, as high as it goes, at a page boundary
  * @kernel_end: nothing below this address may be used
  * @limit: nor at or above this one

@@ -4,6 +4,7 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
+#include "base/file_magic.h"
 #include "vmm/boot/loader.h"
 #include "vmm/layout.h"
 
@@ -29,6 +30,25 @@ int cmdline_load(const struct loader *l, uint64_t limit, struct err *e)
 			LAYOUT_CMDLINE);
 	memcpy(p, text, len + 1);
 	return 0;
+}
+
+int initrd_check(const struct loader *l, struct err *e)
+{
+	const struct file_magic *m;
+	char cure[FILE_CURE_MAX];
+	struct image im;
+	int ret;
+
+	if (l->cfg->initrd_fd < 0)
+		return 0;
+	ret = image_init(&im, "initrd", l->cfg->initrd_path, l->cfg->initrd_fd, e);
+	if (ret)
+		return ret;
+	m = file_magic_find(im.fd, im.size_bytes);
+	if (!m || m->class == FILE_INITRD || m->class == FILE_PACKED || m->class == FILE_RAW)
+		return 0;
+	return image_err(&im, e, "is %s, which Linux takes for no initrd; %s", m->name,
+			 file_magic_cure(m, cure));
 }
 
 int initrd_load(const struct loader *l, gpa_t kernel_end, gpa_t limit, struct initrd *out,
