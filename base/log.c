@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include "base/text.h"
+
 static enum log_level log_max = LOG_INFO;
 
 static const char *const level_word[] = {
@@ -39,6 +41,8 @@ void log_msg(enum log_level level, const char *fmt, ...)
 	va_end(ap);
 	if (n > 0)
 		len += (size_t)n < sizeof(line) - len - 1 ? (size_t)n : sizeof(line) - len - 2;
+	line[len] = '\0';
+	text_printable(line);
 	line[len++] = '\n';
 	if (write(STDERR_FILENO, line, len) < 0)
 		return; /* nobody is left to tell */

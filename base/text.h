@@ -21,6 +21,14 @@ struct text_quote text_quote(const char *s, size_t len);
 struct text_quote text_clean(const char *s);
 
 /**
+ * text_printable - replace by '?' what a terminal might obey, in place: control characters, also
+ * those of two bytes (U+0080 to U+009F), newlines among them, and what is no UTF-8
+ * Every message passes here, in err_set() and log_msg(): paths, names and what another side says
+ * may be in it.
+ */
+void text_printable(char *s);
+
+/**
  * text_list_add - append @word to the list in @buf, "a", "a, b", ...
  * A list that does not fit into @size bytes is cut off.
  */

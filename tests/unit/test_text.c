@@ -13,6 +13,7 @@
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/text.h"
 
 static void test_quote(void **state)
@@ -55,6 +56,67 @@ static void test_list(void **state)
 	text_list_add(tight, sizeof(tight), "ghi");
 	text_list_end(tight, sizeof(tight), "jkl");
 	assert_string_equal(tight, "abcdef,");
+}
+
+static void test_printable(void **state)
+{
+	static const struct {
+		const char *text, *want;
+	} cases[] = {
+		{"", ""},
+		{"plain text ~", "plain text ~"},
+		{"a\x1b[2Jb", "a?[2Jb"},
+		{"\r\n\t\a\x7f\x01", "??????"},
+		{"Gr\xc3\xbc\xc3\x9f"
+		 "e",
+		 "Gr\xc3\xbc\xc3\x9f"
+		 "e"},
+		{"\xe2\x82\xac \xf0\x9f\x90\xa2", "\xe2\x82\xac \xf0\x9f\x90\xa2"},
+		{"\xc2\x9b"
+		 "31m \xc2\xa0",
+		 "\?\?31m \xc2\xa0"}, /* CSI in one character; no-break space */
+		{"\x9b"
+		 "31m",
+		 "?31m"},
+		{"\xc3", "?"},		/* cut */
+		{"\xe2\x82", "\?\?"},	/* cut */
+		{"\xe2\x1b[", "\?\?["}, /* ESC where the rest of a character is due */
+		{"\xc0\x9b", "\?\?"},	/* overlong ESC */
+		{"\xe0\x82\x9b", "\?\?\?"},
+		{"\xed\xa0\x80", "\?\?\?"},	  /* a surrogate */
+		{"\xf4\x90\x80\x80", "\?\?\?\?"}, /* behind the last */
+		{"\xff\xfe", "\?\?"},
+	};
+	struct err e = {0};
+	char buf[64];
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(cases); i++) {
+		snprintf(buf, sizeof(buf), "%s", cases[i].text);
+		text_printable(buf);
+		assert_string_equal(buf, cases[i].want);
+	}
+	err_set(&e, -EINVAL, "disk '%s': %s", "a\x1b]0;b\a", "no\nline");
+	assert_string_equal(e.text, "disk 'a?]0;b?': no?line");
+}
+
+/* What log_msg() writes is one line. */
+static void test_log(void **state)
+{
+	int pipes[2], before = dup(STDERR_FILENO);
+	char line[64] = "";
+
+	(void)state;
+	assert_int_equal(pipe(pipes), 0);
+	dup2(pipes[1], STDERR_FILENO);
+	log_warn("guest '%s' said %s", "\x1b[1m", "a\r\nb");
+	dup2(before, STDERR_FILENO);
+	assert_true(read(pipes[0], line, sizeof(line) - 1) > 0);
+	assert_string_equal(line, "testudo: warning: guest '?[1m' said a\?\?b\n");
+	close(before);
+	close(pipes[0]);
+	close(pipes[1]);
 }
 
 /* A file of @len bytes. */
@@ -132,8 +194,8 @@ static void test_file(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_quote),
-		cmocka_unit_test(test_list),
+		cmocka_unit_test(test_quote),	  cmocka_unit_test(test_list),
+		cmocka_unit_test(test_printable), cmocka_unit_test(test_log),
 		cmocka_unit_test(test_file),
 	};
 
