@@ -12,6 +12,7 @@
 #include "base/bytes.h"
 #include "base/crc32c.h"
 #include "migration/buf.h"
+#include "migration/stranger.h"
 
 #define FAIL_TIMEOUT_MS	  1000
 #define REASON_TIMEOUT_MS 200
@@ -229,12 +230,26 @@ int channel_send_head(struct channel *ch, uint16_t channel, uint64_t session, st
 int channel_recv_head(struct channel *ch, struct stream_head *h, uint64_t *session, struct err *e)
 {
 	uint8_t raw[STREAM_HEAD_SIZE];
+	const uint64_t before = ch->received_bytes;
+	char came[STRANGER_MAX];
+	struct err why = {0};
 	int ret;
 
 	*session = 0;
-	ret = channel_read(ch, raw, sizeof(raw), e);
-	if (!ret)
-		ret = stream_head_decode(raw, h, e);
+	ret = channel_read(ch, raw, sizeof(raw), &why);
+	if (ret < 0) {
+		const size_t n = (size_t)(ch->received_bytes - before);
+
+		if (n && memcmp(raw, STREAM_MAGIC, n < 8 ? n : 8) != 0) {
+			stranger_describe(raw, n, came);
+			return err_set(e, -EPROTO,
+				       "it is no migration stream of testudo: only %s came; let "
+				       "testudo migrate connect",
+				       came);
+		}
+		return err_set(e, ret, "%s", why.text);
+	}
+	ret = stream_head_decode(raw, h, e);
 	if (!ret && h->channel) {
 		ret = channel_read(ch, raw, STREAM_SESSION_SIZE, e);
 		if (!ret)
@@ -319,6 +334,23 @@ int channel_send_built(struct channel *ch, enum frame_type type, struct wbuf *w,
 	return ret;
 }
 
+/* What comes first from the destination tells whether it is one. */
+static int decode_head(const struct channel *ch, const uint8_t raw[FRAME_HEAD_SIZE],
+		       struct frame_head *h, struct err *e)
+{
+	const bool first =
+		ch->peer == FRAME_FROM_DESTINATION && ch->received_bytes == FRAME_HEAD_SIZE;
+	char came[STRANGER_MAX];
+	int ret = frame_head_decode(raw, ch->peer, h, first ? NULL : e);
+
+	if (ret == -EBADMSG && first && stranger_describe(raw, FRAME_HEAD_SIZE, came))
+		return err_set(e, ret,
+			       "the other side is no testudo that waits for a guest: it answers "
+			       "%s; give the address of testudo run --incoming",
+			       came);
+	return ret < 0 && first ? frame_head_decode(raw, ch->peer, h, e) : ret;
+}
+
 int channel_recv(struct channel *ch, struct frame *f, struct err *e)
 {
 	uint8_t raw[FRAME_HEAD_SIZE];
@@ -330,7 +362,7 @@ int channel_recv(struct channel *ch, struct frame *f, struct err *e)
 	for (skipped = 0; skipped <= CHANNEL_SKIP_MAX; skipped++) {
 		ret = channel_read(ch, raw, sizeof(raw), e);
 		if (!ret)
-			ret = frame_head_decode(raw, ch->peer, &h, e);
+			ret = decode_head(ch, raw, &h, e);
 		if (!ret)
 			ret = h.kind ? recv_payload(ch, &h, f, e) : skip_payload(ch, &h, e);
 		if (ret < 0)

@@ -6,6 +6,7 @@
 
 #include "base/bytes.h"
 #include "base/crc32c.h"
+#include "migration/stranger.h"
 
 #define TEXT_LEN (2 + ERR_TEXT_MAX) /* the longest text of a payload */
 
@@ -103,11 +104,15 @@ void stream_head_encode(uint16_t channel, uint8_t out[STREAM_HEAD_SIZE])
 
 int stream_head_decode(const uint8_t in[STREAM_HEAD_SIZE], struct stream_head *h, struct err *e)
 {
-	if (memcmp(in, STREAM_MAGIC, 8) != 0)
+	char came[STRANGER_MAX];
+
+	if (memcmp(in, STREAM_MAGIC, 8) != 0) {
+		stranger_describe(in, STREAM_HEAD_SIZE, came);
 		return err_set(e, -EPROTO,
-			       "the stream begins with %02x%02x%02x%02x%02x%02x%02x%02x, not with "
-			       "testudo's magic; is the other side a testudo that migrates?",
-			       in[0], in[1], in[2], in[3], in[4], in[5], in[6], in[7]);
+			       "it is no migration stream of testudo: it begins with %s; let "
+			       "testudo migrate connect",
+			       came);
+	}
 	h->version = get_le16(in + 8);
 	h->channel = get_le16(in + 10);
 	if (h->version != STREAM_VERSION)

@@ -63,6 +63,93 @@ static uint64_t now_ms(void)
 
 static const uint8_t eight[8] = {1, 2, 3, 4, 5, 6, 7, 8};
 
+/* Who is no testudo, what is said of it where a source is due, and where a destination is. */
+static const struct {
+	const char *bytes;
+	size_t len;
+	const char *as_source, *as_destination;
+} strangers[] = {
+	{"GET / HTTP/1.1\r\nHost: a\r\n\r\n", 27, "'GET / HTTP/1.1?\?' (HTTP)", NULL},
+	{"HTTP/1.1 400 Bad Request\r\n", 26, NULL, "'HTTP/1.1 400 Bad' (HTTP)"},
+	{"SSH-2.0-OpenSSH_9.2p1\r\n", 23, "(SSH)", "'SSH-2.0-OpenSSH_' (SSH)"},
+	{"\x16\x03\x01\x02\0\1\0\1\xfc\3\3ABCDEF", 18, "1603010200010001fc03034142434445 (TLS)",
+	 "(TLS)"},
+	{"{\"QMP\": {\"version\": {}}}", 26, "(a QMP monitor)", "(a QMP monitor)"},
+	{"QEVM\0\0\0\3\2\0\0\0\1\6ra", 16, "(QEMU's migration)", "(QEMU's migration)"},
+	{"\x1b[2Jclear it now\n", 17, "1b5b324a", NULL},
+	{"hello, who is there?\n", 21, "'hello, who is th'", "'hello, who is th'"},
+	{"QUIT\r\n", 6, "only 'QUIT?\?' came", NULL},
+	{"TSTUDOMX and more", 17, "no migration stream", NULL},
+};
+
+static void strangers_are_told(void **state)
+{
+	struct stream_head h;
+	uint64_t session;
+	struct frame f;
+	struct pair p;
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(strangers); i++) {
+		struct err e = {0};
+
+		pair_open(&p, 1000);
+		if (strangers[i].as_source) {
+			assert_int_equal(write(p.src.transport->fd, strangers[i].bytes,
+					       strangers[i].len),
+					 strangers[i].len);
+			shutdown(p.src.transport->fd, SHUT_WR);
+			assert_int_equal(channel_recv_head(&p.dst, &h, &session, &e), -EPROTO);
+			expect_text(&e, "no migration stream of testudo");
+			expect_text(&e, strangers[i].as_source);
+			assert_null(strchr(e.text, '\x1b'));
+		}
+		e = (struct err) {0};
+		if (strangers[i].as_destination) {
+			assert_int_equal(write(p.dst.transport->fd, strangers[i].bytes,
+					       strangers[i].len),
+					 strangers[i].len);
+			assert_int_equal(channel_recv(&p.src, &f, &e), -EBADMSG);
+			expect_text(&e, "no testudo that waits for a guest");
+			expect_text(&e, strangers[i].as_destination);
+			assert_null(strstr(e.text, "damaged"));
+		}
+		pair_close(&p);
+	}
+}
+
+/* One of testudo's that was damaged stays that, also when it is the first. */
+static void damaged_is_no_stranger(void **state)
+{
+	uint8_t head[FRAME_HEAD_SIZE];
+	unsigned int byte, n;
+	struct frame f;
+	struct pair p;
+
+	(void)state;
+	for (byte = 0; byte < FRAME_HEAD_SIZE; byte++)
+		for (n = 0; n < 2; n++) {
+			struct err e = {0};
+
+			pair_open(&p, 1000);
+			if (n)
+				assert_int_equal(channel_send(&p.dst, FRAME_ACK, eight, 8, NULL),
+						 0);
+			frame_head_encode(FRAME_ACK, eight, 8, head);
+			head[byte] ^= 0x20;
+			assert_int_equal(write(p.dst.transport->fd, head, sizeof(head)),
+					 sizeof(head));
+			if (n) {
+				assert_int_equal(channel_recv(&p.src, &f, NULL), 0);
+				frame_fini(&f);
+			}
+			assert_int_equal(channel_recv(&p.src, &f, &e), -EBADMSG);
+			expect_text(&e, "damaged on its way");
+			pair_close(&p);
+		}
+}
+
 static void frames_arrive(void **state)
 {
 	struct pair p;
@@ -689,6 +776,8 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(frames_arrive),
+		cmocka_unit_test(strangers_are_told),
+		cmocka_unit_test(damaged_is_no_stranger),
 		cmocka_unit_test(heads_arrive),
 		cmocka_unit_test(wrong_length_is_not_sent),
 		cmocka_unit_test(flipped_bytes),

@@ -39,8 +39,9 @@ static const struct {
 	int ret;
 	const char *says;
 } bad_stream_heads[] = {
-	{"magic, first byte", 0, 'X', -EPROTO, "magic"},
-	{"magic, last byte", 7, 'X', -EPROTO, "magic"},
+	{"magic, first byte", 0, 'X', -EPROTO,
+	 "no migration stream of testudo: it begins with 58535455"},
+	{"magic, last byte", 7, 'X', -EPROTO, "no migration stream"},
 	{"version", 8, 2, -EPROTONOSUPPORT, "version 2"},
 	{"version, high byte", 9, 1, -EPROTONOSUPPORT, "version 257"},
 	{"channel", 10, STREAM_CHANNELS_MAX + 1, -EPROTO, "channel 17"},
