@@ -332,15 +332,21 @@ int rundir_listen(const struct rundir *d, struct err *e)
 	return ret;
 }
 
+void rundir_remove(const struct rundir *d)
+{
+	if (d->dir_fd < 0)
+		return;
+	unlinkat(d->dir_fd, NEW_SOCKET, 0);
+	unlinkat(d->dir_fd, RUNDIR_SOCKET, 0);
+	unlinkat(d->dir_fd, GUEST_LOCK, 0);
+	unlinkat(d->base_fd, d->name, AT_REMOVEDIR);
+}
+
 void rundir_close(struct rundir *d)
 {
-	if (d->dir_fd >= 0) {
-		unlinkat(d->dir_fd, NEW_SOCKET, 0);
-		unlinkat(d->dir_fd, RUNDIR_SOCKET, 0);
-		unlinkat(d->dir_fd, GUEST_LOCK, 0);
-		unlinkat(d->base_fd, d->name, AT_REMOVEDIR);
+	rundir_remove(d);
+	if (d->dir_fd >= 0)
 		close(d->dir_fd);
-	}
 	if (d->base_fd >= 0)
 		close(d->base_fd);
 	if (d->lock_fd >= 0)

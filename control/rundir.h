@@ -48,6 +48,9 @@ int rundir_open(struct rundir *d, const char *name, int base_fd, int dir_fd, str
 /** rundir_listen - the control socket. Return: the listening descriptor, the caller's, or -errno */
 int rundir_listen(const struct rundir *d, struct err *e);
 
+/** rundir_remove - remove the directory and nothing else; for a signal's handler, too */
+void rundir_remove(const struct rundir *d);
+
 /** rundir_close - remove the directory; needs unlinkat(2) on the two descriptors and nothing more
  */
 void rundir_close(struct rundir *d);

@@ -14,6 +14,7 @@
 #include "base/err.h"
 #include "vmm/layout.h"
 
+#include "vmm/memory_fault.h"
 #define HUGE_PAGE (2 * MiB)
 
 /* MemAvailable of /proc/meminfo in bytes; UINT64_MAX when it cannot be told */
@@ -153,7 +154,8 @@ int memory_adopt(struct memory *m, int fd, const struct memory_options *opt, str
 	return map_memory(m, opt, "raise the limit (ulimit -v)", e);
 }
 
-int memory_map_file(struct memory *m, int fd, uint64_t offset, uint64_t size_bytes, struct err *e)
+int memory_map_file(struct memory *m, int fd, const char *path, uint64_t offset,
+		    uint64_t size_bytes, struct err *e)
 {
 	const off_t end = lseek(fd, 0, SEEK_END);
 	void *map;
@@ -165,6 +167,7 @@ int memory_map_file(struct memory *m, int fd, uint64_t offset, uint64_t size_byt
 		return err_set(e, -errno, "saved guest: %s; give a regular file", strerror(errno));
 	/* a page behind the end of the file would be a SIGBUS later */
 	if (!size_bytes || offset > (uint64_t)end || size_bytes > (uint64_t)end - offset)
+	memory_fault_watch(map, m->size_bytes, NULL, -1, 0);
 		return err_set(e, -EINVAL,
 			       "saved guest: the file has %lld bytes, its memory of %" PRIu64
 			       " bytes begins at %" PRIu64 "; it was cut short, use another copy",
@@ -199,3 +202,5 @@ void memory_fini(struct memory *m)
 	memset(m, 0, sizeof(*m));
 	m->fd = -1;
 }
+	memory_fault_watch(map, size_bytes, path, fd, offset + size_bytes);
+	memory_fault_unwatch(m->map);

@@ -52,14 +52,15 @@ int memory_adopt(struct memory *m, int fd, const struct memory_options *opt, str
 
 /**
  * memory_map_file - RAM that is the file's content at first, read when it is touched
- * @fd: of the saved guest, still the caller's; @offset: of RAM in it, a multiple of the page size
- * What the guest writes stays in this process; the file is not changed, and must not be changed or
- * cut short by others as long as the guest lives. Its memory cannot be handed over as a descriptor
- * (m->fd is -1), and a later migration of it reads holes like other pages.
- * Return: 0; -EINVAL when the file is too short; -ENOMEM, -errno. @m may be given to memory_fini()
- * in any case.
+ * @fd: of the saved guest, still the caller's; @path: for messages, which it may outlive; @offset:
+ * of RAM in it, a multiple of the page size What the guest writes stays in this process; the file
+ * is not changed, and must not be changed or cut short by others as long as the guest lives. Its
+ * memory cannot be handed over as a descriptor (m->fd is -1), and a later migration of it reads
+ * holes like other pages. Return: 0; -EINVAL when the file is too short; -ENOMEM, -errno. @m may be
+ * given to memory_fini() in any case.
  */
-int memory_map_file(struct memory *m, int fd, uint64_t offset, uint64_t size_bytes, struct err *e);
+int memory_map_file(struct memory *m, int fd, const char *path, uint64_t offset,
+		    uint64_t size_bytes, struct err *e);
 
 /** memory_move - @to has the memory from here on, mapped where it was; @from has none */
 void memory_move(struct memory *to, struct memory *from);

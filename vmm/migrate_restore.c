@@ -188,7 +188,8 @@ static int build_on_loop(void *arg)
 	int ret = describe_apply(r, c->description, c->e);
 
 	if (!ret)
-		ret = memory_map_file(&memory, c->ram.fd, c->ram.offset, c->ram.n_bytes, c->e);
+		ret = memory_map_file(&memory, c->ram.fd, c->d->uri.path, c->ram.offset,
+				      c->ram.n_bytes, c->e);
 	if (!ret)
 		ret = run_build_machine(r, &memory, c->e);
 	if (!ret)

@@ -16,6 +16,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "devices/char/char.h"
+#include "devices/char/terminal.h"
 #include "vmm/cmd.h"
 #include "vmm/config.h"
 #include "vmm/control.h"
@@ -24,6 +25,7 @@
 #include "vmm/dump_dtb.h"
 #include "vmm/isolation.h"
 #include "vmm/machine.h"
+#include "vmm/memory_fault.h"
 #include "vmm/mitigation.h"
 #include "vmm/mitigation_watch.h"
 #include "vmm/policy_file.h"
@@ -101,6 +103,16 @@ static void signal_ready(struct loop_watch *w, uint32_t events)
 	}
 }
 
+/* Guest memory is gone; of a handler. */
+static void end_at_once(void *arg)
+{
+	struct run *r = arg;
+
+	terminal_restore();
+	rundir_remove(&r->control.dir);
+	unix_listener_fini(&r->serial.listener);
+}
+
 static bool is_ignored(int sig)
 {
 	struct sigaction now;
@@ -130,7 +142,8 @@ static int open_signals(struct run *r, struct err *e)
 		      : loop_add(&r->loop, &r->signals, r->signal_fd, EPOLLIN, signal_ready);
 	if (ret < 0)
 		return err_set(e, ret, "signalfd: %s", strerror(-ret));
-	return vcpu_init_kick(e);
+	ret = vcpu_init_kick(e);
+	return ret ? ret : memory_fault_open(end_at_once, r, EXIT_VMM_ERROR, e);
 }
 
 static int open_loop(struct run *r, struct err *e)

@@ -20,6 +20,7 @@
 #include "vmm/dirty_ring.h"
 #include "vmm/isolation.h"
 #include "vmm/kvm.h"
+#include "vmm/memory_fault.h"
 #include "vmm/mitigation.h"
 #include "vmm/vcpu_crash.h"
 #include "vmm/vm.h"
@@ -267,6 +268,9 @@ static enum vm_event vcpu_handle_exit(struct vcpu *v)
 	}
 }
 
+		/* of memory that it cannot read a guest may crash, too */
+		if (memory_fault_explains(false))
+			return VM_EVENT_FAILED;
 /* Return: may the vCPU run? */
 static bool pin(struct vcpu *v)
 {
@@ -346,7 +350,9 @@ static void run_loop(struct vcpu *v)
 				park_if_asked(v);
 			continue;
 		} else {
-			log_err("vCPU %u: KVM_RUN: %s; see the kernel's log", v->id, strerror(ret));
+			if (!memory_fault_explains(ret == EFAULT))
+				log_err("vCPU %u: KVM_RUN: %s; see the kernel's log", v->id,
+					strerror(ret));
 			event = VM_EVENT_FAILED;
 		}
 		if (event != VM_EVENT_NONE) {

@@ -72,7 +72,7 @@ static void test_back_as_it_was(void **state)
 	assert_int_not_equal(s.crc[5], 0);
 	assert_int_equal(ram_file_check(&s.file, NULL), 0);
 
-	assert_int_equal(memory_map_file(&back, s.fd, OFFSET, SIZE, NULL), 0);
+	assert_int_equal(memory_map_file(&back, s.fd, "saved", OFFSET, SIZE, NULL), 0);
 	assert_int_equal(back.fd, -1);
 	assert_memory_equal(back.map, s.m.map, SIZE);
 	/* what the guest writes does not go into the file */
@@ -134,7 +134,8 @@ static void test_short_file_is_refused(void **state)
 		struct err e = {0};
 		struct memory m;
 
-		assert_int_equal(memory_map_file(&m, s.fd, cases[i].offset, cases[i].size, &e),
+		assert_int_equal(memory_map_file(&m, s.fd, "saved", cases[i].offset, cases[i].size,
+						 &e),
 				 cases[i].ret);
 		memory_fini(&m);
 	}
