@@ -1,11 +1,14 @@
 #include "base/text.h"
 
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/bytes.h"
+
+#define LINE_SIZE 8192 /* a path of PATH_MAX and words around it */
 
 /* @len bytes of @s between two @quote */
 static struct text_quote clean(const char *s, size_t len, const char *quote)
@@ -72,6 +75,18 @@ void text_printable(char *text)
 		}
 		s += n ? n : 1;
 	}
+}
+
+void text_say(const char *fmt, ...)
+{
+	char line[LINE_SIZE];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(line, sizeof(line), fmt, ap);
+	va_end(ap);
+	text_printable(line);
+	puts(line);
 }
 
 static void append(char *buf, size_t size, const char *separator, const char *word)

@@ -28,6 +28,9 @@ struct text_quote text_clean(const char *s);
  */
 void text_printable(char *s);
 
+/** text_say - print one line to standard output, without the newline in @fmt, made printable */
+void text_say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
 /**
  * text_list_add - append @word to the list in @buf, "a", "a, b", ...
  * A list that does not fit into @size bytes is cut off.

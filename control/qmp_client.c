@@ -13,6 +13,7 @@
 
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/text.h"
 
 #define READ_CHUNK  65536
 #define MESSAGE_MAX (16u << 20)
@@ -65,6 +66,22 @@ static int receive(struct qmp_client *c, uint64_t deadline)
 	return 0;
 }
 
+/* All of it may be printed: it comes from another process, which may be a guest's prey. */
+static void make_printable(json_t *v)
+{
+	AUTO_FREE char *text = json_is_string(v) ? strdup(json_string_value(v)) : NULL;
+	const char *key;
+	json_t *part;
+	size_t i;
+
+	if (text) {
+		text_printable(text);
+		json_string_set(v, text);
+	}
+	json_object_foreach(v, key, part) make_printable(part);
+	json_array_foreach(v, i, part) make_printable(part);
+}
+
 /* The next message of any kind. Return: 0, with a new reference in *@msg; as receive(); -EPROTO */
 static int next_message(struct qmp_client *c, uint64_t deadline, json_t **msg)
 {
@@ -83,6 +100,7 @@ static int next_message(struct qmp_client *c, uint64_t deadline, json_t **msg)
 	n = qmp_scan_drop(&c->scan);
 	memmove(c->in, c->in + n, c->in_len - n);
 	c->in_len -= n;
+	make_printable(*msg);
 	return *msg ? 0 : -EPROTO;
 }
 

@@ -482,10 +482,10 @@ static int check_file(const char *path, struct policy *p, struct host_file *memb
 		if (host_facts_load(full, member, e) < 0)
 			return -EXIT_BAD_INPUT;
 	}
-	printf("%s: no mistakes", path);
 	if (p->n_pool_paths)
-		printf(", %u host fact files read", p->n_pool_paths);
-	putchar('\n');
+		text_say("%s: no mistakes, %u host fact files read", path, p->n_pool_paths);
+	else
+		text_say("%s: no mistakes", path);
 	return 0;
 }
 
@@ -532,8 +532,6 @@ int cmd_policy(int argc, char **argv)
 			      "policy: %s is no word; give check or explain, see testudo policy "
 			      "--help",
 			      text_quote(argv[1], strlen(argv[1])).s);
-	if (fflush(stdout) != 0 && ret >= 0)
-		ret = err_set(&e, -EXIT_VMM_ERROR, "cannot write to standard output");
 	if (ret < 0)
 		log_err("%s", e.text);
 	return ret < 0 ? -ret : ret;

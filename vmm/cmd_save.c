@@ -17,6 +17,7 @@
 #include "base/file.h"
 #include "base/file_write.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "vmm/cmd.h"
 #include "vmm/guest_wait.h"
 #include "vmm/migrate_client.h"
@@ -168,14 +169,14 @@ static void tell_end(const struct command *c, const json_t *state)
 	if (c->client.json)
 		migrate_client_tell_json("completed", state);
 	else
-		printf("guest '%s' saved in %lld ms: %.1f of %.1f MiB of memory are in '%s'; it "
-		       "%s\n",
-		       c->name, (long long)migrate_client_int(state, "total-time"),
-		       (double)migrate_client_int(ram, "transferred") / (double)MiB,
-		       (double)migrate_client_int(ram, "total") / (double)MiB, c->path,
-		       !c->keep_running ? "ends"
-		       : c->was_running ? "goes on"
-					: "stays paused");
+		text_say("guest '%s' saved in %lld ms: %.1f of %.1f MiB of memory are in '%s'; it "
+			 "%s",
+			 c->name, (long long)migrate_client_int(state, "total-time"),
+			 (double)migrate_client_int(ram, "transferred") / (double)MiB,
+			 (double)migrate_client_int(ram, "total") / (double)MiB, c->path,
+			 !c->keep_running ? "ends"
+			 : c->was_running ? "goes on"
+					  : "stays paused");
 	if (c->keep_running && disks)
 		log_warn("guest '%s' goes on writing to %lld disk%s: what is in '%s' fits only a "
 			 "copy of %s from this moment",
