@@ -96,9 +96,5 @@ int cmd_host(int argc, char **argv)
 		ret = print_json(&f);
 	else
 		print_text(&f);
-	if (fflush(stdout) != 0 || ferror(stdout)) {
-		log_err("cannot write to standard output");
-		ret = EXIT_VMM_ERROR;
-	}
 	return ret;
 }

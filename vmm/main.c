@@ -1,9 +1,13 @@
 /* The table of contents: which subcommands there are, and how to reach them. */
+#include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/bytes.h"
 #include "base/log.h"
+#include "base/std_fds.h"
 #include "vmm/cmd.h"
 #include "vmm/version.h"
 
@@ -20,19 +24,20 @@ static int cmd_help(int argc, char **argv);
 static const struct command {
 	const char *name, *summary;
 	int (*run)(int argc, char **argv);
+	bool prints; /* what it is for is its output */
 } commands[] = {
-	{"run", "boot a guest and wait until it ends", cmd_run},
-	{"list", "list the guests that run", cmd_list},
-	{"stat", "print a guest's state, exits and mitigations", cmd_stat},
-	{"pause", "let a guest stand still", cmd_pause},
-	{"resume", "let a paused guest go on", cmd_resume},
-	{"stop", "press a guest's power button and wait for its end", cmd_stop},
-	{"migrate", "move a running guest to another host or process", cmd_migrate},
-	{"save", "write a running guest into a file", cmd_save},
-	{"host", "print what this host is, and what can be held on it", cmd_host},
-	{"policy", "check a policy, or explain what it decides on a host", cmd_policy},
-	{"version", "print the version", cmd_version},
-	{"help", "print this text, or that of a command", cmd_help},
+	{"run", "boot a guest and wait until it ends", cmd_run, false},
+	{"list", "list the guests that run", cmd_list, true},
+	{"stat", "print a guest's state, exits and mitigations", cmd_stat, true},
+	{"pause", "let a guest stand still", cmd_pause, false},
+	{"resume", "let a paused guest go on", cmd_resume, false},
+	{"stop", "press a guest's power button and wait for its end", cmd_stop, false},
+	{"migrate", "move a running guest to another host or process", cmd_migrate, false},
+	{"save", "write a running guest into a file", cmd_save, false},
+	{"host", "print what this host is, and what can be held on it", cmd_host, true},
+	{"policy", "check a policy, or explain what it decides on a host", cmd_policy, true},
+	{"version", "print the version", cmd_version, true},
+	{"help", "print this text, or that of a command", cmd_help, true},
 };
 
 static const struct command *find_command(const char *name)
@@ -71,10 +76,26 @@ static int cmd_help(int argc, char **argv)
 	return 0;
 }
 
-int main(int argc, char **argv)
+/* Output that nobody gets is an error, of the command only where it is what the command is for. */
+static int end_output(int code, bool prints)
+{
+	const bool failed = ferror(stdout);
+
+	if (fflush(stdout) == 0 && !failed)
+		return code;
+	if (std_fd_was_closed(STDOUT_FILENO))
+		log_err("standard output is closed; leave it open, or give >/dev/null");
+	else
+		log_err("cannot write to standard output: %s; look at where it goes",
+			failed ? "it failed" : strerror(errno));
+	return code || !prints ? code : EXIT_VMM_ERROR;
+}
+
+static int run_command(int argc, char **argv, bool *prints)
 {
 	const struct command *c;
 
+	*prints = true;
 	if (argc < 2) {
 		log_err("no command given; see testudo help");
 		return EXIT_USAGE;
@@ -86,8 +107,19 @@ int main(int argc, char **argv)
 	c = find_command(argv[1]);
 	if (!c)
 		return no_command(argv[1]);
+	*prints = c->prints || (argc > 2 && strcmp(argv[2], "--help") == 0);
 	if (argc > 2 && (c->run == cmd_version || c->run == cmd_help) &&
 	    strcmp(argv[2], "--help") == 0)
 		return cmd_help(1, argv + 1);
 	return c->run(argc - 1, argv + 1);
+}
+
+int main(int argc, char **argv)
+{
+	bool prints;
+	int code;
+
+	std_fds_hold();
+	code = run_command(argc, argv, &prints);
+	return end_output(code, prints);
 }

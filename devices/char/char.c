@@ -17,6 +17,7 @@
 #include "base/err.h"
 #include "base/file_write.h"
 #include "base/log.h"
+#include "base/std_fds.h"
 #include "devices/char/terminal.h"
 
 #define ESCAPE	      0x01 /* Ctrl-a */
@@ -336,8 +337,14 @@ static int open_terminal(struct char_backend *c, struct err *e)
 
 static int open_stdio(struct char_backend *c, struct err *e)
 {
+	const bool no_input = std_fd_was_closed(STDIN_FILENO);
 	int ret;
 
+	if (no_input || std_fd_was_closed(STDOUT_FILENO))
+		return err_set(e, -EBADF,
+			       "--serial stdio: standard %s is closed; use %s, or --serial none",
+			       no_input ? "input" : "output",
+			       no_input ? "</dev/null" : ">/dev/null");
 	c->in_fd = STDIN_FILENO;
 	c->out_fd = STDOUT_FILENO;
 	if (isatty(c->in_fd)) {
@@ -348,8 +355,8 @@ static int open_stdio(struct char_backend *c, struct err *e)
 	ret = watch_fds(c);
 	if (ret < 0)
 		return err_set(e, ret,
-			       "--serial stdio: cannot wait for standard input: %s; is it "
-			       "closed? use --serial none or </dev/null",
+			       "--serial stdio: cannot wait for standard input and output: %s; "
+			       "use --serial none, pty or unix:PATH",
 			       strerror(-ret));
 	return 0;
 }
