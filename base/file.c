@@ -214,7 +214,7 @@ int file_read(const char *what, const char *path, size_t max, char **out, size_t
 	return 0;
 }
 
-/* Return: 0; -EFBIG; -errno of either side */
+/* Return: 0; -EFBIG; -EDQUOT: a limit of the process; -errno of either side */
 static int copy_stream(const char *what, const char *path, int from, int to, uint64_t max)
 {
 	AUTO_FREE char *buf = malloc(COPY_CHUNK);
@@ -228,8 +228,9 @@ static int copy_stream(const char *what, const char *path, int from, int to, uin
 		total += (uint64_t)n;
 		if (total > max)
 			return -EFBIG;
+		errno = 0;
 		if (write(to, buf, (size_t)n) != n)
-			return -ENOMEM;
+			return errno == EFBIG ? -EDQUOT : -ENOMEM; /* ulimit -f */
 	}
 	return (int)n;
 }
@@ -254,6 +255,11 @@ int file_open_whole(const char *what, const char *path, uint64_t max, struct err
 	ret = copy_stream(what, path, fd, copy, max);
 	if (ret == -EFBIG)
 		return too_large(what, path, max, e);
+	if (ret == -EDQUOT)
+		return err_set(e, ret,
+			       "%s %s: the limit of file sizes (ulimit -f) allows no copy of it in "
+			       "memory; raise it, or give a regular file",
+			       what, path);
 	if (ret == -ENOMEM)
 		return err_set(e, ret, "%s %s: no memory for a copy of it; give a regular file",
 			       what, path);

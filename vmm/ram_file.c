@@ -11,6 +11,13 @@
 #include "base/err.h"
 #include "vmm/ram_frame.h"
 
+/* The limit is that of the guest's process, which writes. */
+static const char *write_cure(int error)
+{
+	return error == EFBIG ? "start the guest with a higher limit of file sizes (ulimit -f)"
+			      : "give a file on a disk with more room";
+}
+
 static int write_all(int fd, const uint8_t *p, uint64_t len, uint64_t at, struct err *e)
 {
 	while (len) {
@@ -20,9 +27,9 @@ static int write_all(int fd, const uint8_t *p, uint64_t len, uint64_t at, struct
 			continue;
 		if (n <= 0)
 			return err_set(e, n < 0 ? -errno : -ENOSPC,
-				       "save: memory cannot be written at offset %llu: %s; give a "
-				       "file on a disk with more room",
-				       (unsigned long long)at, n < 0 ? strerror(errno) : "no room");
+				       "save: memory cannot be written at offset %llu: %s; %s",
+				       (unsigned long long)at, n < 0 ? strerror(errno) : "no room",
+				       write_cure(n < 0 ? errno : ENOSPC));
 		p += n;
 		at += (uint64_t)n;
 		len -= (uint64_t)n;
@@ -99,8 +106,8 @@ int ram_file_save(struct ram_file *f, const uint8_t *map, int hole_fd, struct er
 		part++;
 	}
 	if (!ret && ftruncate(f->fd, (off_t)end) < 0)
-		ret = err_set(e, -errno, "save: the file cannot be made %llu bytes long: %s",
-			      (unsigned long long)end, strerror(errno));
+		ret = err_set(e, -errno, "save: the file cannot be made %llu bytes long: %s; %s",
+			      (unsigned long long)end, strerror(errno), write_cure(errno));
 	return ret;
 }
 

@@ -75,7 +75,12 @@ static int set_cpuid(struct vcpu *v, uint32_t n_vcpus, struct err *e)
 	c = kvm_cpuid_from_set(&set);
 	if (!c)
 		return err_set(e, -ENOMEM, "out of memory");
-	return vcpu_ioctl(v, KVM_SET_CPUID2, c, "KVM_SET_CPUID2", e);
+	if (ioctl(v->fd, KVM_SET_CPUID2, c) < 0)
+		return err_set(e, -errno,
+			       "vCPU %u: KVM_SET_CPUID2: KVM does not take this CPUID: %s; change "
+			       "--cpu, or leave it out",
+			       v->id, strerror(errno));
+	return 0;
 }
 
 static int set_boot_msrs(struct vcpu *v, struct err *e)
@@ -263,14 +268,14 @@ static enum vm_event vcpu_handle_exit(struct vcpu *v)
 	case KVM_EXIT_SYSTEM_EVENT:
 		return exit_system_event(v);
 	default:
+		/* of memory that it cannot read a guest may crash, too */
+		if (memory_fault_explains(false))
+			return VM_EVENT_FAILED;
 		vcpu_log_crash(v);
 		return VM_EVENT_CRASH;
 	}
 }
 
-		/* of memory that it cannot read a guest may crash, too */
-		if (memory_fault_explains(false))
-			return VM_EVENT_FAILED;
 /* Return: may the vCPU run? */
 static bool pin(struct vcpu *v)
 {

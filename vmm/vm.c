@@ -27,8 +27,10 @@ int vm_create(struct vm *vm, const struct kvm *kvm, struct err *e)
 		vm->fd = ioctl(kvm->fd, KVM_CREATE_VM, 0);
 	while (vm->fd < 0 && errno == EINTR);
 	if (vm->fd < 0)
-		return err_set(e, -errno, "KVM_CREATE_VM: %s; see the kernel's log",
-			       strerror(errno));
+		return err_set(e, -errno, "KVM_CREATE_VM: %s; %s", strerror(errno),
+			       errno == EMFILE	 ? "raise the limit of open files (ulimit -n)"
+			       : errno == ENOMEM ? "the host is short of memory: end something"
+						 : "see the kernel's log");
 	return vm_ioctl(vm, KVM_SET_IDENTITY_MAP_ADDR, &identity_map, "KVM_SET_IDENTITY_MAP_ADDR",
 			e);
 }
@@ -55,8 +57,15 @@ int vm_add_memory(struct vm *vm, const struct guest_mem *mem, struct err *e)
 			.userspace_addr = (uintptr_t)mem->region[i].hva,
 		};
 
-		ret = vm_ioctl(vm, KVM_SET_USER_MEMORY_REGION, &slot, "KVM_SET_USER_MEMORY_REGION",
-			       e);
+		if (ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &slot) < 0)
+			ret = err_set(e, -errno,
+				      "-m: KVM does not take %llu MiB of guest memory at 0x%llx: "
+				      "%s; %s",
+				      (unsigned long long)slot.memory_size >> 20,
+				      (unsigned long long)slot.guest_phys_addr, strerror(errno),
+				      errno == ENOMEM ? "it has no memory for its tables: give a "
+							"smaller -m"
+						      : "give a smaller -m");
 	}
 	return ret;
 }

@@ -259,7 +259,7 @@ def test_no_kvm(work):
 
 
 def test_no_memory_for_prealloc(testudo):
-    r = testudo("hello", "-m", "16T", "--prealloc")
+    r = testudo("hello", "-m", "4T", "--prealloc")
     if r.code == USAGE and "physical address bits" in r.err:
         pytest.skip("this CPU addresses less memory than can be had")
     r.expect_error(VMM_ERROR, "--prealloc")

@@ -2,8 +2,18 @@
 #include <stddef.h>
 #include <setjmp.h>
 #include <stdint.h>
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <signal.h>
+#include <stdbool.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 #include "base/bytes.h"
@@ -28,6 +38,10 @@ static const struct {
 	{"64 GiB in 36 bits", {.size_bytes = 64 * GiB}, 36, "at most 64512"},
 	{"64 GiB in 39 bits", {.size_bytes = 64 * GiB}, 39, NULL},
 	{"all of it", {.size_bytes = ~UINT64_C(0) << 12}, 52, "do not fit"},
+	/* a slot of KVM has at most 2^31 - 1 pages */
+	{"as much as two slots take", {.size_bytes = 8391679 * MiB}, 52, NULL},
+	{"a MiB more", {.size_bytes = 8391680 * MiB}, 52, "slot of KVM; give at most 8391679"},
+	{"16 TiB", {.size_bytes = 16384 * GiB}, 52, "slot of KVM; give at most 8391679"},
 };
 
 static void test_check(void **state)
@@ -93,7 +107,7 @@ static void test_layout(void **state)
 static void test_prealloc(void **state)
 {
 	const struct memory_options some = {.size_bytes = 16 * MiB, .prealloc = true};
-	const struct memory_options all = {.size_bytes = UINT64_C(1) << 45, .prealloc = true};
+	const struct memory_options all = {.size_bytes = UINT64_C(1) << 42, .prealloc = true};
 	struct memory m;
 	struct stat st;
 	struct err e = {0};
@@ -104,7 +118,7 @@ static void test_prealloc(void **state)
 	assert_int_equal((uint64_t)st.st_blocks * 512, 16 * MiB);
 	memory_fini(&m);
 	assert_int_equal(memory_check(&all, 52, &e), -12);
-	assert_non_null(strstr(e.text, "33554432 MiB wanted"));
+	assert_non_null(strstr(e.text, "4194304 MiB wanted"));
 }
 
 /* More huge pages than any pool here holds: an error at once, not a fault later. */
@@ -120,6 +134,83 @@ static void test_hugepages_missing(void **state)
 	memory_fini(&m);
 }
 
+/* From here on memfd_create(2) gives this error: as a container's filter does. */
+static void deny_memfd(int error)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_memfd_create, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned int)error),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	const struct sock_fprog filter = {.len = ARRAY_SIZE(code), .filter = code};
+
+	assert_int_equal(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+	assert_int_equal(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter), 0);
+}
+
+#define LIMIT_NONE RLIM_NLIMITS
+
+static const struct {
+	const char *name;
+	int limit; /* LIMIT_NONE: @deny is the error of memfd_create(2) */
+	uint64_t value;
+	int deny;
+	bool hugepages;
+	int code;
+	const char *says, *not ; /* not blamed */
+} denials[] = {
+	{"ulimit -f", RLIMIT_FSIZE, 16 * MiB, 0, false, -EFBIG, "(ulimit -f)", "ulimit -v"},
+	{"ulimit -n", RLIMIT_NOFILE, 3, 0, false, -EMFILE, "(ulimit -n)", "ulimit -v"},
+	{"ulimit -v", RLIMIT_AS, 16 * MiB, 0, false, -ENOMEM, "(ulimit -v)", "ulimit -f"},
+	{"seccomp", LIMIT_NONE, 0, EPERM, false, -EPERM, "seccomp filter", "ulimit"},
+	{"seccomp as of old", LIMIT_NONE, 0, ENOSYS, false, -ENOSYS, "seccomp filter", "ulimit"},
+	{"memfd_noexec", LIMIT_NONE, 0, EACCES, false, -EACCES, "vm.memfd_noexec", "ulimit"},
+	{"full host", LIMIT_NONE, 0, ENFILE, false, -ENFILE, "fs.file-max", "ulimit"},
+	{"no memory", LIMIT_NONE, 0, ENOMEM, false, -ENOMEM, "a smaller -m", "ulimit"},
+	{"no hugetlbfs", LIMIT_NONE, 0, ENODEV, true, -ENODEV, "leave out --hugepages", "ulimit"},
+	{"hugetlbfs not built", LIMIT_NONE, 0, ENOSYS, true, -ENOSYS, "leave out --hugepages",
+	 "ulimit"},
+};
+
+/* What is to blame is blamed, and nothing else. */
+static void test_denied(void **state)
+{
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(denials); i++) {
+		struct memory_options opt = {.size_bytes = 64 * MiB,
+					     .hugepages = denials[i].hugepages};
+		const struct rlimit to = {denials[i].value, denials[i].value};
+		int pipes[2], status;
+		struct memory m;
+		struct err e = {0};
+
+		assert_int_equal(pipe(pipes), 0);
+		if (!fork()) {
+			signal(SIGXFSZ, SIG_IGN);
+			if (denials[i].limit != LIMIT_NONE)
+				setrlimit((__rlimit_resource_t)denials[i].limit, &to);
+			else
+				deny_memfd(denials[i].deny);
+			e.code = 0;
+			memory_init(&m, &opt, &e);
+			_exit(write(pipes[1], &e, sizeof(e)) != sizeof(e));
+		}
+		close(pipes[1]);
+		assert_int_equal(read(pipes[0], &e, sizeof(e)), sizeof(e));
+		close(pipes[0]);
+		wait(&status);
+		print_message("# %s: %s\n", denials[i].name, e.text);
+		assert_int_equal(status, 0);
+		assert_int_equal(e.code, denials[i].code);
+		assert_non_null(strstr(e.text, "-m: cannot "));
+		assert_non_null(strstr(e.text, denials[i].says));
+		assert_null(strstr(e.text, denials[i].not ));
+	}
+}
+
 /* more than the whole address space of a process */
 static void test_no_address_space(void **state)
 {
@@ -129,7 +220,7 @@ static void test_no_address_space(void **state)
 
 	(void)state;
 	assert_int_equal(memory_init(&m, &opt, &e), -12);
-	assert_non_null(strstr(e.text, "cannot map 134217728 MiB"));
+	assert_non_null(strstr(e.text, "cannot map 134217728 MiB of guest memory"));
 	memory_fini(&m);
 	assert_int_equal(m.fd, -1);
 }
@@ -161,11 +252,9 @@ static void test_move(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_check),
-		cmocka_unit_test(test_layout),
-		cmocka_unit_test(test_prealloc),
-		cmocka_unit_test(test_hugepages_missing),
-		cmocka_unit_test(test_no_address_space),
+		cmocka_unit_test(test_check),	 cmocka_unit_test(test_layout),
+		cmocka_unit_test(test_prealloc), cmocka_unit_test(test_hugepages_missing),
+		cmocka_unit_test(test_denied),	 cmocka_unit_test(test_no_address_space),
 		cmocka_unit_test(test_move),
 	};
 
