@@ -10,12 +10,18 @@
 /* SDM vol.4 unless said otherwise */
 #define MSR_IA32_TSC		   0x010
 #define MSR_IA32_APIC_BASE	   0x01b
+#define MSR_IA32_TSC_ADJUST	   0x03b
 #define MSR_IA32_SPEC_CTRL	   0x048
 #define MSR_IA32_PRED_CMD	   0x049
+#define MSR_IA32_MPERF		   0x0e7
+#define MSR_IA32_APERF		   0x0e8
 #define MSR_IA32_ARCH_CAPABILITIES 0x10a
+#define MSR_IA32_FLUSH_CMD	   0x10b
 #define MSR_IA32_MISC_ENABLE	   0x1a0
 #define MSR_IA32_MTRR_DEF_TYPE	   0x2ff
+#define MSR_IA32_TSC_DEADLINE	   0x6e0
 #define MSR_EFER		   0xc0000080 /* AMD APM vol.2 3.1.7 */
+#define MSR_AMD_VIRT_SPEC_CTRL	   0xc001011f /* AMD's "Speculative Store Bypass Disable" paper */
 
 #define PRED_CMD_IBPB (UINT64_C(1) << 0)
 

@@ -20,10 +20,17 @@ static const struct {
 	const char *cure;
 } owned[] = {
 	{MSR_IA32_TSC, MSR_IA32_TSC, "it counts; take it out"},
+	{MSR_IA32_TSC_ADJUST, MSR_IA32_TSC_ADJUST, "the guest's clock counts by it; take it out"},
+	{MSR_IA32_MPERF, MSR_IA32_APERF, "it counts; take it out"},
+	{MSR_IA32_TSC_DEADLINE, MSR_IA32_TSC_DEADLINE, "it is the guest's timer; take it out"},
 	{MSR_IA32_APIC_BASE, MSR_IA32_APIC_BASE, "testudo sets it; take it out"},
 	{MSR_IA32_SPEC_CTRL, MSR_IA32_SPEC_CTRL,
 	 "it is the guest's and the mitigation's; name its bits in spec-ctrl of a policy"},
+	/* the same register by another name */
+	{MSR_AMD_VIRT_SPEC_CTRL, MSR_AMD_VIRT_SPEC_CTRL,
+	 "it is the guest's and the mitigation's; name its bits in spec-ctrl of a policy"},
 	{MSR_IA32_PRED_CMD, MSR_IA32_PRED_CMD, "it is a command; take it out"},
+	{MSR_IA32_FLUSH_CMD, MSR_IA32_FLUSH_CMD, "it is a command; take it out"},
 	{MSR_EFER, MSR_EFER, "the boot protocol sets it; take it out"},
 	{MSR_VIRTUAL_ENUMERATION, MSR_VIRTUAL_MITIGATION_CTRL,
 	 "the mitigation answers it; see virtual-msrs of a policy"},

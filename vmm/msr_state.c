@@ -11,16 +11,16 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "migration/section.h"
+#include "msr/msr.h"
 #include "vmm/backend.h"
 #include "vmm/kvm.h"
 #include "vmm/vcpu.h"
 
-#define MSRS_MAX	      1024 /* KVM lists some 300 */
-#define VERSION		      1
-#define MSR_IA32_TSC_DEADLINE 0x6e0
-#define MSR_IA32_MCG_CAP      0x179 /* bits 7:0: machine check banks, four MSRs each */
-#define MSR_IA32_MC0_CTL      0x400
-#define MSR_PERF_GLOBAL_CTRL  0x38f
+#define MSRS_MAX	     1024 /* KVM lists some 300 */
+#define VERSION		     1
+#define MSR_IA32_MCG_CAP     0x179 /* bits 7:0: machine check banks, four MSRs each */
+#define MSR_IA32_MC0_CTL     0x400
+#define MSR_PERF_GLOBAL_CTRL 0x38f
 
 enum kind {
 	MUST, /* restores and reads back, or the guest does not run here */

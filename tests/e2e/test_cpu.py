@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+import harness
 from harness import BAD_INPUT, OFF, USAGE
 
 
@@ -90,6 +91,22 @@ def test_of_two_edits_of_an_msr_the_later_one_wins(testudo, work):
 def test_template_msr_that_is_refused(testudo, work, addr, bitmap, names):
     path = write_msrs(work, ("0x140", "0b0"), (addr, bitmap))
     testudo("hello", "--cpu", path).expect_error(BAD_INPUT, path, *names)
+
+
+# what run refuses on every host
+OWNED = {"0x48": "spec-ctrl of a policy", "0xc001011f": "spec-ctrl of a policy", "0x49": "a command", "0x10b": "a command",
+         "0x10": "it counts", "0xe7": "it counts", "0xe8": "it counts", "0x3b": "clock", "0x6e0": "timer",
+         "0x1b": "testudo sets it", "0xc0000080": "boot protocol", "0x50000001": "virtual-msrs", "0x40000000": "with KVM",
+         "0x4b564d00": "with KVM"}
+
+
+@pytest.mark.nokvm
+@pytest.mark.parametrize("addr", OWNED)
+def test_template_msr_that_explain_refuses(work, addr):
+    """As run does, without a KVM to ask."""
+    path = write_msrs(work, ("0x140", "0b0"), (addr, "0b1"))
+    r = harness.run_raw(["policy", "explain", "--host", harness.HOSTS / "cascade-lake.json", "--cpu", path], work)
+    r.expect_error(BAD_INPUT, path, f"{addr} is not a template's", OWNED[addr])
 
 
 def test_missing_template(testudo):

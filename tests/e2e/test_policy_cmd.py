@@ -101,7 +101,7 @@ BAD_POLICIES = [
     ("bhi: [\n", ["line 2: bhi: a list is not a value"]),
     ("isolation:\n  vcpu-pinning: [0, 0]\n", ["line 3: isolation.vcpu-pinning: CPU 0 is given twice"]),
     ("pool: [none.json]\n", ["host facts", "none.json", "No such file"]),
-    ("pool: [p.yaml]\n", ["host facts", "p.yaml", "line 1"]),
+    ("pool: [p.yaml]\n", ["host facts", "p.yaml", "is a policy"]),
     ("x" * 70000, ["larger than 65536 bytes"]),
 ]
 
