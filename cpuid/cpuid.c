@@ -52,6 +52,16 @@ void cpuid_remove(struct cpuid_set *set, uint32_t leaf)
 	set->n_leaves = to;
 }
 
+bool cpuid_has_invariant_tsc(const struct cpuid_set *set)
+{
+	uint32_t i;
+
+	for (i = 0; i < set->n_leaves; i++)
+		if (set->leaf[i].leaf == 0x80000007)
+			return set->leaf[i].edx & 1u << 8;
+	return false;
+}
+
 unsigned int cpuid_phys_bits(struct cpuid_set *set)
 {
 	const struct cpuid_leaf *l = cpuid_find(set, 0x80000008, 0);

@@ -46,6 +46,12 @@ void cpuid_remove(struct cpuid_set *set, uint32_t leaf);
 unsigned int cpuid_phys_bits(struct cpuid_set *set);
 
 /**
+ * cpuid_has_invariant_tsc - is the TSC said to keep its frequency? CPUID 8000_0007H EDX[8]
+ * Source: SDM vol.2, CPUID; SDM vol.3, 18.17.1
+ */
+bool cpuid_has_invariant_tsc(const struct cpuid_set *set);
+
+/**
  * cpuid_set_topology - describe one package of @n_vcpus cores with one thread each
  * @set: leaves as KVM_GET_SUPPORTED_CPUID gives them; edited in place
  * @apic_id: x2APIC ID of the vCPU that will use the set, 0 to @n_vcpus - 1

@@ -134,7 +134,7 @@ _testudo()
     esac
     if [[ $cur == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W '--kernel --initrd --params --cpus --mem --disk --network --serial
-            --name --incoming --verify-snapshot --daemonize --ready-fd --paused --dump-dtb --no-reboot --hugepages --prealloc --dirty-ring --no-rng --no-sandbox --cpu --policy --host-facts --mitigation-report
+            --name --incoming --verify-snapshot --clock-realtime --daemonize --ready-fd --paused --dump-dtb --no-reboot --hugepages --prealloc --dirty-ring --no-rng --no-sandbox --cpu --policy --host-facts --mitigation-report
             --kvm-cap-force-spec-ctrl --verbose --help' -- "$cur")
     else
         compopt -o filenames

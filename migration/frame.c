@@ -25,6 +25,7 @@ static const struct frame_kind kinds[] = {
 	{FRAME_FAIL, "fail", FRAME_FROM_BOTH, true, 1, 4, 2 + TEXT_LEN},
 	{FRAME_CANCEL, "cancel", FRAME_FROM_SOURCE, true, 1, 0, 0},
 	{FRAME_CHECKSUMS, "checksums", FRAME_FROM_SOURCE, true, 1, 4, 4 << 20},
+	{FRAME_CLOCK, "clock", FRAME_FROM_BOTH, false, 1, 30, 30},
 };
 
 const struct frame_kind *frame_kinds(unsigned int *n)

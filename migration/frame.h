@@ -57,6 +57,7 @@ enum frame_type {
 	FRAME_FAIL = 11,       /* struct frame_fail */
 	FRAME_CANCEL = 12,     /* nothing */
 	FRAME_CHECKSUMS = 13,  /* of a saved guest's RAM: CRC-32C of each MiB of it, u32 each */
+	FRAME_CLOCK = 14,      /* struct frame_clock */
 };
 
 /* Who a frame comes from. */
@@ -133,8 +134,8 @@ enum frame_code frame_code_of(int ret);
 /** frame_code_name - "policy"; never NULL */
 const char *frame_code_name(enum frame_code code);
 
-#define FRAME_FEATURE_NONE 0u /* version 1 has no optional feature */
-#define FRAME_FEATURES	   FRAME_FEATURE_NONE
+#define FRAME_FEATURE_CLOCK (1u << 0) /* the source answers questions for its clocks */
+#define FRAME_FEATURES	    FRAME_FEATURE_CLOCK
 
 #define FRAME_HELLO_DRY_RUN (1u << 0) /* ends with VERDICT; nothing is moved */
 #define FRAME_HELLO_PASS_FD (1u << 1) /* memory comes as a descriptor, in MEMORY */
@@ -199,6 +200,21 @@ struct frame_ack {
 	uint64_t resume_ns; /* from COMMIT until the first vCPU ran; 0 when it stays paused */
 };
 
+enum frame_clock_what {
+	FRAME_CLOCK_ASK,    /* the destination: what do your clocks show? */
+	FRAME_CLOCK_ANSWER, /* the source, at once; in the handshake and before READY */
+	FRAME_CLOCK_APART,  /* the destination: so far apart are the times of day */
+};
+
+/* Fields that a kind has no use for are 0. */
+struct frame_clock {
+	uint16_t what;	  /* enum frame_clock_what */
+	uint64_t mono_ns; /* ANSWER: the source's CLOCK_MONOTONIC */
+	uint64_t wall_ns; /* ANSWER: the same moment as a time of day: migration/clock.h */
+	uint32_t tsc_khz; /* ANSWER: frequency of the guest's TSC; 0: not known */
+	int64_t apart_ns; /* APART: the source's time of day less the destination's */
+};
+
 struct frame_fail {
 	uint16_t code; /* enum frame_code, not FRAME_CODE_OK */
 	char text[ERR_TEXT_MAX];
@@ -214,6 +230,7 @@ void frame_ready_encode(const struct frame_ready *v, struct wbuf *w);
 void frame_commit_encode(const struct frame_commit *v, struct wbuf *w);
 void frame_ack_encode(const struct frame_ack *v, struct wbuf *w);
 void frame_fail_encode(const struct frame_fail *v, struct wbuf *w);
+void frame_clock_encode(const struct frame_clock *v, struct wbuf *w);
 
 /*
  * Each reads one payload whole. Texts arrive printable and NUL-terminated. Pointers in the result
@@ -229,5 +246,6 @@ int frame_ready_decode(const struct frame *f, struct frame_ready *v, struct err 
 int frame_commit_decode(const struct frame *f, struct frame_commit *v, struct err *e);
 int frame_ack_decode(const struct frame *f, struct frame_ack *v, struct err *e);
 int frame_fail_decode(const struct frame *f, struct frame_fail *v, struct err *e);
+int frame_clock_decode(const struct frame *f, struct frame_clock *v, struct err *e);
 
 #endif

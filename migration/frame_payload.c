@@ -274,3 +274,26 @@ int frame_fail_decode(const struct frame *f, struct frame_fail *v, struct err *e
 		return bad_field(f, "the code", v->code, "1 to 5", e);
 	return end(f, &r, e);
 }
+
+void frame_clock_encode(const struct frame_clock *v, struct wbuf *w)
+{
+	wbuf_u16(w, v->what);
+	wbuf_u64(w, v->mono_ns);
+	wbuf_u64(w, v->wall_ns);
+	wbuf_u32(w, v->tsc_khz);
+	wbuf_u64(w, (uint64_t)v->apart_ns);
+}
+
+int frame_clock_decode(const struct frame *f, struct frame_clock *v, struct err *e)
+{
+	struct rbuf r = rbuf_of(f->payload, f->len);
+
+	v->what = rbuf_u16(&r);
+	v->mono_ns = rbuf_u64(&r);
+	v->wall_ns = rbuf_u64(&r);
+	v->tsc_khz = rbuf_u32(&r);
+	v->apart_ns = (int64_t)rbuf_u64(&r);
+	if (v->what > FRAME_CLOCK_APART)
+		return bad_field(f, "the kind", v->what, "0 to 2", e);
+	return end(f, &r, e);
+}

@@ -43,8 +43,9 @@ struct isolation_policy {
 
 struct policy {
 	struct mitigation_policy mitigation;
-	bool stop_on_refuse; /* end a guest whose verdict turns to refuse while it runs */
-	bool nested_shown;   /* VMX and SVM in the guest's CPUID */
+	bool stop_on_refuse;	      /* end a guest whose verdict turns to refuse while it runs */
+	bool nested_shown;	      /* VMX and SVM in the guest's CPUID */
+	bool refuse_clock_difference; /* a guest whose clocks the wall clocks cannot carry on */
 	struct isolation_policy isolation;
 	enum policy_pool pool;
 	unsigned int n_pool_paths;

@@ -19,6 +19,7 @@ static const struct policy_choice reports[] = {{"both", REPORT_BOTH},
 static const struct policy_choice cannots[] = {
 	{"refuse", CANNOT_REFUSE}, {"warn", CANNOT_WARN}, {NULL, 0}};
 static const struct policy_choice refusals[] = {{"warn", false}, {"stop", true}, {NULL, 0}};
+static const struct policy_choice differences[] = {{"warn", false}, {"refuse", true}, {NULL, 0}};
 static const struct policy_choice frozen[] = {{"hold", false}, {"rebuild", true}, {NULL, 0}};
 static const struct policy_choice mixed[] = {
 	{"level", MIXED_LEVEL}, {"warn", MIXED_WARN}, {"refuse", MIXED_REFUSE}, {NULL, 0}};
@@ -56,6 +57,7 @@ static const struct policy_key keys[] = {
 	{NULL, "pool", KEY_POOL, pools, MEMBER(pool)},
 	{NULL, "mixed-pool", KEY_CHOICE, mixed, MEMBER(mitigation.mixed_pool)},
 	{NULL, "nested", KEY_CHOICE, nestings, MEMBER(nested_shown)},
+	{NULL, "clock-difference", KEY_CHOICE, differences, MEMBER(refuse_clock_difference)},
 	{NULL, "isolation", KEY_MAP, NULL, 0, 0},
 	{"isolation", "indirect-branch", KEY_CHOICE, branches,
 	 MEMBER(isolation.isolate_indirect_branch)},

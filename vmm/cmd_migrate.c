@@ -14,6 +14,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/num.h"
+#include "migration/clock.h"
 #include "migration/socket.h"
 #include "vmm/cmd.h"
 #include "vmm/migrate.h"
@@ -139,6 +140,18 @@ static bool runs_here(struct command *c)
 	return runs;
 }
 
+/* The guest's own clocks do not follow; its users may wonder all the same. */
+static void tell_clocks(const json_t *state)
+{
+	const json_int_t ms = migrate_client_int(state, "x-testudo-clock-difference-ms");
+	char text[160];
+
+	if (!clock_is_apart(ms * 1000000, 0))
+		return;
+	clock_tell_apart("this host", "the destination", ms * 1000000, text, sizeof(text));
+	log_warn("%s; let NTP set both", text);
+}
+
 static int finish(struct command *c, const json_t *state)
 {
 	const char *status = migrate_client_text(state, "status"), *outcome;
@@ -149,6 +162,7 @@ static int finish(struct command *c, const json_t *state)
 	if (moved) {
 		if (!c->client.json)
 			tell_end(c, state);
+		tell_clocks(state);
 		if (!c->dry_run)
 			migrate_client_end_guest(&c->client);
 		return 0;

@@ -24,6 +24,7 @@ enum {
 	OPT_NAME,
 	OPT_INCOMING,
 	OPT_VERIFY,
+	OPT_CLOCK_REALTIME,
 	OPT_DUMP_DTB,
 	OPT_DAEMONIZE,
 	OPT_READY_FD,
@@ -81,6 +82,9 @@ static const struct option_row {
 	{"verify-snapshot", OPT_VERIFY, NULL,
 	 "with --incoming file: read all memory and compare it with its checksums before the guest "
 	 "runs"},
+	{"clock-realtime", OPT_CLOCK_REALTIME, NULL,
+	 "with --incoming file: set the guest's clocks on by the time of day that passed since it "
+	 "was saved; by default they stood still"},
 	{"dump-dtb", OPT_DUMP_DTB, "FILE",
 	 "write the machine's description to FILE as a flattened device tree, and go on"},
 	{"no-reboot", OPT_NO_REBOOT, NULL,
@@ -355,6 +359,9 @@ static int apply(struct run_config *c, int value, char *arg, struct err *e)
 	case OPT_VERIFY:
 		c->verify_snapshot = true;
 		return 0;
+	case OPT_CLOCK_REALTIME:
+		c->clock_realtime = true;
+		return 0;
 	case OPT_DUMP_DTB:
 		c->dump_dtb = arg;
 		return 0;
@@ -510,6 +517,10 @@ int config_parse(struct run_config *c, int argc, char **argv, struct err *e)
 		return err_set(e, -EINVAL,
 			       "--verify-snapshot: only a guest from a file can be checked "
 			       "beforehand; give --incoming file:PATH");
+	if (c->clock_realtime && !from_file(c))
+		return err_set(e, -EINVAL,
+			       "--clock-realtime: only a guest from a file stood still by the wall "
+			       "clock; give --incoming file:PATH");
 	if (from_file(c) && (c->memory.hugepages || c->memory.prealloc))
 		return err_set(e, -EINVAL,
 			       "--%s with --incoming file: memory is mapped from the file; leave "

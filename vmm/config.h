@@ -34,6 +34,7 @@ struct run_config {
 	const char *incoming; /* URI that a guest will come from; NULL: boot one */
 	bool paused;	      /* it waits for cont */
 	bool verify_snapshot; /* check all of a saved guest's memory first */
+	bool clock_realtime;  /* the time that a saved guest spent in a file counts for it */
 	const char *dump_dtb; /* file for the machine's description; NULL: none */
 	bool cpus_given, memory_given, params_given;
 	bool sandbox;

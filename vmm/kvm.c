@@ -79,6 +79,7 @@ static int check_capabilities(struct kvm *kvm, struct err *e)
 				       "%s: %s is missing; use a host kernel from %s on", KVM_PATH,
 				       needed[i].name, needed[i].since);
 	kvm->tsc_deadline = ioctl(kvm->fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0;
+	kvm->tsc_scaling = ioctl(kvm->fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_CONTROL) > 0;
 	max = ioctl(kvm->fd, KVM_CHECK_EXTENSION, KVM_CAP_MAX_VCPUS);
 	kvm->max_vcpus = max > 0 ? (unsigned int)max : 4; /* api.rst 4.7: what absence means */
 	return 0;

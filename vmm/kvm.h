@@ -19,6 +19,7 @@ struct kvm {
 	size_t run_size; /* bytes of one vCPU's shared struct kvm_run */
 	unsigned int max_vcpus;
 	bool tsc_deadline;	/* the in-kernel local APIC has a TSC-deadline timer */
+	bool tsc_scaling;	/* a guest's TSC may have another frequency than the host's */
 	struct cpuid_set cpuid; /* KVM_GET_SUPPORTED_CPUID */
 };
 

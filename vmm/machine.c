@@ -15,6 +15,7 @@
 #include "vmm/acpi/acpi.h"
 #include "vmm/boot/entry.h"
 #include "vmm/mitigation.h"
+#include "vmm/vm_time.h"
 
 /* An interrupt line and, after the irqchip is there, its way to the guest. */
 static int new_irq(struct machine *m, uint32_t gsi, struct err *e)
@@ -146,6 +147,8 @@ static int create_vcpus(struct machine *m, struct err *e)
 
 	for (i = 0; !ret && i < n; i++)
 		ret = vcpu_create(&m->vcpus[i], i, n, m->host->kvm, &m->vm, &m->env, e);
+	if (!ret) /* a vCPU that runs cannot be asked */
+		m->tsc_khz = vm_time_tsc_khz(&m->vcpus[0]);
 	return ret;
 }
 

@@ -70,6 +70,7 @@ struct machine {
 	struct machine_slot *slot; /* LAYOUT_VIRTIO_SLOTS */
 	struct vcpu_env env;
 	struct vcpu *vcpus; /* config->n_vcpus */
+	uint32_t tsc_khz;   /* of their TSCs; 0: KVM does not tell */
 	struct boot_entry entry;
 	bool paused;
 };

@@ -14,6 +14,7 @@
 #include "vmm/mitigation_state.h"
 #include "vmm/vcpu_state.h"
 #include "vmm/vm_state.h"
+#include "vmm/vm_time.h"
 
 #define VERSION 1
 
@@ -119,18 +120,9 @@ static int restore_serial(struct machine *m, struct rbuf *r, struct err *e)
 	return ret;
 }
 
-/* CPUID.8000_0007H EDX[8]: SDM vol.2 */
-static bool has_invariant_tsc(const struct machine *m)
-{
-	struct cpuid_set set = *m->host->cpuid;
-	const struct cpuid_leaf *l = cpuid_find(&set, 0x80000007, 0);
-
-	return l && l->edx & 1u << 8;
-}
-
 /* ---- the whole ---- */
 
-int machine_save(struct machine *m, struct wbuf *w, struct err *e)
+int machine_save(struct machine *m, const struct clock_reading *base, struct wbuf *w, struct err *e)
 {
 	const uint32_t n_vcpus = m->host->config->n_vcpus;
 	uint32_t i;
@@ -141,7 +133,7 @@ int machine_save(struct machine *m, struct wbuf *w, struct err *e)
 	save_shape(m, w);
 	ret = save_mitigation(m, w, e);
 	if (!ret)
-		ret = vm_save_time(&m->vm, m->vcpus, n_vcpus, w, e);
+		ret = vm_save_time(&m->vm, m->vcpus, n_vcpus, base, w, e);
 	for (i = 0; !ret && i < n_vcpus; i++)
 		ret = vcpu_save(&m->vcpus[i], m->host->kvm, &m->vm, w, e);
 	if (!ret)
@@ -154,9 +146,15 @@ int machine_save(struct machine *m, struct wbuf *w, struct err *e)
 	return w->failed ? err_set(e, -ENOMEM, "out of memory") : 0;
 }
 
-static int restore(struct machine *m, bool stays, struct rbuf *r, struct err *e)
+static int restore(struct machine *m, const struct clock_window *when, int64_t *off_ns, bool stays,
+		   struct rbuf *r, struct err *e)
 {
 	const uint32_t n_vcpus = m->host->config->n_vcpus;
+	struct vm_time_load time = {
+		.window = *when,
+		.invariant_tsc = cpuid_has_invariant_tsc(m->host->cpuid),
+		.tsc_scaling = m->host->kvm->tsc_scaling,
+	};
 	uint32_t i;
 	int ret;
 
@@ -165,7 +163,9 @@ static int restore(struct machine *m, bool stays, struct rbuf *r, struct err *e)
 	if (!ret)
 		ret = restore_mitigation(m, stays, r, e);
 	if (!ret)
-		ret = vm_restore_time(&m->vm, m->vcpus, n_vcpus, has_invariant_tsc(m), r, e);
+		ret = vm_restore_time(&m->vm, m->vcpus, n_vcpus, &time, r, e);
+	*off_ns = time.off_ns; /* 0 when it was not looked at */
+	m->tsc_khz = vm_time_tsc_khz(&m->vcpus[0]);
 	for (i = 0; !ret && i < n_vcpus; i++)
 		ret = vcpu_restore(&m->vcpus[i], &m->vm, r, e);
 	if (!ret)
@@ -177,9 +177,10 @@ static int restore(struct machine *m, bool stays, struct rbuf *r, struct err *e)
 	return ret ? ret : section_finish(r, e);
 }
 
-int machine_restore(struct machine *m, struct rbuf *r, struct err *e)
+int machine_restore(struct machine *m, const struct clock_window *when, int64_t *off_ns,
+		    struct rbuf *r, struct err *e)
 {
-	return restore(m, false, r, e);
+	return restore(m, when, off_ns, false, r, e);
 }
 
 /* ---- the same guest in a new VM ---- */
@@ -187,8 +188,10 @@ int machine_restore(struct machine *m, struct rbuf *r, struct err *e)
 static int build_again(struct machine *m, const struct wbuf *state, bool paused, struct err *e)
 {
 	const struct machine_host *host = m->host;
+	const struct clock_window when = clock_window_here();
 	struct rbuf r = rbuf_of(state->data, state->len);
 	struct memory memory;
+	int64_t off_ns;
 	int ret;
 
 	mitigation_stay(host->mitigation);
@@ -196,19 +199,20 @@ static int build_again(struct machine *m, const struct wbuf *state, bool paused,
 	machine_fini(m);
 	ret = machine_init(m, host, &memory, e);
 	if (!ret)
-		ret = restore(m, true, &r, e);
+		ret = restore(m, &when, &off_ns, true, &r, e);
 	return ret ? ret : machine_start_restored(m, paused, e);
 }
 
 int machine_rebuild(struct machine *m, bool *gone, struct err *e)
 {
+	const struct clock_reading monotonic = {0};
 	const bool paused = m->paused;
 	struct wbuf state = {0};
 	int ret;
 
 	*gone = false;
 	machine_pause(m);
-	ret = machine_save(m, &state, e);
+	ret = machine_save(m, &monotonic, &state, e);
 	if (!ret) {
 		*gone = true;
 		ret = build_again(m, &state, paused, e);

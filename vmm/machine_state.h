@@ -10,6 +10,10 @@
 
 #include <stdbool.h>
 
+#include <stdint.h>
+
+struct clock_reading;
+struct clock_window;
 struct err;
 struct machine;
 struct rbuf;
@@ -17,20 +21,24 @@ struct wbuf;
 
 /**
  * machine_save - append the state of a machine that machine_pause() brought to stand still
+ * @base: the clocks when this began: vm_save_time()
  * On the loop's thread. The machine can be resumed afterwards, or saved again.
  * Return: 0; -errno with what cannot be saved in @e
  */
-int machine_save(struct machine *m, struct wbuf *w, struct err *e);
+int machine_save(struct machine *m, const struct clock_reading *base, struct wbuf *w,
+		 struct err *e);
 
 /**
  * machine_restore - load what machine_save() wrote into a machine after machine_init()
  * Before machine_init() came mitigation_adopt(). No vCPU has run; the memory holds the guest's
  * already, since what some registers refer to is looked at. Nothing of @r is trusted. The machine
  * is paused afterwards, whatever happened: machine_start_restored() or machine_fini() follows.
+ * @when: it was saved, on the clock of this host; @off_ns: see clock_passed()
  * On the loop's thread. Return: 0; -EPERM when the mitigation policy refuses; -errno, one line in
  * @e
  */
-int machine_restore(struct machine *m, struct rbuf *r, struct err *e);
+int machine_restore(struct machine *m, const struct clock_window *when, int64_t *off_ns,
+		    struct rbuf *r, struct err *e);
 
 /**
  * machine_rebuild - a new VM under a running guest: same memory, same state

@@ -65,6 +65,8 @@ struct migrate_stats {
 	uint64_t bytes_per_s;
 	uint32_t throttle_percent;
 	bool stuck; /* see struct converge_step */
+	bool clocks_known;
+	int64_t clocks_apart_ns; /* this host's time of day less the destination's */
 	bool into_file;
 	uint32_t writable_disks; /* of a saved guest */
 };

@@ -8,14 +8,18 @@
 
 #include "base/log.h"
 #include "migration/buf.h"
+#include "migration/clock.h"
 #include "migration/description.h"
 #include "vmm/describe.h"
 #include "vmm/machine_state.h"
 #include "vmm/ram_recv.h"
 #include "vmm/run.h"
+#include "vmm/vm_time.h"
 
 /* a connection that does not say what it is goes away after this */
 #define HEAD_MS 5000
+
+#define CLOCK_ASKS 3 /* the quickest answer tells the most */
 
 /* One connection, from its head to the guest's first instruction here, or to a failure. */
 struct arrival {
@@ -34,9 +38,40 @@ struct arrival {
 	int memory_fd;	     /* passed by the source; -1: none */
 	bool running;	     /* the guest is to run on arrival */
 	struct machine_description *description;
+	struct clock_link clocks; /* of the source, if it answers questions for them */
+	uint32_t tsc_khz;	  /* of the guest; 0: not told */
+	uint64_t earliest_ns;	  /* CLOCK_MONOTONIC: the guest was not saved before, */
+	uint64_t latest_ns;	  /* and not after */
 	char change[ERR_TEXT_MAX];
 	struct err *e;
 };
+
+static bool has_clocks(const struct arrival *a)
+{
+	return a->hello.features & FRAME_FEATURE_CLOCK;
+}
+
+/* The wall clocks differ: a line, or the end. Return: 0 or -EPERM */
+static int judge_clocks(struct arrival *a, int64_t apart_ns, struct err *e)
+{
+	const struct run *r = a->d->run;
+	const char *there = a->description->host_name, *here = r->host_name;
+	const bool named = *there && *here && strcmp(there, here) != 0;
+	char text[256];
+
+	clock_tell_apart(named ? there : "the source", named ? here : "the destination", apart_ns,
+			 text, sizeof(text));
+	if (r->policy.refuse_clock_difference)
+		return err_set(
+			e, -EPERM,
+			"%s (policy clock-difference: refuse); let NTP set both, or allow it "
+			"by clock-difference: warn",
+			text);
+	log_warn("%s: the guest's own clocks go on by the time that it stands still; let NTP set "
+		 "both",
+		 text);
+	return 0;
+}
 
 /* ---- steps on the loop's thread ---- */
 
@@ -55,6 +90,9 @@ static int build_on_loop(void *arg)
 	int ret = describe_apply(r, c->a->description, c->e);
 
 	if (!ret)
+		ret = vm_time_check_tsc(&r->kvm, c->a->tsc_khz, cpuid_has_invariant_tsc(&r->cpuid),
+					c->e);
+	if (!ret)
 		describe_change(r, c->a->description, c->a->change, sizeof(c->a->change));
 	if (ret < 0 || c->a->hello.flags & FRAME_HELLO_DRY_RUN)
 		return ret;
@@ -69,14 +107,28 @@ static int build_on_loop(void *arg)
 	return ret;
 }
 
+/* By what the source answered; of one that does not answer, by the wall clocks if that can be. */
+static struct clock_window when_saved(const struct arrival *a)
+{
+	const struct clock_reading now = vm_time_now();
+	const int64_t shift_ns =
+		has_clocks(a) ? a->clocks.shift_ns : clock_window_wall(&now).shift_ns;
+
+	return clock_window_between(shift_ns, a->earliest_ns, a->latest_ns);
+}
+
 static int load_on_loop(void *arg)
 {
 	struct on_loop *c = arg;
 	struct run *r = c->a->d->run;
 	struct rbuf in = rbuf_of(c->state->payload, c->state->len);
+	const struct clock_window when = when_saved(c->a);
+	int64_t off_ns = 0;
 	unsigned int i;
-	int ret = machine_restore(&r->machine, &in, c->e);
+	int ret = machine_restore(&r->machine, &when, &off_ns, &in, c->e);
 
+	if (!ret && clock_is_apart(off_ns, 0))
+		ret = judge_clocks(c->a, off_ns, c->e);
 	c->a->d->locked = !ret;
 	for (i = 0; !ret && i < r->n_disks; i++)
 		ret = blk_file_take_over(&r->disk[i], c->e);
@@ -297,6 +349,68 @@ static int hear_memory(struct arrival *a)
 	return ret;
 }
 
+/* ---- clocks ---- */
+
+static int send_clock(struct arrival *a, const struct frame_clock *c)
+{
+	struct wbuf w = {0};
+
+	frame_clock_encode(c, &w);
+	return channel_send_built(&a->control, FRAME_CLOCK, &w, a->e);
+}
+
+/* Return: 0 or -errno; the answer is kept if it tells more than the last one did */
+static int ask_clock(struct arrival *a, bool first)
+{
+	const uint64_t asked_ns = migrate_now_ns();
+	struct clock_reading heard, said;
+	struct frame_clock answer;
+	struct clock_link link;
+	struct frame f;
+	int ret = send_clock(a, &(struct frame_clock) {.what = FRAME_CLOCK_ASK});
+
+	if (!ret)
+		ret = channel_expect(&a->control, FRAME_CLOCK, &f, a->e);
+	if (ret < 0)
+		return ret;
+	heard = vm_time_now();
+	ret = frame_clock_decode(&f, &answer, a->e);
+	frame_fini(&f);
+	if (!ret && answer.what != FRAME_CLOCK_ANSWER)
+		ret = err_set(a->e, -EPROTO,
+			      "frame clock: kind %u where an answer is due; the other side speaks "
+			      "another version",
+			      answer.what);
+	if (ret < 0)
+		return ret;
+	said = (struct clock_reading) {.mono_ns = answer.mono_ns, .wall_ns = answer.wall_ns};
+	link = clock_link_make(asked_ns, &heard, &said);
+	if (first || link.error_ns < a->clocks.error_ns)
+		a->clocks = link;
+	a->tsc_khz = answer.tsc_khz;
+	return 0;
+}
+
+/* While the guest still runs; and tell the source, for those who ask it. */
+static int hear_clocks(struct arrival *a)
+{
+	struct frame_clock apart = {.what = FRAME_CLOCK_APART};
+	unsigned int i;
+	int ret = 0;
+
+	a->earliest_ns = migrate_now_ns();
+	if (!has_clocks(a))
+		return 0;
+	for (i = 0; !ret && i < CLOCK_ASKS; i++)
+		ret = ask_clock(a, i == 0);
+	apart.apart_ns = a->clocks.apart_ns;
+	if (!ret)
+		ret = send_clock(a, &apart);
+	if (!ret && clock_is_apart(a->clocks.apart_ns, a->clocks.error_ns))
+		ret = judge_clocks(a, a->clocks.apart_ns, a->e);
+	return ret;
+}
+
 /* Here a value that does not fit means: this run is not made for the guest. */
 static enum frame_code code_of(int ret)
 {
@@ -306,7 +420,7 @@ static enum frame_code code_of(int ret)
 static int send_verdict(struct arrival *a, int ret)
 {
 	struct frame_verdict v = {.code = (uint16_t)(ret ? code_of(ret) : FRAME_CODE_OK),
-				  .features = FRAME_FEATURES};
+				  .features = a->hello.features & FRAME_FEATURES};
 	struct err *e = a->e, unheard = {0};
 	struct wbuf w = {0};
 	int sent;
@@ -334,6 +448,8 @@ static int handshake(struct arrival *a)
 		ret = hear_memory(a);
 	if (!ret)
 		ret = accept_data(a);
+	if (!ret)
+		ret = hear_clocks(a);
 	if (!ret)
 		ret = call(a, build_on_loop, NULL);
 	a->control.timeout_ms = MIGRATE_STALL_MS;
@@ -383,6 +499,7 @@ static int hear_state(struct arrival *a, struct frame *state)
 		ret = hear_next(a, state);
 		if (ret < 0)
 			return ret;
+		a->latest_ns = migrate_now_ns();
 		if (state->type != FRAME_ROUND_END)
 			break;
 		ret = count_round(a, state);
@@ -484,6 +601,8 @@ static int receive(struct arrival *a)
 
 	if (!ret)
 		ret = hear_finish(a);
+	if (!ret && has_clocks(a) && clock_link_is_stale(&a->clocks, migrate_now_ns()))
+		ret = ask_clock(a, true);
 	if (!ret)
 		ret = call(a, load_on_loop, &state);
 	frame_fini(&state);

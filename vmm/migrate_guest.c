@@ -62,7 +62,7 @@ static int save(void *arg)
 	int ret;
 
 	c->state->len = 0;
-	ret = machine_save(&r->machine, c->state, c->e);
+	ret = machine_save(&r->machine, &c->g->s->base, c->state, c->e);
 	if (!ret && c->state->failed)
 		ret = err_set(c->e, -ENOMEM, "out of memory");
 	if (!ret && c->hand_over)

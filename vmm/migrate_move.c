@@ -129,13 +129,76 @@ static void note_change(struct migrate_source *s, const char *text)
 	pthread_mutex_unlock(&s->lock);
 }
 
+/* ---- what the destination asks about the clocks ---- */
+
+static int answer_clock(struct transfer *t)
+{
+	const struct clock_reading *base = &t->s->base;
+	struct frame_clock answer = {
+		.what = FRAME_CLOCK_ANSWER,
+		.mono_ns = migrate_now_ns(),
+		.tsc_khz = t->machine->tsc_khz,
+	};
+	struct wbuf w = {0};
+
+	answer.wall_ns = base->wall_ns + (answer.mono_ns - base->mono_ns);
+	frame_clock_encode(&answer, &w);
+	return channel_send_built(&t->s->control, FRAME_CLOCK, &w, t->e);
+}
+
+static int hear_clock(struct transfer *t, const struct frame *f)
+{
+	struct migrate_source *s = t->s;
+	struct frame_clock c;
+	int ret = frame_clock_decode(f, &c, t->e);
+
+	if (ret < 0)
+		return ret;
+	if (c.what == FRAME_CLOCK_ASK)
+		return answer_clock(t);
+	if (c.what != FRAME_CLOCK_APART)
+		return err_set(t->e, -EPROTO,
+			       "frame clock: an answer of the destination's, which was asked "
+			       "nothing; the other side speaks another version");
+	pthread_mutex_lock(&s->lock);
+	s->stats.clocks_known = true;
+	s->stats.clocks_apart_ns = c.apart_ns;
+	pthread_mutex_unlock(&s->lock);
+	return 0;
+}
+
+/* channel_expect(), with questions before it answered */
+static int hear(struct transfer *t, enum frame_type type, struct frame *f)
+{
+	unsigned int i;
+	int ret;
+
+	for (i = 0; i < CHANNEL_SKIP_MAX; i++) {
+		ret = channel_recv(&t->s->control, f, t->e);
+		if (!ret && f->type != FRAME_CLOCK)
+			ret = channel_check_due(&t->s->control, f, type, t->e);
+		else if (!ret)
+			ret = hear_clock(t, f);
+		if (ret < 0 || f->type != FRAME_CLOCK)
+			break;
+		frame_fini(f);
+	}
+	if (i == CHANNEL_SKIP_MAX)
+		return err_set(t->e, -EPROTO,
+			       "%u frames about clocks in a row; the destination is not testudo",
+			       i);
+	if (ret < 0)
+		frame_fini(f);
+	return ret;
+}
+
 /* Return: 0; -EPERM when the destination's policy refuses, -EREMOTEIO for its other reasons */
 static int hear_verdict(struct transfer *t)
 {
 	struct migrate_source *s = t->s;
 	struct frame_verdict v;
 	struct frame f;
-	int ret = channel_expect(&s->control, FRAME_VERDICT, &f, t->e);
+	int ret = hear(t, FRAME_VERDICT, &f);
 
 	if (ret < 0)
 		return ret;
@@ -320,7 +383,7 @@ static int finish(struct transfer *t)
 	frame_finish_encode(&t->finish, &w);
 	ret = channel_send_built(&t->s->control, FRAME_FINISH, &w, t->e);
 	if (!ret)
-		ret = channel_expect(&t->s->control, FRAME_READY, &f, t->e);
+		ret = hear(t, FRAME_READY, &f);
 	if (ret < 0)
 		return ret;
 	ret = frame_ready_decode(&f, &ready, t->e);

@@ -74,6 +74,9 @@ json_t *migrate_query(const struct migrate_stats *s)
 	json_object_set_new(o, "x-testudo-outcome", json_string(migrate_outcome_name(s->outcome)));
 	if (s->change[0])
 		json_object_set_new(o, "x-testudo-mitigation", json_string(s->change));
+	if (s->clocks_known)
+		json_object_set_new(o, "x-testudo-clock-difference-ms",
+				    json_integer(s->clocks_apart_ns / (int64_t)MS));
 	if (s->error[0])
 		json_object_set_new(o, "error-desc", json_string(s->error));
 	if (s->into_file && s->status == MIGRATE_COMPLETED)

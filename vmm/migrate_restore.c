@@ -14,11 +14,13 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "migration/buf.h"
+#include "migration/clock.h"
 #include "migration/description.h"
 #include "vmm/describe.h"
 #include "vmm/machine_state.h"
 #include "vmm/ram_file.h"
 #include "vmm/run.h"
+#include "vmm/vm_time.h"
 
 struct restoring {
 	struct migrate_dest *d;
@@ -178,6 +180,31 @@ static int read_front(struct restoring *c)
 	return ret ? ret : read_finish(c);
 }
 
+/* The guest's clocks stand still in a file, unless the time of day is to count. */
+static int load(struct restoring *c, struct rbuf *in)
+{
+	const struct clock_reading now = vm_time_now();
+	struct run *r = c->run;
+	const struct clock_window when =
+		r->config.clock_realtime ? clock_window_wall(&now) : clock_window_still();
+	int64_t off_ns = 0;
+	int ret = machine_restore(&r->machine, &when, &off_ns, in, c->e);
+
+	if (ret < 0 || !clock_is_apart(off_ns, 0))
+		return ret;
+	if (r->policy.refuse_clock_difference)
+		return err_set(
+			c->e, -EPERM,
+			"--clock-realtime: the guest was saved %lld s after the time of day "
+			"here (policy clock-difference: refuse); let NTP set the wall clock, "
+			"or leave --clock-realtime out",
+			(long long)(off_ns / CLOCK_NS_PER_S));
+	log_warn("--clock-realtime: the guest was saved %lld s after the time of day here: no time "
+		 "passes for it; let NTP set the wall clock",
+		 (long long)(off_ns / CLOCK_NS_PER_S));
+	return 0;
+}
+
 static int build_on_loop(void *arg)
 {
 	struct restoring *c = arg;
@@ -193,7 +220,7 @@ static int build_on_loop(void *arg)
 	if (!ret)
 		ret = run_build_machine(r, &memory, c->e);
 	if (!ret)
-		ret = machine_restore(&r->machine, &in, c->e);
+		ret = load(c, &in);
 	if (!ret)
 		describe_change(r, c->description, c->change, sizeof(c->change));
 	for (i = 0; !ret && i < r->n_disks; i++)

@@ -13,6 +13,7 @@
 #include "vmm/migrate_move.h"
 #include "vmm/migrate_save.h"
 #include "vmm/run.h"
+#include "vmm/vm_time.h"
 
 /* ---- stats ---- */
 
@@ -202,6 +203,7 @@ static void begin(struct migrate_source *s, const struct migrate_params *params)
 	if (getrandom(&s->session, sizeof(s->session), 0) != sizeof(s->session))
 		s->session = migrate_now_ns();
 	s->params = *params;
+	s->base = vm_time_now();
 	s->handed_over = false;
 	pthread_mutex_lock(&s->lock);
 	s->saving = false;

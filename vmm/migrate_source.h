@@ -10,6 +10,7 @@
 #include <stdbool.h>
 
 #include "migration/channel.h"
+#include "migration/clock.h"
 #include "migration/uri.h"
 #include "vmm/migrate.h"
 #include "vmm/ram_file.h"
@@ -43,7 +44,8 @@ struct migrate_source {
 	int data_fd[MIGRATE_MAX_CHANNELS];
 	unsigned int n_data;
 	uint64_t session;
-	enum migrate_status end; /* how it ended, to be told on the loop's thread */
+	struct clock_reading base; /* the clocks when it began */
+	enum migrate_status end;   /* how it ended, to be told on the loop's thread */
 };
 
 /** migrate_source_init - nothing goes on */

@@ -35,7 +35,7 @@ static const struct rule {
 	enum kind kind;
 	const char *why;
 } rules[] = {
-	{0x10, 0x10, NOT, "TSC: vm_state.c carries time over"},
+	{0x10, 0x10, NOT, "TSC: vm_time.c carries time over"},
 	{0x48, 0x48, NOT, "SPEC_CTRL: the mitigation engine's"},
 	{0x10a, 0x10a, NOT, "ARCH_CAPABILITIES: the guest's contract"},
 	{0x50000000, 0x50000002, NOT, "virtual mitigation MSRs: the mitigation engine's"},

@@ -1,6 +1,6 @@
 /*
  * The state of a parked vCPU as sections, and back: an ordered table of KVM's get and set calls,
- * each row saying why it stands where it stands. Time (TSC, kvmclock) is vm_state.h's, SPEC_CTRL
+ * each row saying why it stands where it stands. Time (TSC, kvmclock) is vm_time.h's, SPEC_CTRL
  * and ARCH_CAPABILITIES are the mitigation engine's.
  */
 #ifndef VMM_VCPU_STATE_H

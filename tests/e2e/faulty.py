@@ -12,6 +12,7 @@ import harness
 import moving
 
 HELLO, DESCRIPTION, VERDICT, MEMORY, ROUND_END, STATE, FINISH, READY, COMMIT, ACK, FAIL, CANCEL = range(1, 13)
+CLOCK = 14
 NAMES = {"hello": HELLO, "description": DESCRIPTION, "verdict": VERDICT, "round-end": ROUND_END, "state": STATE,
          "finish": FINISH, "ready": READY, "commit": COMMIT, "ack": ACK}
 STREAM_HEAD, SESSION, FRAME_HEAD, RAM_HEAD, RUN, PAGE = 16, 8, 16, 32, 24, 4096

@@ -93,12 +93,17 @@ def environment(env):
     return ["env", *ours, *(f"{name}={value}" for name, value in env.items())]
 
 
-def lacking(what):
-    """The environment of a KVM that lacks @what (tests/e2e/kvm_lacks.c), on the overlay if there is one."""
-    libraries = [str(BUILD / "tests" / "e2e" / "kvm_lacks.so"), *filter(None, [os.environ.get("LD_PRELOAD")])]
+def preloading(name):
+    """The environment of a program under tests/e2e/@name.c, on the overlay if there is one."""
+    libraries = [str(BUILD / "tests" / "e2e" / f"{name}.so"), *filter(None, [os.environ.get("LD_PRELOAD")])]
     # a sanitizer's run-time wants to come first; it does not matter here which does
     asan = os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"
-    return {"LD_PRELOAD": ":".join(libraries), "KVM_LACKS": what, "ASAN_OPTIONS": asan}
+    return {"LD_PRELOAD": ":".join(libraries), "ASAN_OPTIONS": asan}
+
+
+def lacking(what):
+    """The environment of a KVM that lacks @what (tests/e2e/kvm_lacks.c), on the overlay if there is one."""
+    return {**preloading("kvm_lacks"), "KVM_LACKS": what}
 
 
 class Result:

@@ -82,6 +82,7 @@ static int decode(const struct frame *f, struct wbuf *w, struct err *e)
 		struct frame_commit commit;
 		struct frame_ack ack;
 		struct frame_fail fail;
+		struct frame_clock clock;
 	} v;
 	int ret = 0;
 
@@ -101,6 +102,7 @@ static int decode(const struct frame *f, struct wbuf *w, struct err *e)
 		ROW(FRAME_COMMIT, commit);
 		ROW(FRAME_ACK, ack);
 		ROW(FRAME_FAIL, fail);
+		ROW(FRAME_CLOCK, clock);
 	default:
 		wbuf_bytes(w, f->payload, f->len);
 	}

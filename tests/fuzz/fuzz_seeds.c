@@ -171,6 +171,8 @@ static void put_frames(const char *dir)
 			    .session = 42, .n_data = 2, .program = "testudo");
 			wbuf_reserve(&raw, 64);
 			add_frame(&w, FRAME_DESCRIPTION, &raw);
+			ADD(&w, FRAME_CLOCK, clock, .what = FRAME_CLOCK_ANSWER, .mono_ns = 1,
+			    .wall_ns = 2, .tsc_khz = 3);
 			ADD(&w, FRAME_MEMORY, memory, .how = FRAME_MEMORY_IN_FILE, .size = 4096);
 			ADD(&w, FRAME_ROUND_END, round_end, .round = 1, .data_pages = 2);
 			wbuf_reserve(&raw, 64);
@@ -181,6 +183,7 @@ static void put_frames(const char *dir)
 		} else {
 			ADD(&w, FRAME_VERDICT, verdict, .code = FRAME_CODE_POLICY, .text = "no",
 			    .json = "{}", .json_len = 2);
+			ADD(&w, FRAME_CLOCK, clock, .what = FRAME_CLOCK_APART, .apart_ns = -1);
 			ADD(&w, FRAME_READY, ready, .load_ns = 1);
 			ADD(&w, FRAME_ACK, ack, .resume_ns = 1);
 		}
@@ -266,6 +269,7 @@ static void put_states(const char *dir)
 {
 	static const char *const names[] = {"mitigation", "time", "vcpus", "chips", "all"};
 	const struct kvm kvm = {.fd = RIG_KVM_FD};
+	const struct clock_reading base = {.wall_ns = 1700000000000000000};
 	struct vcpu vcpus[RIG_VCPUS];
 	unsigned int part, i;
 	struct vm vm;
@@ -280,7 +284,7 @@ static void put_states(const char *dir)
 		if (part == 0 || all)
 			put_mitigation(&w);
 		if (part == 1 || all)
-			rig_must(vm_save_time(&vm, vcpus, RIG_VCPUS, &w, NULL) == 0, "time");
+			rig_must(vm_save_time(&vm, vcpus, RIG_VCPUS, &base, &w, NULL) == 0, "time");
 		for (i = 0; (part == 2 || all) && i < RIG_VCPUS; i++)
 			rig_must(vcpu_save(&vcpus[i], &kvm, &vm, &w, NULL) == 0, "vCPU");
 		if (part == 3 || all)

@@ -57,12 +57,14 @@ static int load_vcpus(const struct vm *vm, struct vcpu *vcpus, struct rbuf *r, s
 static int load(enum part part, const struct vm *vm, struct vcpu *vcpus, struct rbuf *r,
 		struct err *e)
 {
+	struct vm_time_load time = {.window = clock_window_between(0, 1, UINT64_MAX),
+				    .invariant_tsc = true};
 	int ret = 0;
 
 	if (part == MITIGATION || part == ALL)
 		ret = load_mitigation(r, e);
 	if (!ret && (part == TIME || part == ALL))
-		ret = vm_restore_time(vm, vcpus, RIG_VCPUS, true, r, e);
+		ret = vm_restore_time(vm, vcpus, RIG_VCPUS, &time, r, e);
 	if (!ret && (part == VCPUS || part == ALL))
 		ret = load_vcpus(vm, vcpus, r, e);
 	if (!ret && (part == CHIPS || part == ALL))

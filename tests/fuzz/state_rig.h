@@ -22,6 +22,7 @@
 #include "vmm/vcpu_state.h"
 #include "vmm/vm.h"
 #include "vmm/vm_state.h"
+#include "vmm/vm_time.h"
 
 #define RIG_VCPUS    2
 #define RIG_CALLS    40 /* different requests that keep something */

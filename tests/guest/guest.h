@@ -199,6 +199,7 @@ const char *cmd_insn(void);
 const char *cmd_timer(void);
 const char *cmd_button(void);
 const char *cmd_kvmclock(void);
+const char *cmd_clocks(void);
 const char *cmd_virtio(void);
 const char *cmd_blk(void);
 const char *cmd_net(void);

@@ -17,6 +17,7 @@ static const struct {
 	{"timer", cmd_timer},
 	{"button", cmd_button},
 	{"kvmclock", cmd_kvmclock},
+	{"clocks", cmd_clocks},
 	/* the processor */
 	{"cpuid", cmd_cpuid},
 	{"rdmsr", cmd_rdmsr},

@@ -1,6 +1,7 @@
 /* Clocks: the TSC and its frequency, kvmclock (Documentation/virt/kvm/x86/msr.rst), the 8254 PIT.
  */
 #include "tests/guest/guest.h"
+#include "tests/guest/heartbeat.h"
 
 #define CPUID_KVM	    0x40000000
 #define CPUID_KVM_FEATURES  0x40000001
@@ -205,4 +206,42 @@ const char *cmd_kvmclock(void)
 	print("kvmclock start_ns=%lu passed_ns=%lu tsc_passed_us=%lu tsc_khz=%lu source=%s\n", t0,
 	      t1 - t0, us, tsc_khz(), tsc_source());
 	return t1 > t0 ? NULL : "time stands still";
+}
+
+/* A clock that is looked at again and again. */
+struct watched {
+	uint64_t first, last, step; /* the largest step */
+	uint64_t back;		    /* how often it went back */
+};
+
+static void watch(struct watched *w, uint64_t now)
+{
+	if (now < w->last)
+		w->back++;
+	else if (now - w->last > w->step)
+		w->step = now - w->last;
+	w->last = now;
+}
+
+/* What a clock does over a pause, wherever the guest is then: the gate is opened by a host tool. */
+const char *cmd_clocks(void)
+{
+	const uint32_t *gate = (const uint32_t *)GATE_GPA;
+	struct watched tsc = {0}, ns = {0};
+
+	if (!has_kvmclock())
+		return "CPUID has no kvmclock";
+	kvmclock_enable();
+	tsc.first = tsc.last = rdtsc();
+	ns.first = ns.last = kvmclock_ns();
+	print("clocks start khz=%lu\n", tsc_khz());
+	while (!READ_ONCE(*gate)) {
+		watch(&tsc, rdtsc());
+		watch(&ns, kvmclock_ns());
+	}
+	print("clocks tsc_ms=%lu tsc_step_ms=%lu tsc_back=%lu ns_ms=%lu ns_step_ms=%lu "
+	      "ns_back=%lu\n",
+	      (tsc.last - tsc.first) / tsc_khz(), tsc.step / tsc_khz(), tsc.back,
+	      (ns.last - ns.first) / 1000000, ns.step / 1000000, ns.back);
+	return NULL;
 }

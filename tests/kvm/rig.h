@@ -21,6 +21,7 @@
 #include "base/loop.h"
 #include "devices/chardev.h"
 #include "migration/buf.h"
+#include "migration/clock.h"
 #include "policy/facts.h"
 #include "policy/policy.h"
 #include "tests/guest/heartbeat.h"
@@ -273,11 +274,22 @@ static inline void rig_free(struct rig *r)
 /* Pause and save; the machine can go on. @fd: receives the guest's memory */
 static inline void rig_save(struct rig *r, struct wbuf *state, struct mitigation_saved *s, int *fd)
 {
+	const struct clock_reading monotonic = {0};
+
 	machine_pause(&r->m);
 	rig_ok(r, mitigation_save(&r->mitigation, true, s, &r->e));
-	rig_ok(r, machine_save(&r->m, state, &r->e));
+	rig_ok(r, machine_save(&r->m, &monotonic, state, &r->e));
 	*fd = fcntl(r->m.memory.fd, F_DUPFD_CLOEXEC, 0);
 	assert_true(*fd >= 0);
+}
+
+/* What rig_save() saved, into the machine of the next host: the clocks go on by what passed. */
+static inline int rig_restore(struct rig *r, struct rbuf *in)
+{
+	const struct clock_window here = clock_window_here();
+	int64_t off_ns;
+
+	return machine_restore(&r->m, &here, &off_ns, in, &r->e);
 }
 
 /* The machine of the next host, without state. Takes @fd over. */
@@ -308,7 +320,7 @@ static inline void rig_hop(struct rig *r)
 	rig_save(r, &state, &s, &fd);
 	in = rbuf_of(state.data, state.len);
 	rig_ok(r, rig_next_host(r, &s, fd));
-	rig_ok(r, machine_restore(&r->m, &in, &r->e));
+	rig_ok(r, rig_restore(r, &in));
 	rig_ok(r, machine_start_restored(&r->m, false, &r->e));
 	mitigation_saved_fini(&s);
 	wbuf_fini(&state);

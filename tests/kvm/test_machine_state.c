@@ -264,7 +264,7 @@ static int load(struct saved *s, const uint8_t *data, size_t len)
 
 	rig_ok(s->r, rig_next_host(s->r, &s->mitigation, fd));
 	s->r->e = (struct err) {0};
-	return machine_restore(&s->r->m, &in, &s->r->e);
+	return rig_restore(s->r, &in);
 }
 
 static void expect_refused(struct saved *s, const struct wbuf *w, const char *says)

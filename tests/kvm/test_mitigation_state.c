@@ -224,7 +224,7 @@ static void test_report_after_handshake(void **state)
 	in = rbuf_of(w.data, w.len);
 	rig_ok(r, rig_next_host(r, &early, fd));
 	assert_int_equal(r->mitigation.vcpu[1].msrs.report.ctrl, 0);
-	rig_ok(r, machine_restore(&r->m, &in, &r->e));
+	rig_ok(r, rig_restore(r, &in));
 	assert_int_equal(r->mitigation.vcpu[1].msrs.report.ctrl, 1);
 	assert_int_equal(r->mitigation.vcpu[1].msrs.spec_ctrl, 1);
 	assert_true(r->mitigation.vcpu[1].held.value & SPEC_CTRL_BHI_DIS_S);

@@ -73,7 +73,7 @@ static void table_is_sound(void **state)
 	static const char *const names[] = {"hello",	 "description", "verdict", "memory",
 					    "round-end", "state",	"finish",  "ready",
 					    "commit",	 "ack",		"fail",	   "cancel",
-					    "checksums"};
+					    "checksums", "clock"};
 	const struct frame_kind *k;
 	unsigned int n, i;
 
@@ -276,7 +276,7 @@ static void verdict_round_trip(void **state)
 	w.data[0] = FRAME_CODE_END;
 	assert_int_equal(frame_verdict_decode(&f, &out, NULL), -EPROTO);
 	w.data[0] = 0;
-	w.data[4] = 1; /* a feature that nobody offered */
+	w.data[4] = 0x80; /* a feature that nobody offered */
 	assert_int_equal(frame_verdict_decode(&f, &out, NULL), -EPROTO);
 	wbuf_fini(&w);
 }
@@ -346,6 +346,7 @@ static void small_frames_round_trip(void **state)
 	struct frame_commit commit = {~0ULL}, commit2;
 	struct frame_ack ack = {66}, ack2;
 	struct frame_fail fail = {FRAME_CODE_MISMATCH, "disk"}, fail2;
+	struct frame_clock clock = {FRAME_CLOCK_APART, ~0ULL, 1ULL << 63, ~0u, -5}, clock2;
 	struct wbuf w = {0};
 	struct frame f;
 
@@ -367,6 +368,16 @@ static void small_frames_round_trip(void **state)
 	assert_true(finish2.running);
 	f.payload[20] = 2;
 	assert_int_equal(frame_finish_decode(&f, &finish2, NULL), -EPROTO);
+	wbuf_fini(&w);
+
+	frame_clock_encode(&clock, &w);
+	f = frame_of(FRAME_CLOCK, &w);
+	assert_int_equal(frame_clock_decode(&f, &clock2, NULL), 0);
+	assert_int_equal(clock2.what, FRAME_CLOCK_APART);
+	assert_true(clock2.mono_ns == ~0ULL && clock2.wall_ns == 1ULL << 63);
+	assert_true(clock2.tsc_khz == ~0u && clock2.apart_ns == -5);
+	f.payload[0] = FRAME_CLOCK_APART + 1;
+	assert_int_equal(frame_clock_decode(&f, &clock2, NULL), -EPROTO);
 	wbuf_fini(&w);
 
 	frame_ready_encode(&ready, &w);

@@ -98,6 +98,7 @@ static const struct {
 	{V "incoming-cannot: on\n", "line 2: incoming-cannot: 'on'", "give refuse or warn"},
 	{V "mixed-pool: ok\n", "line 2: mixed-pool: 'ok'", "give level, warn or refuse"},
 	{V "nested: on\n", "line 2: nested: 'on' is not a value", "give hidden or shown"},
+	{V "clock-difference: on\n", "line 2: clock-difference: 'on'", "give warn or refuse"},
 	{V "isolation: on\n", "line 2: isolation: 'on' is not a value", "give a map"},
 	{V "isolation: [on]\n", "line 2: isolation: a list is not a value", "give a map"},
 	{V "isolation:\n  indirect-branch: on\n", "line 3: isolation.indirect-branch: 'on'",
@@ -230,7 +231,8 @@ static void test_everything(void **state)
 		"trust-model: on\nspec-ctrl:\n  SSBD: on\n  stibp: off\n  IBRS: guest\n"
 		"virtual-msrs: off\ncannot: refuse\nincoming-cannot: warn\nmixed-pool: warn\n"
 		"frozen-mask: rebuild\n"
-		"pool:\n- icx.json\n- ../b/spr.json\nnested: shown\nisolation:\n"
+		"pool:\n- icx.json\n- ../b/spr.json\nnested: shown\n"
+		"clock-difference: refuse\nisolation:\n"
 		"  indirect-branch: isolate\n  core-scheduling: on\n  observe-ibpb: on\n"
 		"  vcpu-pinning: [9, 2-4, 0]\n...\n";
 	static const uint16_t pins[] = {9, 2, 3, 4, 0};
@@ -261,6 +263,7 @@ static void test_everything(void **state)
 	assert_string_equal(p.pool_path[0], "icx.json");
 	assert_string_equal(p.pool_path[1], "../b/spr.json");
 	assert_true(p.nested_shown);
+	assert_true(p.refuse_clock_difference);
 	assert_true(p.isolation.isolate_indirect_branch);
 	assert_true(p.isolation.core_scheduling);
 	assert_true(p.isolation.observe_ibpb);
