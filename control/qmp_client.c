@@ -14,6 +14,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/text.h"
+#include "control/process.h"
 
 #define READ_CHUNK  65536
 #define MESSAGE_MAX (16u << 20)
@@ -21,10 +22,17 @@
 
 static int no_answer(const struct qmp_client *c, int code, struct err *e)
 {
+	char why[PROCESS_WHY_MAX];
+
+	if (code == -ETIMEDOUT && process_stopped(c->pid, why, sizeof(why)))
+		return err_set(e, -EHOSTDOWN, "guest '%s': process %d %s", c->name, (int)c->pid,
+			       why);
 	if (code == -ETIMEDOUT)
 		return err_set(e, code,
-			       "guest '%s': process %d does not answer; it may be stopped or busy",
-			       c->name, (int)c->pid);
+			       "guest '%s': process %d does not answer within %u s, though it is "
+			       "not stopped: the host may be busy, or it hangs; try again, or end "
+			       "it with testudo stop --force %s",
+			       c->name, (int)c->pid, c->timeout_ms / 1000, c->name);
 	if (code == -ECONNRESET)
 		return err_set(e, code, "guest '%s' ended", c->name);
 	return err_set(e, code, "guest '%s': control socket: %s", c->name, strerror(-code));
@@ -125,9 +133,14 @@ int qmp_client_connect(struct qmp_client *c, const char *name, unsigned int time
 
 int qmp_client_negotiate(struct qmp_client *c, struct err *e)
 {
+	char why[PROCESS_WHY_MAX];
 	json_t *greeting;
-	int ret = next_message(c, now_ms() + c->timeout_ms, &greeting);
+	int ret;
 
+	/* who is stopped now greets nobody: no need to wait */
+	ret = process_stopped(c->pid, why, sizeof(why))
+		      ? -ETIMEDOUT
+		      : next_message(c, now_ms() + c->timeout_ms, &greeting);
 	if (ret < 0)
 		return no_answer(c, ret, e);
 	json_decref(greeting);

@@ -31,7 +31,10 @@ struct qmp_client {
  */
 int qmp_client_connect(struct qmp_client *c, const char *name, unsigned int timeout_ms,
 		       struct err *e);
-/** qmp_client_negotiate - the greeting and qmp_capabilities. Return: 0; -ETIMEDOUT; -errno */
+/**
+ * qmp_client_negotiate - the greeting and qmp_capabilities
+ * Return: 0; -EHOSTDOWN its process is stopped, said at once; -ETIMEDOUT; -errno
+ */
 int qmp_client_negotiate(struct qmp_client *c, struct err *e);
 
 /** qmp_client_open - both */
@@ -43,8 +46,8 @@ void qmp_client_close(struct qmp_client *c);
  * @args: an object, whose reference it takes; NULL: none
  * @fds, @n_fds: descriptors to pass along with it; they stay the caller's
  * @ret: receives the answer, a new reference; may be NULL
- * Return: 0; -EREMOTEIO the guest's process refused, with its words in @e; -ETIMEDOUT; -ECONNRESET
- * the guest ended; -errno
+ * Return: 0; -EREMOTEIO the guest's process refused, with its words in @e; -ETIMEDOUT; -EHOSTDOWN
+ * the same, and its process is stopped; -ECONNRESET the guest ended; -errno
  */
 int qmp_client_execute(struct qmp_client *c, const char *command, json_t *args, const int *fds,
 		       size_t n_fds, json_t **ret, struct err *e);

@@ -18,6 +18,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/text.h"
+#include "control/process.h"
 
 #define BASE_NAME  "testudo"
 #define FALLBACK   "/run"
@@ -210,6 +211,13 @@ void rundir_init(struct rundir *d)
 	d->base_fd = d->dir_fd = d->lock_fd = -1;
 }
 
+/* Whose it is, for those who cannot connect. Nothing depends on it. */
+static void write_pid(int lock_fd)
+{
+	if (dprintf(lock_fd, "%d\n", (int)getpid()) < 0)
+		return;
+}
+
 /* A guest that ends at this moment may remove the fresh directory for its own: try again. */
 static int make_guest(struct rundir *d, int base_fd, int *dir_fd)
 {
@@ -226,6 +234,7 @@ static int make_guest(struct rundir *d, int base_fd, int *dir_fd)
 				openat(dir, GUEST_LOCK,
 				       O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 		if (d->lock_fd >= 0 && flock(d->lock_fd, LOCK_EX | LOCK_NB) == 0) {
+			write_pid(d->lock_fd);
 			*dir_fd = dir;
 			dir = -1;
 			return 0;
@@ -371,6 +380,44 @@ static int no_guest(const char *name, const char *base, struct err *e)
 	return err_set(e, -ENOENT, "no guest '%s': none runs in %s; see testudo list", name, base);
 }
 
+/* Return: of the process that has the directory, as it wrote it; 0 not known */
+static pid_t read_pid(const char *dir)
+{
+	AUTO_FREE char *path = NULL;
+	AUTO_CLOSE int fd = -1;
+	char text[16] = "";
+	int pid;
+
+	if (asprintf(&path, "%s/" GUEST_LOCK, dir) < 0) {
+		path = NULL;
+		return 0;
+	}
+	fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0 || read(fd, text, sizeof(text) - 1) <= 0 || sscanf(text, "%9d", &pid) != 1)
+		return 0;
+	return pid;
+}
+
+/* A process that takes no connections fills its queue of them; it is not waited for if it is
+ * stopped. Return: 0; -EHOSTDOWN, with what to do in @e; -errno */
+static int connect_to(int fd, const struct sockaddr_un *addr, const char *name, const char *dir,
+		      struct err *e)
+{
+	const int flags = fcntl(fd, F_GETFL);
+	const pid_t pid = read_pid(dir);
+	char why[PROCESS_WHY_MAX];
+	int ret;
+
+	fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+	ret = connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0 ? -errno : 0;
+	fcntl(fd, F_SETFL, flags);
+	if (ret != -EAGAIN)
+		return ret;
+	if (process_stopped(pid, why, sizeof(why)))
+		return err_set(e, -EHOSTDOWN, "guest '%s': process %d %s", name, (int)pid, why);
+	return connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0 ? -errno : 0;
+}
+
 int rundir_connect(const char *name, unsigned int timeout_ms, struct err *e)
 {
 	const struct timeval limit = {.tv_sec = timeout_ms / 1000,
@@ -395,8 +442,8 @@ int rundir_connect(const char *name, unsigned int timeout_ms, struct err *e)
 	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) < 0 ||
 	    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit)) < 0)
 		return err_set(e, -errno, "socket: %s", strerror(errno));
-	if (connect(fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0) {
-		ret = -errno;
+	ret = connect_to(fd, &addr, name, dir, e);
+	if (ret < 0) {
 		if (ret == -ENOENT)
 			return no_guest(name, base, e);
 		if (ret == -ECONNREFUSED)
@@ -410,6 +457,14 @@ int rundir_connect(const char *name, unsigned int timeout_ms, struct err *e)
 	ret = fd;
 	fd = -1;
 	return ret;
+}
+
+struct rundir_where rundir_where(void)
+{
+	struct rundir_where w;
+
+	base_path(w.s, sizeof(w.s));
+	return w;
 }
 
 int rundir_list(struct rundir_list *list, struct err *e)

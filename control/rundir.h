@@ -59,9 +59,15 @@ void rundir_close(struct rundir *d);
  * rundir_connect - connect to the control socket of the guest @name
  * @timeout_ms: for this and each later read or write of the descriptor
  * Return: the descriptor; -ENOENT no such guest, with those that there are in @e; -ECONNREFUSED it
- * was killed; -EACCES; -errno
+ * was killed; -EHOSTDOWN its process is stopped; -EAGAIN it has not answered; -EACCES; -errno
  */
 int rundir_connect(const char *name, unsigned int timeout_ms, struct err *e);
+
+/** rundir_where - DIR as it is, or would be, in this environment; never NULL, cut if too long */
+struct rundir_where {
+	char s[128];
+};
+struct rundir_where rundir_where(void);
 
 /**
  * rundir_list - the names in the run directory, sorted; some may be of killed guests

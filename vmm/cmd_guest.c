@@ -10,12 +10,14 @@
 
 #include "base/err.h"
 #include "base/log.h"
+#include "control/process.h"
 #include "control/qmp_client.h"
 #include "vmm/cmd.h"
 #include "vmm/guest_wait.h"
 #include "vmm/guest_words.h"
 
 #define FORCE_MS 3000 /* for quit to work, then it is SIGKILL */
+#define LOOK_MS	 500  /* at what a process does that is waited for */
 
 static const char pause_help[] =
 	"Usage: testudo pause NAME\n\n"
@@ -83,21 +85,30 @@ static uint64_t now_ms(void)
 	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
-/* Wait until the process has closed its side, its last act. Return: 0; -ETIMEDOUT; -errno */
+/*
+ * Wait until the process has closed its side, its last act.
+ * Return: 0; -EHOSTDOWN it is stopped and will not; -ETIMEDOUT; -errno
+ */
 static int wait_end(struct qmp_client *c, uint64_t timeout_ms, struct err *e)
 {
 	const uint64_t deadline = now_ms() + timeout_ms;
+	char why[PROCESS_WHY_MAX];
+	uint64_t left;
 	int ret;
 
 	do {
 		const uint64_t now = now_ms();
 		json_t *event = NULL;
 
-		ret = qmp_client_event(c, deadline > now ? (unsigned int)(deadline - now) : 0,
-				       &event, e);
+		left = deadline > now ? deadline - now : 0;
+		ret = qmp_client_event(c, (unsigned int)(left < LOOK_MS ? left : LOOK_MS), &event,
+				       e);
 		if (ret > 0)
 			json_decref(event);
-	} while (ret > 0);
+		if (!ret && process_stopped(c->pid, why, sizeof(why)))
+			return err_set(e, -EHOSTDOWN, "guest '%s': process %d %s", c->name,
+				       (int)c->pid, why);
+	} while (ret > 0 || (!ret && left));
 	return ret == -ECONNRESET ? 0 : !ret ? -ETIMEDOUT : ret;
 }
 

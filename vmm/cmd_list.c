@@ -13,6 +13,7 @@
 #include "vmm/guest_words.h"
 
 #define LIST_MS 1000 /* a guest that stands still must not keep the others from view */
+#define STAT_MS 2000
 
 static const char list_help[] =
 	"Usage: testudo list [--json]\n\n"
@@ -22,6 +23,7 @@ static const char list_help[] =
 	"        for machines\n"
 	"  -h, --help\n"
 	"        this text\n\n"
+	"A guest whose process is stopped or does not answer is listed as such.\n\n"
 	"Exit codes: 0 listed, also if there are none; 1 the run directory cannot be read, 2 wrong "
 	"usage\n";
 
@@ -53,6 +55,18 @@ static int ask(struct qmp_client *c, const char *command, const char *pick, json
 	return 0;
 }
 
+/* The same; null where the guest's process does not know: there is no machine yet. */
+static int ask_size(struct qmp_client *c, const char *command, const char *pick, json_t *o,
+		    const char *key, struct err *e)
+{
+	int err = ask(c, command, pick, o, key, e);
+
+	if (err != -EREMOTEIO)
+		return err;
+	memset(e, 0, sizeof(*e));
+	return json_object_set_new(o, key, json_null());
+}
+
 /* Name, process, state and size: what list has of a guest. */
 static int ask_summary(struct qmp_client *c, json_t *o, struct err *e)
 {
@@ -62,13 +76,9 @@ static int ask_summary(struct qmp_client *c, json_t *o, struct err *e)
 	json_object_set_new(o, "pid", json_integer(c->pid));
 	err = ask(c, "query-status", "status", o, "status", e);
 	if (!err)
-		err = ask(c, "query-memory-size-summary", "base-memory", o, "memory", e);
+		err = ask_size(c, "query-memory-size-summary", "base-memory", o, "memory", e);
 	if (!err)
-		err = ask(c, "query-cpus-fast", NULL, o, "cpus", e);
-	if (err == -EREMOTEIO) { /* there is no machine yet: the rest is true all the same */
-		memset(e, 0, sizeof(*e));
-		err = json_object_set_new(o, "cpus", json_array());
-	}
+		err = ask_size(c, "query-cpus-fast", NULL, o, "cpus", e);
 	return err;
 }
 
@@ -82,6 +92,39 @@ static const char *text_of(const json_t *o, const char *key)
 static long long number_of(const json_t *o, const char *key)
 {
 	return json_integer_value(json_object_get(o, key));
+}
+
+/* Numbers for people: "-" for what is not known. */
+struct number_text {
+	char s[32];
+};
+
+static struct number_text count_text(const json_t *o, const char *key)
+{
+	const json_t *list = json_object_get(o, key);
+	struct number_text t = {"-"};
+
+	if (json_is_array(list))
+		snprintf(t.s, sizeof(t.s), "%zu", json_array_size(list));
+	return t;
+}
+
+static struct number_text memory_text(const json_t *o)
+{
+	struct number_text t = {"-"};
+
+	if (json_is_integer(json_object_get(o, "memory")))
+		snprintf(t.s, sizeof(t.s), "%lld MiB", number_of(o, "memory") / (long long)MiB);
+	return t;
+}
+
+static struct number_text pid_text(const json_t *o)
+{
+	struct number_text t = {"-"};
+
+	if (number_of(o, "pid") > 0)
+		snprintf(t.s, sizeof(t.s), "%lld", number_of(o, "pid"));
+	return t;
 }
 
 static int print_json(const json_t *o)
@@ -99,17 +142,36 @@ static int print_json(const json_t *o)
 
 static void print_list(const json_t *list)
 {
-	const json_t *o;
+	const json_t *o, *what;
 	size_t i;
 
-	if (!json_array_size(list))
+	if (!json_array_size(list)) {
+		log_info("no guests run; the run directory is %s", rundir_where().s);
 		return;
+	}
 	printf("%-24s %8s  %-14s %5s %10s\n", "NAME", "PID", "STATE", "VCPUS", "MEMORY");
 	json_array_foreach(list, i, o)
-		printf("%-24s %8lld  %-14s %5zu %6lld MiB\n", text_of(o, "name"),
-		       number_of(o, "pid"), text_of(o, "status"),
-		       json_array_size(json_object_get(o, "cpus")),
-		       number_of(o, "memory") / (long long)MiB);
+		printf("%-24s %8s  %-14s %5s %10s\n", text_of(o, "name"), pid_text(o).s,
+		       text_of(o, "status"), count_text(o, "cpus").s, memory_text(o).s);
+	fflush(stdout);
+	json_array_foreach(list, i, o)
+	{
+		what = json_object_get(o, "error");
+		if (what)
+			log_warn("%s", json_string_value(what));
+	}
+}
+
+/* What is known of a guest whose process says nothing. */
+static void describe_silent(json_t *o, const struct qmp_client *c, const char *status,
+			    const struct err *e)
+{
+	json_object_set_new(o, "name", json_string(c->name));
+	json_object_set_new(o, "pid", c->pid > 0 ? json_integer(c->pid) : json_null());
+	json_object_set_new(o, "status", json_string(status));
+	json_object_set_new(o, "memory", json_null());
+	json_object_set_new(o, "cpus", json_null());
+	json_object_set_new(o, "error", json_string(e->text));
 }
 
 /* NULL for a guest that is not there any more. One that does not answer is in the list. */
@@ -124,10 +186,8 @@ static json_t *list_one(const char *name)
 		ret = qmp_client_negotiate(&c, &e);
 	if (!ret)
 		ret = ask_summary(&c, o, &e);
-	if (ret == -ETIMEDOUT || ret == -EAGAIN) {
-		json_object_set_new(o, "name", json_string(name));
-		json_object_set_new(o, "pid", json_integer(c.pid));
-		json_object_set_new(o, "status", json_string("no answer"));
+	if (ret == -EHOSTDOWN || ret == -ETIMEDOUT || ret == -EAGAIN) {
+		describe_silent(o, &c, ret == -EHOSTDOWN ? "stopped" : "no answer", &e);
 		ret = 0;
 	}
 	qmp_client_close(&c);
@@ -189,9 +249,10 @@ static void print_stat(const json_t *o)
 {
 	const json_t *m = json_object_get(o, "mitigation");
 
-	printf("name        %s\nprocess     %lld\nstate       %s\nmemory      %lld MiB\n",
+	printf("name        %s\nprocess     %lld\nstate       %s\nvcpus       %s\n"
+	       "memory      %s\n",
 	       text_of(o, "name"), number_of(o, "pid"), text_of(o, "status"),
-	       number_of(o, "memory") / (long long)MiB);
+	       count_text(o, "cpus").s, memory_text(o).s);
 	if (!m)
 		return;
 	printf("mitigation  %s, back end %s, host %s\n", text_of(m, "verdict"),
@@ -213,7 +274,7 @@ int cmd_stat(int argc, char **argv)
 	if (code >= 0)
 		return code;
 	o = json_object();
-	ret = qmp_client_open(&c, w.name, GUEST_ANSWER_MS, &e);
+	ret = qmp_client_open(&c, w.name, STAT_MS, &e);
 	if (!ret && guest_await_arriving(&c, NULL) == -ECONNRESET)
 		ret = err_set(&e, -ECONNRESET, "guest '%s' ended", c.name);
 	if (!ret)

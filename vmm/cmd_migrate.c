@@ -193,6 +193,8 @@ static int run(struct command *c, struct err *e)
 		return EXIT_MIGRATE_FAILED;
 	ret = migrate_client_watch(&c->client, &state, e);
 	if (ret < 0) {
+		const struct err why = *e;
+
 		*e = (struct err) {0};
 		if (c->client.ended || strcmp(c->client.outcome, "here") == 0) {
 			err_set(e, ret,
@@ -202,9 +204,7 @@ static int run(struct command *c, struct err *e)
 				c->client.reason[0] ? c->client.reason : "its log says why");
 			return EXIT_MIGRATE_FAILED;
 		}
-		err_set(e, ret,
-			"the process of guest '%s' %s; look at the destination whether it is there",
-			c->name, ret == -ETIMEDOUT ? "does not answer" : "ended");
+		err_set(e, ret, "%s; look at the destination whether it is there", why.text);
 		return EXIT_MIGRATE_UNKNOWN;
 	}
 	code = finish(c, state);

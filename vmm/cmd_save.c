@@ -233,17 +233,17 @@ static int run(struct command *c, struct err *e)
 	if (!ret) {
 		ret = migrate_client_watch(&c->client, &state, e);
 		if (ret < 0) {
+			const struct err why = *e;
+
 			*e = (struct err) {0};
 			if (c->client.ended)
 				err_set(e, ret, "guest '%s' ended while it was saved (%s)", c->name,
 					c->client.reason);
 			else
 				err_set(e, ret,
-					"the process of guest '%s' ended or does not answer, and "
-					"nothing was saved; if testudo list shows it, testudo "
-					"resume "
-					"%s",
-					c->name, c->name);
+					"%s; nothing was saved; if testudo list shows it, testudo "
+					"resume %s",
+					why.text, c->name);
 		}
 	}
 	if (!ret)

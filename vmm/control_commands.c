@@ -43,20 +43,22 @@ static int query_version(void *ctx, const json_t *args, json_t **ret, struct err
 	return 0;
 }
 
+/* Return: 0; -EAGAIN between two lives and before the first */
+static int need_machine(const struct control *c, struct err *e)
+{
+	return c->machine ? 0 : err_set(e, -EAGAIN, "there is no guest here yet; see query-status");
+}
+
 static int query_memory(void *ctx, const json_t *args, json_t **ret, struct err *e)
 {
 	const struct control *c = ctx;
 
 	(void)args;
-	(void)e;
+	/* of a guest that arrives: it brings its size */
+	if (!c->config->memory_given && need_machine(c, e) < 0)
+		return -EAGAIN;
 	*ret = json_pack("{s:I}", "base-memory", (json_int_t)c->config->memory.size_bytes);
 	return 0;
-}
-
-/* Return: 0; -EAGAIN between two lives and before the first */
-static int need_machine(const struct control *c, struct err *e)
-{
-	return c->machine ? 0 : err_set(e, -EAGAIN, "there is no guest here yet; see query-status");
 }
 
 static int query_cpus(void *ctx, const json_t *args, json_t **ret, struct err *e)
