@@ -5,6 +5,7 @@
 
 #include "base/err.h"
 #include "base/log.h"
+#include "base/options.h"
 #include "policy/explain.h"
 #include "vmm/backend.h"
 #include "vmm/cmd.h"
@@ -72,14 +73,9 @@ int cmd_host(int argc, char **argv)
 			log_err("%s", e.text);
 			return EXIT_USAGE;
 		}
-		if (value == ':') {
-			log_err("host: '%s' wants a value; see testudo host --help",
-				argv[optind - 1]);
-			return EXIT_USAGE;
-		}
 		if (value != 'j') {
-			log_err("host: '%s' is no option; see testudo host --help",
-				argv[optind - 1]);
+			options_wrong("testudo host --help", longs, argv, value, &e);
+			log_err("%s", e.text);
 			return EXIT_USAGE;
 		}
 		json = 1;

@@ -14,6 +14,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/num.h"
+#include "base/options.h"
 #include "migration/clock.h"
 #include "migration/socket.h"
 #include "vmm/cmd.h"
@@ -275,8 +276,7 @@ static int apply(struct command *c, int option, struct err *e)
 		c->client.json = true;
 		return 0;
 	default:
-		return err_set(e, -EINVAL, "%s; see testudo migrate --help",
-			       option == ':' ? "an option lacks its value" : "unknown option");
+		return -EINVAL;
 	}
 }
 
@@ -290,6 +290,8 @@ static int parse(struct command *c, int argc, char **argv, struct err *e)
 	while ((option = getopt_long(argc, argv, ":h", longs, NULL)) != -1) {
 		if (option == 'h')
 			return 1;
+		if (option == '?' || option == ':')
+			return options_wrong("testudo migrate --help", longs, argv, option, e);
 		ret = apply(c, option, e);
 		if (ret < 0)
 			return ret;

@@ -12,6 +12,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/options.h"
 #include "base/text.h"
 #include "cpuid/host.h"
 #include "cpuid/subset.h"
@@ -232,16 +233,9 @@ static int read_options(struct ask *ask, int argc, char **argv, struct err *e)
 		case 'j':
 			ask->json = true;
 			break;
-		case ':':
-			return err_set(
-				e, -EXIT_USAGE,
-				"policy explain: '%s' wants a value; see testudo policy --help",
-				argv[optind - 1]);
 		default:
-			return err_set(
-				e, -EXIT_USAGE,
-				"policy explain: '%s' is no option; see testudo policy --help",
-				argv[optind - 1]);
+			options_wrong("testudo policy --help", longs, argv, value, e);
+			return -EXIT_USAGE;
 		}
 	}
 	if (!ret && ask->cpu && ask->guest.sees)
@@ -491,21 +485,24 @@ static int check_file(const char *path, struct policy *p, struct host_file *memb
 
 static int check(int argc, char **argv, struct err *e)
 {
+	static const struct option longs[] = {{"help", no_argument, NULL, 'h'}, {0}};
 	AUTO_FREE struct policy *p = malloc(sizeof(*p));
 	AUTO_FREE struct host_file *member = malloc(sizeof(*member));
-	int i, ret = 0;
+	int value, i, ret = 0;
 
-	if (argc < 2)
+	optind = 0;
+	opterr = 0;
+	value = getopt_long(argc, argv, ":h", longs, NULL);
+	if (value != -1) {
+		options_wrong("testudo policy --help", longs, argv, value, e);
+		return -EXIT_USAGE;
+	}
+	if (optind == argc)
 		return err_set(e, -EXIT_USAGE,
 			       "policy check: no file; give one: testudo policy check FILE");
 	if (!p || !member)
 		return err_set(e, -EXIT_VMM_ERROR, "out of memory");
-	for (i = 1; !ret && i < argc; i++)
-		if (argv[i][0] == '-')
-			ret = err_set(e, -EXIT_USAGE,
-				      "policy check: '%s' is no option; see testudo policy --help",
-				      argv[i]);
-	for (i = 1; !ret && i < argc; i++)
+	for (i = optind; !ret && i < argc; i++)
 		ret = check_file(argv[i], p, member, e);
 	return ret;
 }
@@ -529,8 +526,10 @@ int cmd_policy(int argc, char **argv)
 		ret = explain(argc - 1, argv + 1, &e);
 	else
 		ret = err_set(&e, -EXIT_USAGE,
-			      "policy: %s is no word; give check or explain, see testudo policy "
-			      "--help",
+			      argv[1][0] == '-' ? "policy: option %s is unknown; give check or "
+						  "explain first, see testudo policy --help"
+						: "policy: %s is no word; give check or explain, "
+						  "see testudo policy --help",
 			      text_quote(argv[1], strlen(argv[1])).s);
 	if (ret < 0)
 		log_err("%s", e.text);

@@ -17,6 +17,7 @@
 #include "base/file.h"
 #include "base/file_write.h"
 #include "base/log.h"
+#include "base/options.h"
 #include "base/text.h"
 #include "vmm/cmd.h"
 #include "vmm/guest_wait.h"
@@ -271,7 +272,7 @@ static int parse(struct command *c, int argc, char **argv, struct err *e)
 
 	optind = 0;
 	opterr = 0;
-	while ((option = getopt_long(argc, argv, "h", longs, NULL)) != -1) {
+	while ((option = getopt_long(argc, argv, ":h", longs, NULL)) != -1) {
 		switch (option) {
 		case OPT_KEEP:
 			c->keep_running = true;
@@ -285,8 +286,7 @@ static int parse(struct command *c, int argc, char **argv, struct err *e)
 		case 'h':
 			return 1;
 		default:
-			return err_set(e, -EINVAL, "'%s' is no option; see testudo save --help",
-				       argv[optind - 1]);
+			return options_wrong("testudo save --help", longs, argv, option, e);
 		}
 	}
 	if (argc - optind != 2)

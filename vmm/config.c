@@ -11,6 +11,7 @@
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/num.h"
+#include "base/options.h"
 #include "control/rundir.h"
 #include "vmm/backend.h"
 #include "vmm/dirty_ring.h"
@@ -455,19 +456,8 @@ static int parse_words(struct run_config *c, int argc, char **argv, struct err *
 	optind = 0; /* glibc: start afresh */
 	opterr = 0;
 	while ((value = getopt_long(argc, argv, letters, longs, NULL)) != -1) {
-		const char *word = argv[optind - 1];
-
-		if (value == ':')
-			return err_set(e, -EINVAL,
-				       "option '%s' wants a value; see testudo run --help", word);
-		if (value == '?' && optopt && optopt < OPT_SERIAL && strncmp(word, "--", 2) != 0)
-			return err_set(e, -EINVAL, "unknown option '-%c'; see testudo run --help",
-				       optopt);
-		if (value == '?')
-			return err_set(e, -EINVAL,
-				       "option '%s' is unknown, not unique, or takes no value; see "
-				       "testudo run --help",
-				       word);
+		if (value == ':' || value == '?')
+			return options_wrong("testudo run --help", longs, argv, value, e);
 		ret = apply(c, value, optarg, e);
 		if (ret < 0)
 			return ret;

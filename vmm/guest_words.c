@@ -4,9 +4,11 @@
 #include <getopt.h>
 #include <stdio.h>
 
+#include "base/bytes.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/num.h"
+#include "base/options.h"
 #include "control/rundir.h"
 #include "vmm/cmd.h"
 
@@ -15,28 +17,36 @@
 
 int guest_words_parse(struct guest_words *w, int argc, char **argv, const char *help, int takes)
 {
-	static const struct option longs[] = {{"json", no_argument, NULL, 'j'},
-					      {"force", no_argument, NULL, 'f'},
-					      {"timeout", required_argument, NULL, 't'},
-					      {"help", no_argument, NULL, 'h'},
-					      {0}};
+	static const struct {
+		int takes; /* 0: every command */
+		struct option o;
+	} all[] = {
+		{GUEST_TAKES_JSON, {"json", no_argument, NULL, 'j'}},
+		{GUEST_TAKES_STOP, {"force", no_argument, NULL, 'f'}},
+		{GUEST_TAKES_STOP, {"timeout", required_argument, NULL, 't'}},
+		{0, {"help", no_argument, NULL, 'h'}},
+	};
+	struct option longs[ARRAY_SIZE(all) + 1] = {0};
+	char see[48];
+	size_t i, n = 0;
 	struct err e = {0};
 	int value;
 
 	*w = (struct guest_words) {.timeout_sec = STOP_SEC};
+	for (i = 0; i < ARRAY_SIZE(all); i++)
+		if (!all[i].takes || takes & all[i].takes)
+			longs[n++] = all[i].o;
+	snprintf(see, sizeof(see), "testudo %s --help", argv[0]);
 	optind = 0;
 	opterr = 0;
 	while ((value = getopt_long(argc, argv, ":h", longs, NULL)) != -1) {
-		const bool known =
-			value == 'j' ? takes & GUEST_TAKES_JSON : takes & GUEST_TAKES_STOP;
-
 		if (value == 'h') {
 			fputs(help, stdout);
 			return 0;
 		}
-		if (value == '?' || value == ':' || !known) {
-			log_err("option '%s' is unknown, or wants a value; see testudo %s --help",
-				argv[optind - 1], argv[0]);
+		if (value == '?' || value == ':') {
+			options_wrong(see, longs, argv, value, &e);
+			log_err("%s", e.text);
 			return EXIT_USAGE;
 		}
 		w->json |= value == 'j';

@@ -7,18 +7,13 @@
 
 #include "base/bytes.h"
 #include "base/log.h"
+#include "base/options.h"
 #include "base/std_fds.h"
+#include "base/text.h"
 #include "vmm/cmd.h"
 #include "vmm/version.h"
 
-static int cmd_version(int argc, char **argv)
-{
-	(void)argc;
-	(void)argv;
-	printf("testudo %s\n", TESTUDO_VERSION);
-	return 0;
-}
-
+static int cmd_version(int argc, char **argv);
 static int cmd_help(int argc, char **argv);
 
 static const struct command {
@@ -52,17 +47,53 @@ static const struct command *find_command(const char *name)
 
 static int no_command(const char *name)
 {
-	log_err("'%s' is no command; see testudo help", name);
+	struct nearest n = {.word = name};
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(commands); i++)
+		nearest_try(&n, commands[i].name);
+	if (name[0] == '-')
+		log_err("option %s is unknown; before a command there are --help and --version, "
+			"see testudo help",
+			text_quote(name, strlen(name)).s);
+	else
+		log_err("%s is no command; %s%s%ssee testudo help",
+			text_quote(name, strlen(name)).s, n.name ? "the nearest is " : "",
+			n.name ? n.name : "", n.name ? "; " : "");
 	return EXIT_USAGE;
+}
+
+/* version and help: a command's name at most, and no option but --help */
+static int too_many(int argc, char **argv, int takes)
+{
+	if (argc - 1 <= takes && (argc < 2 || argv[1][0] != '-'))
+		return 0;
+	log_err(argv[argc - 1][0] == '-' ? "%s: option %s is unknown; see testudo help"
+					 : "%s: %s is one word too many; see testudo help",
+		argv[0], text_quote(argv[argc - 1], strlen(argv[argc - 1])).s);
+	return EXIT_USAGE;
+}
+
+static int cmd_version(int argc, char **argv)
+{
+	const int code = too_many(argc, argv, 0);
+
+	if (code)
+		return code;
+	printf("testudo %s\n", TESTUDO_VERSION);
+	return 0;
 }
 
 static int cmd_help(int argc, char **argv)
 {
 	char help[] = "--help";
 	size_t i;
+	int code = too_many(argc, argv, 1);
 
+	if (code)
+		return code;
 	if (argc > 1 && strcmp(argv[1], "help") != 0 && strcmp(argv[1], "version") != 0 &&
-	    argv[1][0] != '-') {
+	    argv[1][0]) {
 		const struct command *c = find_command(argv[1]);
 		char *words[] = {argv[1], help, NULL};
 
@@ -103,7 +134,7 @@ static int run_command(int argc, char **argv, bool *prints)
 	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)
 		return cmd_help(1, argv + 1);
 	if (strcmp(argv[1], "--version") == 0)
-		return cmd_version(1, argv + 1);
+		return cmd_version(argc - 1, argv + 1);
 	c = find_command(argv[1]);
 	if (!c)
 		return no_command(argv[1]);
