@@ -74,9 +74,7 @@ static const struct guest_model models[] = {
 };
 
 /* How QEMU and libvirt spell a CPU. Their versions (-v2 and so on) are not these. */
-static const struct {
-	const char *name, *model;
-} aliases[] = {
+static const struct guest_alias aliases[] = {
 #define GUEST_ALIAS(name, model) {name, model},
 #include "cpuid/guest_aliases.def"
 #undef GUEST_ALIAS
@@ -98,6 +96,12 @@ const struct guest_model *guest_models(unsigned int *n)
 {
 	*n = ARRAY_SIZE(models);
 	return models;
+}
+
+const struct guest_alias *guest_aliases(unsigned int *n)
+{
+	*n = ARRAY_SIZE(aliases);
+	return aliases;
 }
 
 const char *guest_cpu_shown_anyway(void)

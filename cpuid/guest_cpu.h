@@ -38,6 +38,14 @@ struct guest_cpu {
 /** guest_models - the table; @n receives the number of rows */
 const struct guest_model *guest_models(unsigned int *n);
 
+/* A CPU of the table as others spell it. */
+struct guest_alias {
+	const char *name, *model;
+};
+
+/** guest_aliases - QEMU's and libvirt's names; @n receives their number */
+const struct guest_alias *guest_aliases(unsigned int *n);
+
 /** guest_cpu_shown_anyway - the features that every model shows where the host has them */
 const char *guest_cpu_shown_anyway(void);
 

@@ -42,7 +42,8 @@ static const char help[] =
 	"    --from FILE\n"
 	"        the guest started on that host, and comes from there\n"
 	"    --cpu CPU\n"
-	"        the CPU that the guest is shown, as for testudo run; features that an older "
+	"        the CPU that the guest is shown, as for testudo run (help lists them); features "
+	"that an older "
 	"fact\n"
 	"        file does not tell are taken to be there\n"
 	"    --guest WORD[,WORD]...\n"
@@ -439,6 +440,10 @@ static int explain(int argc, char **argv, struct err *e)
 
 	if (ret < 0)
 		return ret;
+	if (ask.cpu && strcmp(ask.cpu, CPU_OPTION_HELP) == 0) {
+		cpu_option_print_names();
+		return 0;
+	}
 	if (!q)
 		return err_set(e, -EXIT_VMM_ERROR, "out of memory");
 	ret = make_question(&ask, q, e);

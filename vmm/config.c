@@ -14,6 +14,7 @@
 #include "base/options.h"
 #include "control/rundir.h"
 #include "vmm/backend.h"
+#include "vmm/cpu_option.h"
 #include "vmm/dirty_ring.h"
 #include "vmm/layout.h"
 
@@ -101,7 +102,8 @@ static const struct option_row {
 	{"cpu", OPT_CPU, "CPU",
 	 "the CPU that the guest is shown: host (default), x86-64-v2, -v3, -v4, a server model "
 	 "such as "
-	 "icelake-server, each with ,+FEATURE and ,-FEATURE; or a template FILE.json"},
+	 "icelake-server, each with ,+FEATURE and ,-FEATURE; or a template FILE.json; help lists "
+	 "the names"},
 	{"policy", OPT_POLICY, "FILE",
 	 "what to hold in SPEC_CTRL for the guest, and what to do where this host cannot (YAML)"},
 	{"host-facts", OPT_HOST_FACTS, "FILE",
@@ -486,7 +488,8 @@ int config_parse(struct run_config *c, int argc, char **argv, struct err *e)
 	c->sandbox = true;
 	c->force_cap = BACKEND_FIND_CAP;
 	ret = parse_words(c, argc, argv, e);
-	if (ret < 0 || c->help)
+	c->cpu_help = ret == 0 && c->cpu && strcmp(c->cpu, CPU_OPTION_HELP) == 0;
+	if (ret < 0 || c->help || c->cpu_help)
 		return ret;
 	if (c->daemonize && c->serial && strcmp(c->serial, "stdio") == 0)
 		return err_set(

@@ -44,7 +44,7 @@ struct run_config {
 	const char *mitigation_report; /* NULL: none */
 	uint32_t force_cap;	       /* number of KVM_CAP_FORCE_SPEC_CTRL; 0: find */
 	bool verbose;
-	bool help;
+	bool cpu_help, help;
 };
 
 /**

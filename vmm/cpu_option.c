@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <linux/kvm.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -10,6 +11,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
+#include "cpuid/feature.h"
 #include "cpuid/guest_cpu.h"
 #include "msr/msr.h"
 #include "policy/cpu_template.h"
@@ -29,6 +31,52 @@ bool cpu_option_is_path(const char *text)
 	const size_t len = strlen(text);
 
 	return strchr(text, '/') || (len > 5 && strcmp(text + len - 5, ".json") == 0);
+}
+
+static bool is_first_version(const struct guest_model *models, unsigned int n, unsigned int i)
+{
+	const size_t len = strlen(models[i].name);
+	unsigned int k;
+
+	for (k = 0; k < n; k++)
+		if (!strncmp(models[k].name, models[i].name, len) &&
+		    !strcmp(models[k].name + len, "-v2"))
+			return true;
+	return false;
+}
+
+void cpu_option_print_names(void)
+{
+	unsigned int n, i, column = 0;
+	const struct guest_model *models = guest_models(&n);
+	const struct guest_alias *aliases;
+	const struct cpu_feature *features;
+
+	printf("CPUs:\n  %-26s all that KVM supports here (default)\n", "host");
+	for (i = 0; i < n; i++)
+		if (!i || strcmp(models[i].name, models[i - 1].name) != 0)
+			printf(models[i].kernel ? "  %-26s wants %s\n" : "  %s\n", models[i].name,
+			       models[i].kernel);
+	printf("\nOther names:\n");
+	for (i = 0; i < n; i++)
+		if (is_first_version(models, n, i))
+			printf("  %s%-*s %s\n", models[i].name, (int)(26 - strlen(models[i].name)),
+			       "-v1", models[i].name);
+	aliases = guest_aliases(&n);
+	for (i = 0; i < n; i++)
+		printf("  %-26s %s\n", aliases[i].name, aliases[i].model);
+	printf("\nFeatures, to be added by ,+NAME and taken away by ,-NAME:\n");
+	features = cpu_features(&n);
+	for (i = 0; i < n; i++) {
+		const unsigned int len = (unsigned int)strlen(features[i].name);
+
+		if (column && column + 1 + len > 98) {
+			putchar('\n');
+			column = 0;
+		}
+		column += (unsigned int)printf(column ? " %s" : "  %s", features[i].name);
+	}
+	putchar('\n');
 }
 
 static int check_template(const struct cpu_template *t, const char *path, const struct kvm *kvm,

@@ -15,6 +15,11 @@ struct kvm;
 /** cpu_option_is_path - does the option name a file, and not a CPU? */
 bool cpu_option_is_path(const char *text);
 
+#define CPU_OPTION_HELP "help" /* in place of a name: print the names */
+
+/** cpu_option_print_names - the CPUs, their other names and the features, on standard output */
+void cpu_option_print_names(void);
+
 /**
  * cpu_option_load - read the option's value and check it against what this host's KVM has
  * @text: "host", a named CPU, either with ",+feature" and ",-feature"; or, with a '/' in it or with

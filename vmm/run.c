@@ -599,6 +599,9 @@ int cmd_run(int argc, char **argv)
 	} else if (r->config.help) {
 		config_print_help();
 		code = 0;
+	} else if (r->config.cpu_help) {
+		cpu_option_print_names();
+		code = 0;
 	} else {
 		if (r->config.verbose)
 			log_set_level(LOG_DEBUG);
