@@ -336,7 +336,7 @@ static const struct rule *kept_by_promise(const struct facts *f, const struct ru
 		return r;
 	*kept = *r;
 	kept->then = LEAVE;
-	kept->reason = "the policy does not force for this guest; an earlier host held the bit";
+	kept->reason = "the policy does not hold the bit for this guest; an earlier host did";
 	return kept;
 }
 
@@ -526,7 +526,7 @@ const char *verdict_name(enum verdict verdict)
 	case VERDICT_ALLOW:
 		return "allow";
 	case VERDICT_ALLOW_FORCED:
-		return "allow, with forced bits";
+		return "allow, with held bits";
 	case VERDICT_WARN:
 		return "warn";
 	case VERDICT_REFUSE:

@@ -232,7 +232,7 @@ const char *decision_cure(const struct decision_step *s);
 /** spec_ctrl_host_bits - the bits of 0x48 that this Intel host's CPU has, by raw CPUID */
 uint64_t spec_ctrl_host_bits(const struct host_facts *host);
 
-/** names for reports: "force-spec-ctrl", "allow, with forced bits", ... never NULL */
+/** names for reports: "force-spec-ctrl", "allow, with held bits", ... never NULL */
 const char *backend_name(enum backend_kind kind);
 const char *verdict_name(enum verdict verdict);
 const char *decision_table_name(enum decision_table table); /* "bhi", "rrsba", ... */

@@ -288,15 +288,15 @@ static const struct rule bhi_rules[] = {
 	 "the policy's raw bits hold BHI_DIS_S at 0 where this guest needs it", SRC_OPERATOR},
 	{1, bhi_raw_clear, CLEAR, "the policy's raw bits hold BHI_DIS_S at 0", SRC_OPERATOR},
 	{1, bhi_raw_left_needed, TELL,
-	 "the policy's raw bits leave BHI_DIS_S to the guest; it would have been forced, the guest "
+	 "the policy's raw bits leave BHI_DIS_S to the guest; it would have been held, the guest "
 	 "may be vulnerable",
 	 SRC_OPERATOR},
 	{1, bhi_raw_left, LEAVE, "the policy's raw bits leave BHI_DIS_S to the guest",
 	 SRC_OPERATOR},
 	{2, bhi_off_needed, TELL,
-	 "bhi is off in the policy; it would have been forced, the guest may be vulnerable",
+	 "bhi is off in the policy; it would have been held, the guest may be vulnerable",
 	 SRC_OPERATOR},
-	{2, bhi_off, LEAVE, "bhi is off in the policy, and nothing would have been forced",
+	{2, bhi_off, LEAVE, "bhi is off in the policy, and nothing would have been held",
 	 SRC_OPERATOR},
 	{3, bhi_on_not_intel, NEVER, "bhi is on in the policy, but only Intel parts have BHI_DIS_S",
 	 SRC_LINUX},
@@ -307,15 +307,15 @@ static const struct rule bhi_rules[] = {
 	{5, bhi_on_impossible, NEVER,
 	 "bhi is on in the policy, but this host or back end cannot hold BHI_DIS_S", SRC_OPERATOR},
 	{6, bhi_shown_in_advance, HOLD,
-	 "the guest is shown BHI_CTRL and may yet report the software sequence, when the back end "
-	 "can no longer add a bit; the policy forces",
+	 "the guest is shown BHI_CTRL and may yet report the short sequence, when the back end "
+	 "can no longer add a bit; the policy holds it",
 	 SRC_FROZEN},
 	{6, bhi_shown_reported, HOLD,
-	 "the guest is shown BHI_CTRL, yet reports the software sequence; the policy forces",
+	 "the guest is shown BHI_CTRL, yet reports the short sequence; the policy holds the bit",
 	 SRC_RFC_BHI},
 	{6, bhi_shown_reported_impossible, CANNOT,
-	 "the guest is shown BHI_CTRL and reports the software sequence; the policy forces, "
-	 "the back end cannot",
+	 "the guest is shown BHI_CTRL and reports the short sequence; the policy holds the "
+	 "bit, the back end cannot",
 	 SRC_RFC_BHI},
 	{6, bhi_shown, LEAVE, "the guest is shown BHI_CTRL and owns BHI_DIS_S", SRC_MATTSON},
 	{7, bhi_no_enough, LEAVE, "the host has BHI_NO and the policy takes that as enough",
@@ -327,21 +327,22 @@ static const struct rule bhi_rules[] = {
 	 "sequence",
 	 SRC_MATTSON},
 	{9, bhi_unaware_left, TELL,
-	 "the guest reports nothing that counts and the policy does not force for it: it may be "
+	 "the guest reports nothing that counts and the policy does not hold the bit for it: it "
+	 "may "
+	 "be "
 	 "vulnerable",
 	 SRC_OPERATOR},
 	{10, bhi_in_advance, HOLD,
-	 "the guest may yet report the software sequence, and the back end cannot add a bit then",
+	 "the guest may yet report the short sequence, and the back end cannot add a bit then",
 	 SRC_FROZEN},
-	{10, bhi_reported, HOLD, "the guest reports that it uses the software sequence",
-	 SRC_RFC_BHI},
+	{10, bhi_reported, HOLD, "the guest reports the short sequence", SRC_RFC_BHI},
 	{10, bhi_reported_left, TELL,
-	 "the guest reports the software sequence, but the policy does not let a report add bits",
+	 "the guest reports the short sequence, but the policy does not let a report add bits",
 	 SRC_OPERATOR},
 	{11, bhi_declined, LEAVE, "the guest read the enumeration and does not ask for BHI_DIS_S",
 	 SRC_RFC_BHI},
 	{11, bhi_declined_left, TELL,
-	 "the guest does not ask for BHI_DIS_S and the policy does not force unasked; its answer "
+	 "the guest does not ask for BHI_DIS_S and the policy does not hold it unasked; its answer "
 	 "is "
 	 "not to be relied on",
 	 SRC_OPERATOR},
@@ -352,7 +353,7 @@ static const struct rule bhi_rules[] = {
 	{12, bhi_early, HOLD, "the guest found the virtual MSRs but has not read them yet",
 	 SRC_MATTSON},
 	{12, bhi_early_left, TELL,
-	 "the guest has not reported yet and the policy does not force before it does",
+	 "the guest has not reported yet and the policy does not hold the bit before it does",
 	 SRC_OPERATOR},
 	{13, bhi_no_backend, CANNOT,
 	 "the host has BHI_DIS_S, but the back end cannot hold it: the guest is vulnerable if it "
@@ -361,7 +362,7 @@ static const struct rule bhi_rules[] = {
 	{14, long_promised, NEVER,
 	 "an earlier host held BHI_DIS_S; this one needs it and does not have it", SRC_INTEL},
 	{14, long_reported, NEVER,
-	 "the guest reports the software sequence, which is too short here, and there is no "
+	 "the guest reports the short sequence, which is too short here, and there is no "
 	 "BHI_DIS_S",
 	 SRC_RFC_BHI},
 	{14, long_declined, UNSURE,
@@ -518,7 +519,7 @@ static const struct rule rrsba_rules[] = {
 	 SRC_OPERATOR},
 	{1, rsb_off_needed, TELL,
 	 "rrsba is off in the policy, and this guest may rely on retpolines", SRC_OPERATOR},
-	{1, rsb_off, LEAVE, "rrsba is off in the policy, and nothing would have been forced",
+	{1, rsb_off, LEAVE, "rrsba is off in the policy, and nothing would have been held",
 	 SRC_OPERATOR},
 	{1, rsb_on, HOLD, "rrsba is on in the policy and this host can hold RRSBA_DIS_S",
 	 SRC_OPERATOR},
@@ -548,7 +549,7 @@ static const struct rule rrsba_rules[] = {
 	 "the guest reports nothing that counts and does not see RRSBA: it may trust retpolines",
 	 SRC_INTEL},
 	{7, rsb_hidden_left, TELL,
-	 "the guest does not see RRSBA and the policy does not force for it: it may trust "
+	 "the guest does not see RRSBA and the policy does not hold the bit for it: it may trust "
 	 "retpolines",
 	 SRC_OPERATOR},
 	{8, rsb_warned, LEAVE,

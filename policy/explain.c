@@ -196,8 +196,8 @@ static void print_pool(FILE *f, const struct pool_facts *p)
 		return;
 	}
 	snprintf(text, sizeof(text),
-		 "%u hosts or more, %s; every long BHB can be forced: %s; every RRSBA can be "
-		 "forced: %s",
+		 "%u hosts or more, %s; all with a long BHB can hold BHI_DIS_S: %s; all with RRSBA "
+		 "can hold RRSBA_DIS_S: %s",
 		 p->n_hosts,
 		 p->mixed	   ? "short and long branch history buffers"
 		 : p->any_long_bhb ? "long branch history buffers"
@@ -277,6 +277,35 @@ static void print_step(FILE *f, const struct decision_step *s)
 	}
 }
 
+const char *explain_short(const struct mitigation_input *in, const struct mitigation_decision *d)
+{
+	struct host_traits t;
+
+	host_traits_derive(&in->host, &t);
+	if (t.vendor != CPU_VENDOR_INTEL && t.vendor != CPU_VENDOR_OTHER)
+		return "no BHB sequence is needed: parts of this vendor are not affected by BHI";
+	if (!d->short_adequate && d->value & SPEC_CTRL_BHI_DIS_S)
+		return "the short BHB sequence is adequate here with BHI_DIS_S, which is held; "
+		       "that "
+		       "it is wherever the guest may go is not assured";
+	if (!d->short_adequate && t.bhb == BHB_SHORT)
+		return "the short BHB sequence is adequate on this part, whose BHB is short; that "
+		       "it "
+		       "is wherever the guest may go is not assured";
+	if (!d->short_adequate)
+		return "nothing here assures that the short BHB sequence is adequate";
+	if (d->value & SPEC_CTRL_BHI_DIS_S)
+		return t.bhb == BHB_LONG
+			       ? "too short alone for this part's long BHB; adequate with "
+				 "BHI_DIS_S, which is held"
+			       : "the short BHB sequence is adequate with BHI_DIS_S, which "
+				 "is held";
+	if (t.bhi_no)
+		return "the short BHB sequence is adequate: the host has BHI_NO";
+	return t.atom_only ? "the short BHB sequence is adequate on this part, Atom cores only"
+			   : "the short BHB sequence is adequate on this part, whose BHB is short";
+}
+
 void explain_text(FILE *f, const struct mitigation_input *in, const struct mitigation_decision *d)
 {
 	char bits[256], off[256], text[640];
@@ -302,9 +331,7 @@ void explain_text(FILE *f, const struct mitigation_input *in, const struct mitig
 	else
 		snprintf(text, sizeof(text), "nothing; the guest's own value stands");
 	print_line(f, "holds", text);
-	print_line(f, "short",
-		   d->short_adequate ? "the short BHB sequence is adequate for this guest"
-				     : "the short BHB sequence is not known to be adequate");
+	print_line(f, "short", explain_short(in, d));
 	fputs("because\n", f);
 	for (i = 0; i < d->n_steps; i++)
 		print_step(f, &d->step[i]);
@@ -332,7 +359,18 @@ static json_t *json_bits(uint64_t bits)
 	return a;
 }
 
-json_t *explain_decision_json(const struct mitigation_decision *d)
+json_t *explain_bits_json(uint64_t mask, uint64_t value)
+{
+	return json_pack("{s:o, s:o, s:o, s:o}", "mask", json_hex(mask), "value", json_hex(value),
+			 "at-1", json_bits(mask & value), "at-0", json_bits(mask & ~value));
+}
+
+json_t *explain_names_json(uint64_t bits)
+{
+	return json_bits(bits);
+}
+
+json_t *explain_steps_json(const struct mitigation_decision *d)
 {
 	json_t *steps = json_array();
 	unsigned int i;
@@ -348,10 +386,31 @@ json_t *explain_decision_json(const struct mitigation_decision *d)
 				  verdict_name(s->verdict), "reason", s->reason, "cure",
 				  decision_cure(s), "source", s->source ? s->source : ""));
 	}
-	return json_pack("{s:s, s:o, s:o, s:o, s:o, s:b, s:o}", "verdict", verdict_name(d->verdict),
-			 "mask", json_hex(d->mask), "value", json_hex(d->value), "held-at-1",
-			 json_bits(d->value), "held-at-0", json_bits(d->mask & ~d->value),
-			 "short-adequate", d->short_adequate, "steps", steps);
+	return steps;
+}
+
+json_t *explain_decision_json(const struct mitigation_decision *d)
+{
+	json_t *o = explain_bits_json(d->mask, d->value);
+
+	json_object_update_new(o, json_pack("{s:s, s:b, s:o}", "verdict", verdict_name(d->verdict),
+					    "short-sequence-adequate", d->short_adequate, "steps",
+					    explain_steps_json(d)));
+	return o;
+}
+
+json_t *explain_contract_json(const struct guest_contract *g)
+{
+	return json_pack("{s:o, s:o, s:o, s:o, s:o}", "cpuid-7-0-edx", json_hex(g->leaf7_0_edx),
+			 "cpuid-7-2-edx", json_hex(g->leaf7_2_edx), "arch-capabilities",
+			 json_hex(g->arch_cap), "virtual-enumeration", json_hex(g->virt_enum),
+			 "mitigation-enum", json_hex(g->mitigation_enum));
+}
+
+json_t *explain_report_json(const struct vcpu_report *r)
+{
+	return json_pack("{s:b, s:b, s:b, s:o}", "aware", r->aware, "enum-read", r->enum_read,
+			 "written", r->written, "ctrl", json_hex(r->ctrl));
 }
 
 static json_t *host_json(const struct host_facts *h)
@@ -368,34 +427,23 @@ static json_t *host_json(const struct host_facts *h)
 			 "rrsba", t.rrsba, "rsba", t.rsba, "bhi-no", t.bhi_no);
 }
 
-static json_t *guest_json(const struct mitigation_input *in)
-{
-	const struct guest_contract *g = &in->guest;
-	const struct vcpu_report *r = &in->report;
-
-	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:b, s:b, s:o}", "cpuid-7-0-edx",
-			 json_hex(g->leaf7_0_edx), "cpuid-7-2-edx", json_hex(g->leaf7_2_edx),
-			 "arch-capabilities", json_hex(g->arch_cap), "virtual-enumeration",
-			 json_hex(g->virt_enum), "mitigation-enum", json_hex(g->mitigation_enum),
-			 "aware", r->aware, "written", r->written, "mitigation-ctrl",
-			 json_hex(r->ctrl));
-}
-
 static json_t *pool_json(const struct pool_facts *p)
 {
 	return json_pack("{s:i, s:b, s:b, s:b, s:b, s:b, s:b, s:b}", "hosts", (int)p->n_hosts,
 			 "any-long-bhb", p->any_long_bhb, "all-atom-or-short", p->all_atom_or_short,
-			 "long-can-force-bhi", p->long_can_force_bhi, "any-rsba", p->any_rsba,
-			 "any-rrsba", p->any_rrsba, "rrsba-can-force", p->rrsba_can_force, "mixed",
+			 "long-can-hold-bhi", p->long_can_force_bhi, "any-rsba", p->any_rsba,
+			 "any-rrsba", p->any_rrsba, "rrsba-can-hold", p->rrsba_can_force, "mixed",
 			 p->mixed);
 }
 
 json_t *explain_json(const struct mitigation_input *in, const struct mitigation_decision *d)
 {
-	return json_pack("{s:o, s:{s:s, s:o}, s:o, s:o, s:{s:b, s:o, s:o, s:b}, s:o}", "host",
+	return json_pack("{s:o, s:{s:s, s:o}, s:o, s:o, s:o, s:{s:b, s:o, s:o, s:b}, s:o}", "host",
 			 host_json(&in->host), "backend", "name", backend_name(in->backend.kind),
-			 "can-force", json_bits(in->backend.can_force), "guest", guest_json(in),
-			 "pool", pool_json(&in->pool), "promise", "valid", in->promise.valid,
-			 "mask", json_hex(in->promise.mask), "value", json_hex(in->promise.value),
-			 "weak", in->promise.weak, "decision", explain_decision_json(d));
+			 "can-hold", json_bits(in->backend.can_force), "guest",
+			 explain_contract_json(&in->guest), "report",
+			 explain_report_json(&in->report), "pool", pool_json(&in->pool), "promise",
+			 "valid", in->promise.valid, "mask", json_hex(in->promise.mask), "value",
+			 json_hex(in->promise.value), "weak", in->promise.weak, "decision",
+			 explain_decision_json(d));
 }

@@ -43,7 +43,22 @@ void explain_text(FILE *f, const struct mitigation_input *in, const struct mitig
  */
 json_t *explain_json(const struct mitigation_input *in, const struct mitigation_decision *d);
 
-/** explain_decision_json - only what came out: verdict, mask, value, bits, steps */
+/**
+ * explain_short - what a guest has of the short BHB sequence where this was decided: is it enough,
+ * and by what
+ */
+const char *explain_short(const struct mitigation_input *in, const struct mitigation_decision *d);
+
+/*
+ * Parts of it, the same wherever testudo prints JSON; docs/mitigation.md has the words.
+ * explain_bits_json: mask, value, and the names of what is at-1 and at-0
+ * explain_decision_json: only what came out: these, verdict, short-sequence-adequate, steps
+ */
+json_t *explain_names_json(uint64_t bits);
+json_t *explain_bits_json(uint64_t mask, uint64_t value);
+json_t *explain_steps_json(const struct mitigation_decision *d);
 json_t *explain_decision_json(const struct mitigation_decision *d);
+json_t *explain_contract_json(const struct guest_contract *g);
+json_t *explain_report_json(const struct vcpu_report *r);
 
 #endif

@@ -16,7 +16,10 @@
 
 /* "msr-exits" and "kvm-cpuid" need not be there: older files do not have them */
 static const char *const top_keys[] = {VERSION_KEY, "facts", "backend", "kvm-cpuid", "info", NULL};
-static const char *const backend_keys[] = {"name", "can-force", "msr-exits", NULL};
+#define CAN_HOLD	 "can-hold"
+#define CAN_HOLD_EARLIER "can-force" /* its name in older files */
+
+static const char *const backend_keys[] = {"name", CAN_HOLD, CAN_HOLD_EARLIER, "msr-exits", NULL};
 
 /* The numbers of struct host_facts. Families end at 15 + 255, models at 255 (SDM vol.2 CPUID). */
 static const struct number_row {
@@ -117,6 +120,7 @@ static int parse_backend(const struct json_place *at, json_t *o, struct backend_
 	char legal[256] = "";
 	json_t *v, *word;
 	size_t i;
+	const char *key = CAN_HOLD;
 	int kind, ret;
 
 	if (!json_is_object(o))
@@ -138,20 +142,25 @@ static int parse_backend(const struct json_place *at, json_t *o, struct backend_
 	}
 	b->kind = (enum backend_kind)kind;
 
-	v = json_object_get(o, "can-force");
+	v = json_object_get(o, CAN_HOLD_EARLIER);
+	if (v && json_object_get(o, CAN_HOLD))
+		return json_read_bad(at, "backend.", CAN_HOLD_EARLIER, v, CAN_HOLD " alone");
+	if (v)
+		key = CAN_HOLD_EARLIER;
+	v = json_object_get(o, key);
 	if (!json_is_array(v))
-		return json_read_bad(at, "backend.", "can-force", v, "an array of names of bits");
+		return json_read_bad(at, "backend.", key, v, "an array of names of bits");
 	json_array_foreach(v, i, word)
 	{
 		uint64_t bit = json_is_string(word) ? bit_by_name(json_string_value(word)) : 0;
 
 		if (!bit)
-			return json_read_bad(at, "backend.", "can-force", word,
+			return json_read_bad(at, "backend.", key, word,
 					     "bits of SPEC_CTRL, such as \"BHI_DIS_S\"");
 		b->can_force |= bit;
 	}
 	if (b->kind == BACKEND_NONE && b->can_force)
-		return json_read_bad(at, "backend.", "can-force", v, "[] with the back end none");
+		return json_read_bad(at, "backend.", key, v, "[] with the back end none");
 	v = json_object_get(o, "msr-exits");
 	if (v && !json_is_boolean(v))
 		return json_read_bad(at, "backend.", "msr-exits", v, "true or false");
@@ -337,7 +346,7 @@ static json_t *format_info(const struct host_info *info)
 
 static json_t *format_backend(const struct backend_facts *b)
 {
-	return json_pack("{s:s, s:o, s:o*}", "name", backend_name(b->kind), "can-force",
+	return json_pack("{s:s, s:o, s:o*}", "name", backend_name(b->kind), CAN_HOLD,
 			 format_bits(b->can_force), "msr-exits",
 			 b->no_msr_exits ? json_false() : NULL);
 }

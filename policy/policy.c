@@ -33,6 +33,20 @@ static int unknown_key(struct policy_reader *r, const char *parent)
 		       legal);
 }
 
+/* Is the present word what @name was called before? */
+static bool is_earlier(const struct policy_reader *r, const char *name)
+{
+	static const struct {
+		const char *earlier, *name;
+	} renamed[] = {{"force-unaware", "hold-unaware"}, {"force-when-shown", "hold-when-shown"}};
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(renamed); i++)
+		if (strcmp(renamed[i].name, name) == 0)
+			return reader_is(r, renamed[i].earlier);
+	return false;
+}
+
 /* The keys below @parent, NULL for those at the top. Each level of nesting is a row of the table.
  */
 static int read_map(struct policy_reader *r, const struct policy_key *parent)
@@ -54,7 +68,8 @@ static int read_map(struct policy_reader *r, const struct policy_key *parent)
 		unsigned int *line;
 
 		for (i = 0; i < n && !k; i++)
-			if (is_below(&keys[i], name) && reader_is(r, keys[i].name))
+			if (is_below(&keys[i], name) &&
+			    (reader_is(r, keys[i].name) || is_earlier(r, keys[i].name)))
 				k = &keys[i];
 		if (!k)
 			return unknown_key(r, name);

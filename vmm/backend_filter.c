@@ -62,7 +62,7 @@ static void try_bits(struct backend *b, int vcpu_fd, struct backend_trial *t)
 	else if (dropped)
 		snprintf(t->why, sizeof(t->why),
 			 "KVM accepts %#llx for SPEC_CTRL but does not keep it (reads back 0): "
-			 "nothing can be forced",
+			 "nothing can be held",
 			 (unsigned long long)dropped);
 	else
 		snprintf(t->why, sizeof(t->why), "KVM accepts no bit of SPEC_CTRL on this host");

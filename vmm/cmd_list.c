@@ -29,8 +29,8 @@ static const char list_help[] =
 
 static const char stat_help[] =
 	"Usage: testudo stat NAME [--json]\n\n"
-	"Print the state of a guest: for each virtual CPU its exits, what is held for it in\n"
-	"IA32_SPEC_CTRL and the verdict.\n\n"
+	"Print the state of a guest: what is held for it in IA32_SPEC_CTRL and why, and for each\n"
+	"virtual CPU its exits, the bits that are wanted and held, and the verdict.\n\n"
 	"Options:\n"
 	"    --json\n"
 	"        for machines\n"
@@ -227,21 +227,66 @@ int cmd_list(int argc, char **argv)
 	return code < 0 ? 0 : code;
 }
 
+/* "BHI_DIS_S,STIBP=0": the bits of @o, a "wanted" or "held" */
+static const char *bits_text(const json_t *o, char *buf, size_t size)
+{
+	const json_t *name;
+	size_t i, at = 0;
+
+	buf[0] = '\0';
+	json_array_foreach(json_object_get(o, "at-1"), i, name)
+	{
+		at = strlen(buf);
+		snprintf(buf + at, size - at, "%s%s", at ? "," : "", json_string_value(name));
+	}
+	json_array_foreach(json_object_get(o, "at-0"), i, name)
+	{
+		at = strlen(buf);
+		snprintf(buf + at, size - at, "%s%s=0", at ? "," : "", json_string_value(name));
+	}
+	return buf[0] ? buf : "-";
+}
+
 static void print_vcpus(const json_t *exits, const json_t *vcpus)
 {
+	char wanted[256], held[256];
 	const json_t *x;
 	size_t i;
 
-	printf("\n%5s %12s %12s %12s %12s  %-18s %s\n", "VCPU", "EXITS", "IO", "MMIO", "MSR",
-	       "SPEC_CTRL", "VERDICT");
+	printf("\n%5s %12s %12s %12s %12s  %-10s %-12s %-12s %s\n", "VCPU", "EXITS", "IO", "MMIO",
+	       "MSR", "SPEC_CTRL", "WANTED", "HELD", "VERDICT");
 	json_array_foreach(exits, i, x)
 	{
 		const json_t *v = json_array_get(vcpus, i);
 		const json_t *effective = json_object_get(v, "effective");
 
-		printf("%5lld %12lld %12lld %12lld %12lld  %-18s %s\n", number_of(x, "cpu-index"),
-		       number_of(x, "total"), number_of(x, "io"), number_of(x, "mmio"),
-		       number_of(x, "msr"), text_of(effective, "value"), text_of(v, "verdict"));
+		printf("%5lld %12lld %12lld %12lld %12lld  %-10s %-12s %-12s %s\n",
+		       number_of(x, "cpu-index"), number_of(x, "total"), number_of(x, "io"),
+		       number_of(x, "mmio"), number_of(x, "msr"), text_of(effective, "value"),
+		       bits_text(json_object_get(v, "wanted"), wanted, sizeof(wanted)),
+		       bits_text(json_object_get(v, "held"), held, sizeof(held)),
+		       text_of(v, "verdict"));
+	}
+}
+
+/* One line for all vCPUs of which the same is to be said that stand beside each other. */
+static void print_summaries(const json_t *vcpus)
+{
+	const size_t n = json_array_size(vcpus);
+	size_t first, last;
+
+	for (first = 0; first < n; first = last + 1) {
+		const char *text = text_of(json_array_get(vcpus, first), "summary");
+
+		for (last = first; last + 1 < n; last++)
+			if (strcmp(text, text_of(json_array_get(vcpus, last + 1), "summary")) != 0)
+				break;
+		printf("%-12s", first ? "" : "protection");
+		if (last > first && (first || last + 1 < n))
+			printf("vCPU %zu-%zu: ", first, last);
+		else if (n > 1 && last == first)
+			printf("vCPU %zu: ", first);
+		puts(text);
 	}
 }
 
@@ -258,6 +303,7 @@ static void print_stat(const json_t *o)
 	printf("mitigation  %s, back end %s, host %s\n", text_of(m, "verdict"),
 	       text_of(json_object_get(m, "backend"), "name"),
 	       text_of(json_object_get(m, "host"), "name"));
+	print_summaries(json_object_get(m, "vcpus"));
 	print_vcpus(json_object_get(o, "exits"), json_object_get(m, "vcpus"));
 }
 

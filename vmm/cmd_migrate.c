@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/num.h"
 #include "base/options.h"
+#include "base/text.h"
 #include "migration/clock.h"
 #include "migration/socket.h"
 #include "vmm/cmd.h"
@@ -60,6 +61,52 @@ struct command {
 	struct migrate_client client;
 };
 
+static bool is_listed(const char *list, const char *name)
+{
+	const size_t len = strlen(name);
+	const char *at;
+
+	for (at = list; (at = strstr(at, name)); at += len)
+		if ((at == list || at[-1] == ' ') && (at[len] == '\0' || at[len] == ','))
+			return true;
+	return false;
+}
+
+/* The bits that are held at 1 for any vCPU, where it was until now and so where it is */
+static void list_held(struct command *c, char *buf, size_t size)
+{
+	json_t *report = NULL;
+	const json_t *v, *name;
+	size_t i, k;
+
+	buf[0] = '\0';
+	if (migrate_client_execute(&c->client, "x-testudo-query-mitigation", NULL, &report, NULL) <
+	    0)
+		return;
+	json_array_foreach(json_object_get(report, "vcpus"), i, v)
+	{
+		json_array_foreach(json_object_get(json_object_get(v, "held"), "at-1"), k,
+				   name) if (!is_listed(buf, json_string_value(name)))
+			text_list_add(buf, size, json_string_value(name));
+	}
+	json_decref(report);
+}
+
+static void tell_mitigations(struct command *c, const char *change)
+{
+	char held[256];
+
+	if (*change) {
+		printf("mitigations: %s\n", change);
+		return;
+	}
+	list_held(c, held, sizeof(held));
+	if (held[0])
+		printf("mitigations: %s held as before\n", held);
+	else
+		printf("mitigations: nothing held, as before\n");
+}
+
 static void tell_end(struct command *c, const json_t *state)
 {
 	const json_t *ram = json_object_get(state, "ram");
@@ -75,7 +122,7 @@ static void tell_end(struct command *c, const json_t *state)
 		       (double)migrate_client_int(ram, "transferred") / (double)MiB,
 		       (long long)migrate_client_int(ram, "dirty-sync-count"));
 	}
-	printf("mitigations: %s\n", *change ? change : "held as before");
+	tell_mitigations(c, change);
 }
 
 /* ---- the migration ---- */

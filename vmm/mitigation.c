@@ -52,7 +52,7 @@ int mitigation_init(struct mitigation *m, const struct mitigation_options *optio
 		return ret;
 	for (i = 0; i < m->backend.n_trials; i++)
 		log_msg(m->backend.trial[i].suspect ? LOG_WARN : LOG_DEBUG,
-			"back end %s: usable=%d can_force=%#llx: %s", m->backend.trial[i].name,
+			"back end %s: usable=%d can-hold=%#llx: %s", m->backend.trial[i].name,
 			m->backend.trial[i].usable, HEX(m->backend.trial[i].can_force),
 			m->backend.trial[i].why);
 	return 0;
@@ -138,7 +138,7 @@ static void warn_at_start(const struct mitigation *m)
 		log_warn("mitigation: this guest may run guests of its own, and before Linux 6.12 "
 			 "its MSR-load lists reach SPEC_CTRL past the MSR filter: a hypervisor in "
 			 "it "
-			 "can drop the forced bits; use a newer host kernel, or hide VMX from it");
+			 "can drop the held bits; use a newer host kernel, or hide VMX from it");
 }
 
 void mitigation_read_cpuid(struct mitigation *m, struct cpuid_set *cpuid)
@@ -395,7 +395,7 @@ static void log_change(struct mitigation_vcpu *v, const struct backend_held *bef
 
 	if (v->changes > LOGGED_CHANGES)
 		return;
-	log_info("mitigation: vCPU %u: forced bits changed: mask=%#llx value=%#llx was_mask=%#llx "
+	log_info("mitigation: vCPU %u: held bits changed: mask=%#llx value=%#llx was_mask=%#llx "
 		 "was_value=%#llx: %s: %s",
 		 v->id, HEX(v->held.mask), HEX(v->held.value), HEX(before->mask),
 		 HEX(before->value), why, explain_reasons(&v->decision, text, sizeof(text)));
@@ -472,7 +472,7 @@ void mitigation_check_vcpu(struct mitigation *m, uint32_t id)
 		if (lost && !now.effective) /* INIT: it clears the guest's value, too */
 			vcpu_msrs_init(&v->msrs);
 		if (lost && mitigation_hold(m, v) == 0 && v->lost++ == 0)
-			log_debug("mitigation: vCPU %u: forced bits were gone (INIT); held again",
+			log_debug("mitigation: vCPU %u: held bits were gone (INIT); held again",
 				  id);
 	} else {
 		changed = now.guest != v->held.guest || now.effective != v->held.effective;

@@ -60,7 +60,7 @@ struct mitigation_vcpu {
 	bool failed; /* the last apply did; the log knows */
 	/* counters: written by the vCPU's thread, read by any (atomic) */
 	uint64_t exits_spec_ctrl, exits_virtual, exits_efer, exits_pred_cmd;
-	uint64_t lost;	       /* times that forced bits were found missing */
+	uint64_t lost;	       /* times that held bits were found missing */
 	uint64_t changes;      /* of the effective forced bits */
 	uint64_t rate_base;    /* exits_spec_ctrl at the last look of the rate guard */
 	uint64_t rate_per_sec; /* highest seen */

@@ -272,9 +272,9 @@ void mitigation_describe_change(struct mitigation *m, const char *there, const c
 			if (!name || at >= len)
 				continue;
 			at += (size_t)snprintf(
-				text + at, len - at,
-				"%s%s was %sforced on %s, is %sforced on %s: %s", at ? "; " : "",
-				name, was & bit ? "" : "not ", there, now & bit ? "" : "not ", here,
+				text + at, len - at, "%s%s was %sheld on %s, is %sheld on %s: %s",
+				at ? "; " : "", name, was & bit ? "" : "not ", there,
+				now & bit ? "" : "not ", here,
 				report_in_words(&report, m->contract.mitigation_enum, bit));
 		}
 	}

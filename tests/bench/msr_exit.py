@@ -47,7 +47,7 @@ def main():
     with tempfile.TemporaryDirectory() as work:
         host = pathlib.Path(work) / "host.json"
         host.write_text(json.dumps({"testudo-host-facts": 1, "facts": HOST,
-                                    "backend": {"name": "none", "can-force": []}}))
+                                    "backend": {"name": "none", "can-hold": []}}))
         commands = {
             "bare loop": [str(build / "tests/bench/msr_exit"), str(payload)],
             "testudo": [str(build / "vmm/testudo"), "run", "--host-facts", str(host), "-k", str(payload)],

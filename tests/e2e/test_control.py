@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import signal
 import socket
 import stat
@@ -67,6 +68,13 @@ def guest(live, work):
 def cli(*words):
     return subprocess.run([harness.TESTUDO, *words], capture_output=True, text=True, timeout=harness.patience(),
                           check=False)
+
+
+def keys(value):
+    """All keys of the objects in a JSON value."""
+    if isinstance(value, list):
+        return [key for item in value for key in keys(item)]
+    return [*value, *keys(list(value.values()))] if isinstance(value, dict) else []
 
 
 def descriptors(pid):
@@ -349,7 +357,7 @@ def test_changed_mitigation_is_told(live, work, monkeypatch):
         pytest.skip(f"{SHIM} is not built")
     facts = pathlib.Path(work, "host.json")
     facts.write_text(json.dumps({
-        "testudo-host-facts": 1, "backend": {"name": "none", "can-force": []},
+        "testudo-host-facts": 1, "backend": {"name": "none", "can-hold": []},
         "facts": dict(SAPPHIRE_RAPIDS, **{"kvm-arch-capabilities": hex(EIBRS), "kvm-cpuid-7-2-edx": "0"})}))
     prefix = harness.environment(harness.overlay(facts, "filter"))
     with Guest(live, work, "msrs cpus=1 do=0.w.50000002.2 end=loop", "--host-facts", facts, prefix=prefix) as g:
@@ -605,8 +613,13 @@ def test_list_and_stat(guest):
         assert [(row["name"], row["pid"], row["status"], row["memory"], len(row["cpus"])) for row in listed] == [
             ("one", one.live.p.pid, "running", 128 << 20, 2), ("two", two.live.p.pid, "paused", 512 << 20, 1)]
         text = cli("stat", "one").stdout
-        assert "state       running" in text and "mitigation  " in text and len(text.splitlines()) == 10, text
+        assert "state       running" in text and "mitigation  " in text and len(text.splitlines()) == 11, text
         stat_json = json.loads(cli("stat", "one", "--json").stdout)
+        vcpus = stat_json["mitigation"]["vcpus"]
+        assert f"protection  {vcpus[0]['summary']}\n" in text and " WANTED " in text and " HELD " in text, text
+        assert [row["reason"] for row in vcpus[0]["reasons"]] and "held" in vcpus[0]["summary"]
+        assert {row["held"] for row in vcpus[0]["reasons"]} == {vcpus[0]["held"]["mask"] != "0x0"}
+        assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", key) for key in keys(stat_json)), set(keys(stat_json))
         assert stat_json["exits"][0]["io"] > 0 and stat_json["mitigation"]["schema"] == 1
 
 

@@ -43,18 +43,18 @@ def test_run_shows_what_explain_says(guest, work, mode, pool):  # noqa: F811
     policy = f"pool: {pool}\n"
     g = guest(mode, [f"0.r.{EDX_7_2}", "0.r.10a", f"0.r.{HW}"], edx_7_2=CONTROLS, policy=policy)
     facts = json.loads(pathlib.Path(work, "host.json").read_text())
-    facts["backend"] = {"name": HOLDING[mode], "can-force": CAN_FORCE}
+    facts["backend"] = {"name": HOLDING[mode], "can-hold": CAN_FORCE}
     pathlib.Path(work, "explain.json").write_text(json.dumps(facts))
     said = explain(work, policy, "unaware", whole=True)
 
     edx, arch_cap, held = g.outcomes()
-    assert edx == int(said["guest"]["cpuid-7-2-edx"], 16) == int(g.report["guest"]["cpuid_7_2_edx"], 16)
+    assert edx == int(said["guest"]["cpuid-7-2-edx"], 16) == int(g.report["guest"]["cpuid-7-2-edx"], 16)
     assert arch_cap == int(said["guest"]["arch-capabilities"], 16)
     assert (edx == 0) == (pool not in ("this-host", "[spr.json]"))
     rsba = 4 if pool in ("mixed", "any") else 0  # Skylake may be among those that a word names
     assert arch_cap & ~(1 << 63) == EIBRS | rsba
     assert held == int(said["decision"]["value"], 16)
-    assert ("BHI_DIS_S" in said["decision"]["held-at-1"]) == (edx == 0)
+    assert ("BHI_DIS_S" in said["decision"]["at-1"]) == (edx == 0)
     assert rows(g.vcpu(0)["steps"]) == rows(said["decision"]["steps"])
     # in mode filter this host is the one of spr.json, and is not counted again
     here = 1 if pool == "[spr.json]" and mode == "filter" else 2
@@ -66,14 +66,14 @@ def test_run_shows_what_explain_says(guest, work, mode, pool):  # noqa: F811
 def test_run_shows_the_cpu_that_explain_says(guest, work, mode, cpu):  # noqa: F811
     g = guest(mode, [f"0.r.{EDX_7_2}", f"0.r.{HW}"], "--cpu", cpu, edx_7_2=CONTROLS, policy="")
     facts = json.loads(pathlib.Path(work, "host.json").read_text())
-    facts["backend"] = {"name": HOLDING[mode], "can-force": CAN_FORCE}
+    facts["backend"] = {"name": HOLDING[mode], "can-hold": CAN_FORCE}
     pathlib.Path(work, "explain.json").write_text(json.dumps(facts))
     said = explain(work, "", "unaware", "--cpu", cpu, whole=True)
 
     edx, held = g.outcomes()
     assert edx == int(said["guest"]["cpuid-7-2-edx"], 16)
     assert held == int(said["decision"]["value"], 16)
-    assert g.report["guest"]["arch_capabilities"] == said["guest"]["arch-capabilities"]
+    assert g.report["guest"]["arch-capabilities"] == said["guest"]["arch-capabilities"]
     assert rows(g.vcpu(0)["steps"]) == rows(said["decision"]["steps"])
 
 
@@ -90,10 +90,10 @@ def test_run_holds_what_explain_says(guest, work, mode, policy, reported, host):
     if policy == "no virtual MSRs" or mode == "drops":
         steps, word = [], "unaware"  # there is nothing to report by
     g = guest(mode, [*steps, f"0.r.{HW}"], host=host, policy=POLICIES[policy])
-    backend = {"name": HOLDING.get(mode, "none"), "can-force": CAN_FORCE if mode in HOLDING else []}
+    backend = {"name": HOLDING.get(mode, "none"), "can-hold": CAN_FORCE if mode in HOLDING else []}
     if g.report:  # none where the guest never started
         found = g.report["backend"]
-        assert {"name": found["name"], "can-force": found["can_force_names"]} == backend
+        assert {"name": found["name"], "can-hold": found["can-hold"]} == backend
     facts = json.loads(pathlib.Path(work, "host.json").read_text())
     facts["backend"] = backend
     pathlib.Path(work, "explain.json").write_text(json.dumps(facts))

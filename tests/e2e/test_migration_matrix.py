@@ -77,9 +77,9 @@ POLICIES = {
     "bhi on": "bhi: on\n", "bhi off": "bhi: off\n", "rrsba on": "rrsba: on\n", "rrsba off": "rrsba: off\n",
     "raw on": "spec-ctrl: {SSBD: on}\n", "raw off": "spec-ctrl: {STIBP: off}\n",
     "raw BHI on": "spec-ctrl: {BHI_DIS_S: on}\n", "raw BHI off": "spec-ctrl: {BHI_DIS_S: off}\n",
-    "not unasked": "force-unaware: off\n", "tighten": "honour-report: tighten\n", "relax": "honour-report: relax\n",
+    "not unasked": "hold-unaware: off\n", "tighten": "honour-report: tighten\n", "relax": "honour-report: relax\n",
     "ignore": "honour-report: ignore\n", "no virtual MSRs": "virtual-msrs: off\n",
-    "not enough": "bhi-no-is-enough: off\n", "on a report": "force-when-shown: on\n",
+    "not enough": "bhi-no-is-enough: off\n", "on a report": "hold-when-shown: on\n",
     "frozen": "frozen-mask: rebuild\n", "pool": "pool: mixed\n", "strict, not unasked": "strict: on\nforce-unaware: off\n",
 }
 
@@ -96,7 +96,7 @@ class Case:
 def fact_file(work, side, host, mode):
     """The host's facts as `testudo host --json` writes them there; and the words of an environment with that KVM."""
     facts, can_force = HOSTS[host]
-    backend = {"name": HOLDING.get(mode, "none"), "can-force": can_force if mode in HOLDING else []}
+    backend = {"name": HOLDING.get(mode, "none"), "can-hold": can_force if mode in HOLDING else []}
     path = pathlib.Path(work, side + ".json")
     path.write_text(json.dumps({"testudo-host-facts": 1, "facts": facts, "backend": backend}))
     bits = sum(BITS[name] for name in can_force)
@@ -143,9 +143,9 @@ def start(work):
 
 
 def changes(text):
-    """{bit: (was, is)} of "X was not forced on A, is forced on B: why; ..." """
+    """{bit: (was, is)} of "X was not held on A, is held on B: why; ..." """
     return {bit: (not was, not now) for bit, was, now in
-            re.findall(r"(\w+) was (not )?forced on [^;,]+, is (not )?forced on [^;]+: \w", text)}
+            re.findall(r"(\w+) was (not )?held on [^;,]+, is (not )?held on [^;]+: \w", text)}
 
 
 def reports(guest, home):
@@ -175,12 +175,12 @@ def check_moved(a, b, code, err, events, decision, was, ctrl):
     """@was: bits held where it was; @ctrl: what it reported. Report file and words say what explain says."""
     assert code == moving.MOVED, f"{code}: {err}\n{b.log()}\n{decision}"
     vcpu = json.loads(pathlib.Path(b.work, "b.report").read_text())["vcpus"][0]
-    assert vcpu["wanted"] == {"mask": decision["mask"], "value": decision["value"], "names": decision["held-at-1"]}
+    assert vcpu["wanted"] == {"mask": decision["mask"], "value": decision["value"], "names": decision["at-1"]}
     assert vcpu["held"] == vcpu["wanted"]
     assert vcpu["verdict"] == decision["verdict"] and rows(vcpu["steps"]) == rows(decision["steps"])
-    assert vcpu["short_sequence_adequate"] == decision["short-adequate"]
+    assert vcpu["short-sequence-adequate"] == decision["short-sequence-adequate"]
     assert int(vcpu["report"]["ctrl"], 16) == ctrl
-    was, now = set(was), set(decision["held-at-1"])
+    was, now = set(was), set(decision["at-1"])
     assert changes(events[-1].get("x-testudo-mitigation", "")) == {
         bit: (bit in was, bit in now) for bit in was ^ now}, events[-1]
     open_gate(b, 1)
@@ -213,7 +213,7 @@ def check_move(start, work, case):
         check_refused(a, b, code, err, said["decision"]["steps"])
         console = a.console()
     else:
-        check_moved(a, b, code, err, events, said["decision"], at_home["decision"]["held-at-1"], ctrl)
+        check_moved(a, b, code, err, events, said["decision"], at_home["decision"]["at-1"], ctrl)
         console = a.console() + b.console()
 
     # what it reads afterwards, where it is then
@@ -330,16 +330,16 @@ def test_words_over_hops(start, work):
               "0.wait.3", *reads)
     r.to("icx1", "icx")
     why = "guest reported the short sequence"
-    assert r.to("spr3", "spr") == (0, "BHI_DIS_S was not forced on icx1 (Ice Lake-SP), is forced on spr3 "
+    assert r.to("spr3", "spr") == (0, "BHI_DIS_S was not held on icx1 (Ice Lake-SP), is held on spr3 "
                                       f"(Sapphire Rapids): {why}")
     r.here.wait_console("msrs wait 2\n")
     assert r.values() == [0x401, 1, 1]
-    assert r.to("icx2", "icx") == (0, "BHI_DIS_S was forced on spr3 (Sapphire Rapids), is not forced on icx2 "
+    assert r.to("icx2", "icx") == (0, "BHI_DIS_S was held on spr3 (Sapphire Rapids), is not held on icx2 "
                                       f"(Ice Lake-SP): {why}")
     r.here.wait_console("msrs wait 3\n")
     assert r.values() == [1, 1, 1]
     # the promise of the host before the last one does not count as held there
-    assert r.to("emr1", "emr", "vcpu") == (0, "BHI_DIS_S was not forced on icx2 (Ice Lake-SP), is forced on emr1 "
+    assert r.to("emr1", "emr", "vcpu") == (0, "BHI_DIS_S was not held on icx2 (Ice Lake-SP), is held on emr1 "
                                               f"(Emerald Rapids): {why}")
     assert r.here.end() == 0
     assert r.values() == [0x401, 1, 1]
@@ -360,10 +360,10 @@ def test_each_processor_for_itself(start, work):
               *[f"{cpu}.r.{HW}" for cpu in range(3)], *[f"{cpu}.r.48" for cpu in range(3)], cpus=3)
     r.to("icx1", "icx")
     code, change = r.to("spr1", "spr")
-    assert code == 0 and "BHI_DIS_S was not forced on icx1" in change
+    assert code == 0 and "BHI_DIS_S was not held on icx1" in change
     assert r.here.end() == 0
     assert r.values() == [0x400, 1, 0x400, 0, 1, 0]
-    assert [v["held"]["names"] for v in r.report()["vcpus"]] == [["BHI_DIS_S"], [], ["BHI_DIS_S"]]
+    assert [v["held"]["at-1"] for v in r.report()["vcpus"]] == [["BHI_DIS_S"], [], ["BHI_DIS_S"]]
 
 
 def test_refused_on_the_way_and_then_taken_elsewhere(start, work):
@@ -371,12 +371,12 @@ def test_refused_on_the_way_and_then_taken_elsewhere(start, work):
     r = Route(start, work, "incoming-cannot: refuse", "0.wait.1", f"0.r.{HW}", "0.wait.4", f"0.r.{HW}")
     r.to("spr1", "spr")
     code, change = r.to("icx1", "icx")
-    assert code == 0 and "is not forced on icx1" in change
+    assert code == 0 and "is not held on icx1" in change
     for name, host, mode in (("masked1", "masked", "filter"), ("spr2", "spr", "drops")):
         code, err = r.to(name, host, mode)
         assert code == moving.REFUSED and "an earlier host held" in err and "BHI_DIS_S" in err, err
     code, change = r.to("adl1", "adl")
-    assert code == 0 and "is forced on adl1 (Alder Lake)" in change
+    assert code == 0 and "is held on adl1 (Alder Lake)" in change
     assert r.here.end() == 0
     assert r.values()[-1] == 0x400
 

@@ -46,7 +46,7 @@ def step(answer, table, row):
     return found[0] if found else None
 
 
-ALLOW, FORCED, WARN, REFUSE = "allow", "allow, with forced bits", "warn", "refuse"
+ALLOW, FORCED, WARN, REFUSE = "allow", "allow, with held bits", "warn", "refuse"
 
 DECISIONS = [
     # command line, verdict, value held, (table, row, verdict) that decided
@@ -123,7 +123,7 @@ def test_decision(explain, line, verdict, value, decisive):
 @pytest.mark.parametrize("host", ["icx-oldmc.json", "icelake-server.json"])
 def test_short_is_adequate_on_every_host_of_the_pool(explain, policy, report, adequate, host):
     answer = explain(f"--policy {policy} --host {host} --guest reported={report}")
-    assert answer["decision"]["short-adequate"] is adequate, answer["decision"]
+    assert answer["decision"]["short-sequence-adequate"] is adequate, answer["decision"]
 
 
 @pytest.mark.parametrize("line", ["--host spr-rfc.json --guest reported=none,sees=ibrs_all",

@@ -16,7 +16,7 @@ import moving
 from test_migration_matrix import CTL, ENUM, HW, fact_file, open_gate, outcomes, start  # noqa: F401
 from test_save import saved
 
-LATE = "force-unaware: off\nfrozen-mask: rebuild\n"
+LATE = "hold-unaware: off\nfrozen-mask: rebuild\n"
 BHI, RRSBA = 0x400, 0x40
 
 
@@ -45,7 +45,7 @@ def rebuilds(guest):
 
 def wait_rebuilds(guest, n):
     harness.wait_for(lambda: len(rebuilds(guest)) >= n)
-    harness.wait_for(lambda: report(guest)["backend"]["vm_rebuilds"] == n)
+    harness.wait_for(lambda: report(guest)["backend"]["vm-rebuilds"] == n)
 
 
 @pytest.mark.parametrize("cpus", [1, 3])
@@ -62,9 +62,9 @@ def test_a_late_report_is_served(late, cpus):
     print(f"{cpus} CPUs: built anew in {took_us} us")
     assert value == BHI
     # the last CPU may report after the rebuilding began: then the file is written once more
-    harness.wait_for(lambda: all(v["held"]["names"] == ["BHI_DIS_S"] and v["held"] == v["wanted"]
+    harness.wait_for(lambda: all(v["held"]["at-1"] == ["BHI_DIS_S"] and v["held"] == v["wanted"]
                                  for v in report(g)["vcpus"]))
-    assert report(g)["verdict"] == "allow, with forced bits"
+    assert report(g)["verdict"] == "allow, with held bits"
     harness.wait_for(lambda: monitor.ask("query-status") and any(
         "rebuilt" in e["data"]["changes"] for e in monitor.events if e["event"] == "X_TESTUDO_MITIGATION_CHANGED"))
     open_gate(g, 1)
@@ -76,16 +76,16 @@ def test_a_late_report_is_served(late, cpus):
 
 
 def test_held_from_the_start_by_default(late):
-    g = late([f"0.r.{HW}", f"0.r.{ENUM}", f"0.w.{CTL}.1", f"0.r.{HW}"], policy="force-unaware: off\n")
+    g = late([f"0.r.{HW}", f"0.r.{ENUM}", f"0.w.{CTL}.1", f"0.r.{HW}"], policy="hold-unaware: off\n")
     assert g.end() == 0, g.log()
     seen = outcomes(g.console())
     assert seen[0] == seen[-1] and seen[0] & BHI
-    assert not rebuilds(g) and report(g)["backend"]["vm_rebuilds"] == 0
+    assert not rebuilds(g) and report(g)["backend"]["vm-rebuilds"] == 0
 
 
 def test_a_kvm_that_does_not_act_on_a_report(late):
     """The virtual MSRs are in KVM, but for retpolines its host is no RRSBA part: RRSBA_DIS_S is frozen there."""
-    g = late([f"0.r.{ENUM}", f"0.w.{CTL}.2", "0.wait.1", f"0.r.{HW}"], policy="force-unaware: off\n",
+    g = late([f"0.r.{ENUM}", f"0.w.{CTL}.2", "0.wait.1", f"0.r.{HW}"], policy="hold-unaware: off\n",
              mode="rfc-virtual-msrs", host="spr-hides")
     g.wait_console("msrs wait 1\n")
     wait_rebuilds(g, 1)
@@ -114,7 +114,7 @@ def test_a_guest_that_changes_its_mind_for_ever(late):
     # It ends with a report of 1: one that takes all back may have done so before the first look at it.
     g = late([f"0.r.{ENUM}", *toggle[:61], "0.wait.1"], policy=LATE, name="b")
     g.wait_console("msrs wait 1\n")
-    harness.wait_for(lambda: len(rebuilds(g)) >= 1 and "BHI_DIS_S" in report(g)["vcpus"][0]["held"]["names"])
+    harness.wait_for(lambda: len(rebuilds(g)) >= 1 and "BHI_DIS_S" in report(g)["vcpus"][0]["held"]["at-1"])
     assert len(rebuilds(g)) <= 2 and g.log().count("\n") < 120
     open_gate(g, 1)
     assert g.end() == 0
@@ -129,7 +129,7 @@ def test_memory_and_clock_go_on(late):
     gap_ms = gap_tsc / g.heartbeat()[1]
     print(f"longest time without a heartbeat: {gap_ms:.1f} ms, built anew in {rebuilds(g)[0][0] / 1000:.1f} ms")
     assert errors == 0 and gap_ms < 1000 * harness.slowness()
-    assert report(g)["vcpus"][0]["held"]["names"] == ["BHI_DIS_S"]
+    assert report(g)["vcpus"][0]["held"]["at-1"] == ["BHI_DIS_S"]
 
 
 def test_not_while_it_moves(late, work):
@@ -144,8 +144,8 @@ def test_not_while_it_moves(late, work):
         open_gate(g, 1)
         g.wait_console("msrs wait 2\n")
         time.sleep(0.5)
-        harness.wait_for(lambda: report(g)["vcpus"][0]["wanted"]["names"] == ["BHI_DIS_S"])
-        assert not rebuilds(g) and report(g)["vcpus"][0]["held"]["names"] == []
+        harness.wait_for(lambda: report(g)["vcpus"][0]["wanted"]["at-1"] == ["BHI_DIS_S"])
+        assert not rebuilds(g) and report(g)["vcpus"][0]["held"]["at-1"] == []
         monitor.ask("migrate_cancel")
         assert monitor.wait_migration()["status"] == "cancelled"
     wait_rebuilds(g, 1)

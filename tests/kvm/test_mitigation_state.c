@@ -108,13 +108,13 @@ static void test_there_and_back(void **state)
 		const char *here, *says;
 	} hops[] = {
 		{&spr, "spr",
-		 "BHI_DIS_S was not forced on icx, is forced on spr: guest reported the "
+		 "BHI_DIS_S was not held on icx, is held on spr: guest reported the "
 		 "short sequence"},
 		{&icx, "icx",
-		 "BHI_DIS_S was forced on spr, is not forced on icx: guest reported the "
+		 "BHI_DIS_S was held on spr, is not held on icx: guest reported the "
 		 "short sequence"},
 		{&spr, "spr",
-		 "BHI_DIS_S was not forced on icx, is forced on spr: guest reported the "
+		 "BHI_DIS_S was not held on icx, is held on spr: guest reported the "
 		 "short sequence"},
 	};
 	struct rig *r = boot_reporting(&icx);

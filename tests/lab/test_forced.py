@@ -20,7 +20,7 @@ def test_abi(intel_patched):
 def test_probe(intel_patched):
     here = json.loads(intel_patched.check("testudo host --json"))
     assert here["backend"]["name"] == "force-spec-ctrl per vCPU"
-    assert here["backend"]["can-force"] == ["IBRS", "STIBP", "SSBD", "BHI_DIS_S"]
+    assert here["backend"]["can-hold"] == ["IBRS", "STIBP", "SSBD", "BHI_DIS_S"]
     assert "BHI: BHI_DIS_S" in intel_patched.check(f"cat {SPECTRE_V2}")
 
 
@@ -86,7 +86,7 @@ def test_late_report(intel_patched, backend):
     """The form for the whole VM cannot wait for a report; the others do."""
     name, args = backend
     run, (before, after) = watched(intel_patched, [["0.w.48.1"], [f"0.w.{MITIGATION_CTRL}.1", "0.r.48"]], *HIDDEN,
-                                   *args, policy="force-unaware: off\n")
+                                   *args, policy="hold-unaware: off\n")
     assert run.report["backend"]["name"] == name
     assert run.seen == [1, 1, IBRS], "the guest's own view stays"
     assert before.hardware[0]["last"] == (IBRS | BHI if name == "force-spec-ctrl" else IBRS), before

@@ -16,7 +16,7 @@ def test_host(intel_stock):
     assert here["facts"]["vendor"] == "GenuineIntel"
     assert int(here["facts"]["cpuid-7-2-edx"], 16) & 0x10, "BHI_CTRL"
     assert here["backend"]["name"] == "msr-filter"
-    assert set(NUMBER) <= set(here["backend"]["can-force"])
+    assert set(NUMBER) <= set(here["backend"]["can-hold"])
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_bits_are_held_and_read_back(held):
     assert held.report["backend"]["name"] == "msr-filter"
     for number, own in enumerate((1, 3)):
         assert held.held(number) & BHI
-        assert int(held.vcpu(number)["guest_spec_ctrl"], 16) == own
+        assert int(held.vcpu(number)["guest-spec-ctrl"], 16) == own
         assert held.effective(number) == (own | held.held(number), "read back")
         assert not held.vcpu(number)["failed"]
 
@@ -42,7 +42,7 @@ def test_bits_are_held_and_read_back(held):
 def test_bits_are_held_after_init(held):
     """The second vCPU came up twice; each time it passed its write of EFER, where the bits are put back."""
     assert held.vcpu(1)["exits"]["efer"] >= 2
-    assert held.vcpu(1)["exits"]["spec_ctrl"] >= 2 * len(expected(VALUES))
+    assert held.vcpu(1)["exits"]["spec-ctrl"] >= 2 * len(expected(VALUES))
 
 
 def test_guest_may_write_what_is_held(intel_stock):
@@ -61,7 +61,7 @@ def test_shown_control_is_the_guests_own(intel_stock):
 def test_late_report(intel_stock):
     """Nothing is held until the guest says that it uses the sequence, where the policy waits for it."""
     run, (before, _) = watched(intel_stock, [["0.w.48.1"], [f"0.w.{MITIGATION_CTRL}.1", "0.r.48"]], *HIDDEN,
-                               policy="force-unaware: off\n")
+                               policy="hold-unaware: off\n")
     assert not before.held() & BHI and not before.effective() & BHI
     # from the last report: one that the VMM was stopped before it could write tells of the time before
     assert run.held() & BHI and run.effective() == (IBRS | run.held(), "read back")
@@ -69,7 +69,7 @@ def test_late_report(intel_stock):
 
 
 def test_debian_guest_without_the_control(intel_stock):
-    """It takes the software sequence, which is too short on this CPU; the bit is held for it."""
+    """It takes the short sequence, which is too short on this CPU; the bit is held for it."""
     said, look = debian(intel_stock, *HIDDEN)
     assert "BHI: SW loop" in said
     assert look.held() & BHI and look.effective() & BHI

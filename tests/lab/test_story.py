@@ -140,8 +140,8 @@ def test_there_and_back(lab):
     with carried(new):
         explain = f"testudo policy explain --from /carried/facts.json --cpu {CPU} --guest reported=short --json"
         answer = json.loads(new.check(explain))
-        assert answer["decision"]["verdict"] == "allow, with forced bits"
-        assert "BHI_DIS_S" in answer["decision"]["held-at-1"]
+        assert answer["decision"]["verdict"] == "allow, with held bits"
+        assert "BHI_DIS_S" in answer["decision"]["at-1"]
 
         everything = Guest(new, "all", "--incoming", "file:/carried/all.saved")
         assert everything.end() == BAD_INPUT and "avx512f" in everything.said("log")
@@ -152,7 +152,7 @@ def test_there_and_back(lab):
         assert guest.held() == BHI and guest.effective() == IBRS | BHI
         seen = guest.hardware()
         assert seen["exits"] and seen["all"] & BHI, "from its first instruction"
-        assert f"BHI_DIS_S was not forced on {OLD}, is forced on {NEW}: guest reported" in guest.said("log")
+        assert f"BHI_DIS_S was not held on {OLD}, is held on {NEW}: guest reported" in guest.said("log")
         refused_where_nothing_can_be_held(guest)
         assert guest.hardware()["all"] & BHI
 
@@ -167,6 +167,6 @@ def test_there_and_back(lab):
         guest = Guest(old, "web", "--incoming", "file:/carried/web.again")
         assert then < short_sequence_reported(guest)
         assert guest.held() == 0 and guest.effective() == IBRS
-        assert f"BHI_DIS_S was forced on {NEW}, is not forced on {OLD}: guest reported" in guest.said("log")
+        assert f"BHI_DIS_S was held on {NEW}, is not held on {OLD}: guest reported" in guest.said("log")
         guest.tell("stop", "--force")
         guest.end()

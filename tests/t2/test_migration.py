@@ -382,7 +382,7 @@ def test_console_goes_on_at_the_destination(life):
 def test_guest_is_shown_the_same(life):
     """The contract is the first boot's, on every host on the way."""
     first, *others = life["reports"]
-    assert first["guest"]["arch_capabilities"] != "0x0"
+    assert first["guest"]["arch-capabilities"] != "0x0"
     for report in others:
         assert report["guest"] == first["guest"]
         assert [vcpu["verdict"] for vcpu in report["vcpus"]] == ["allow", "allow"]
@@ -480,6 +480,6 @@ def test_guest_sees_no_difference(pool):
 
 def test_destination_decides_anew(pool):
     """A part with RRSBA holds RRSBA_DIS_S for a guest that relies on retpolines; the older one has neither."""
-    assert [vcpu["held"]["names"] for vcpu in pool["here"]["vcpus"]] == [[], []]
-    assert [vcpu["held"]["names"] for vcpu in pool["there"]["vcpus"]] == [["RRSBA_DIS_S"]] * 2
+    assert [vcpu["held"]["at-1"] for vcpu in pool["here"]["vcpus"]] == [[], []]
+    assert [vcpu["held"]["at-1"] for vcpu in pool["there"]["vcpus"]] == [["RRSBA_DIS_S"]] * 2
     assert [int(vcpu["effective"]["value"], 16) & 0x40 for vcpu in pool["there"]["vcpus"]] == [0x40] * 2

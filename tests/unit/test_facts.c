@@ -142,11 +142,11 @@ static const struct {
 	{"\"name\": \"msr-filter\"", "\"name\": 1", "backend.name: '1' is not a value"},
 	{"\"name\": \"msr-filter\",", "", "backend.name is missing"},
 	{"\"name\": \"msr-filter\"", "\"nam\": \"x\"", "backend.'nam' is not a key"},
-	{"msr-filter", "none", "backend.can-force: an array is not a value; give [] with"},
-	{"\"BHI_DIS_S\"", "\"BHI\"", "backend.can-force: 'BHI' is not a value"},
-	{"\"BHI_DIS_S\"", "\"bhi_dis_s\"", "backend.can-force: 'bhi_dis_s' is not a value"},
-	{"\"BHI_DIS_S\"", "10", "backend.can-force: '10' is not a value"},
-	{"\"can-force\"", "\"can-force\": 1, \"x\"", "backend.'x' is not a key"},
+	{"msr-filter", "none", "backend.can-hold: an array is not a value; give [] with"},
+	{"\"BHI_DIS_S\"", "\"BHI\"", "backend.can-hold: 'BHI' is not a value"},
+	{"\"BHI_DIS_S\"", "\"bhi_dis_s\"", "backend.can-hold: 'bhi_dis_s' is not a value"},
+	{"\"BHI_DIS_S\"", "10", "backend.can-hold: '10' is not a value"},
+	{"\"can-hold\"", "\"can-hold\": 1, \"x\"", "backend.'x' is not a key"},
 	{"\"info\": {", "\"info\": 1, \"x\": {", "'x' is not a key"},
 };
 

@@ -208,7 +208,7 @@ static const struct a_case bhi_cases[] = {
 	 {.raw_guest = BHI, .shows_bhi = true}, 1, OK, 0, 0, 0},
 	{"1 left to the guest on Ice Lake", {.host = &host_icx, .raw_guest = BHI}, 1, OK, 0, 0, 0},
 	{"1 left to the guest beats bhi=on", {.raw_guest = BHI, .on = true}, 1, WARN, 0, 0, 0},
-	{"2 off, would have been forced", {.off = true}, 2, WARN, 0, 0, 0},
+	{"2 off, would have been held", {.off = true}, 2, WARN, 0, 0, 0},
 	{"2 off, no back end anyway", {.off = true, .no_backend = true}, 2, WARN, 0, 0, 0},
 	{"2 off, the guest owns it", {.off = true, .shows_bhi = true}, 2, OK, 0, 0, 0},
 	{"2 off on Ice Lake", {.off = true, .host = &host_icx}, 2, OK, 0, 0, 0},
@@ -931,9 +931,8 @@ static void test_words(void **state)
 		assert_int_equal(d.value & RSB, RSB);
 		assert_int_equal(d.value & BHI, BHI);
 		for (n = 0; n < d.n_steps; n++) {
-			const bool says = strstr(d.step[n].reason, "guest reports that") ||
-					  strstr(d.step[n].reason, "guest reports retpolines") ||
-					  strstr(d.step[n].reason, "reports the software");
+			const bool says = strstr(d.step[n].reason, "guest reports retpolines") ||
+					  strstr(d.step[n].reason, "reports the short");
 
 			if (d.step[n].table == TABLE_BHI)
 				assert_int_equal(says, cases[i].bhi);

@@ -319,11 +319,11 @@ static bool take_advice(const char *cure, bool boots, struct mitigation_policy *
 		policy->bhi = POLICY_AUTO;
 	if (strstr(cure, "set rrsba: auto"))
 		policy->rrsba = POLICY_AUTO;
-	if (strstr(cure, "set force-unaware: on"))
+	if (strstr(cure, "set hold-unaware: on"))
 		policy->force_unaware = true;
 	if (strstr(cure, "honour-report: both"))
 		policy->honour_report = REPORT_BOTH;
-	if (strstr(cure, "set force-when-shown: off"))
+	if (strstr(cure, "set hold-when-shown: off"))
 		policy->force_when_shown = false;
 	if (strstr(cure, "set trust-model: true"))
 		policy->trust_model = true;

@@ -141,7 +141,7 @@ def fact_file(name, raw, kvm, arch_cap, kernel):
     leaves = {f"{leaf:x}" + (f".{sub:x}" if leaf in (7, 0xd) else ""): " ".join(f"0x{word:08x}" for word in words)
               for (leaf, sub), words in kvm.items()}
     return {"testudo-host-facts": 1, "facts": facts,
-            "backend": {"name": "msr-filter" if force else "none", "can-force": force}, "kvm-cpuid": leaves,
+            "backend": {"name": "msr-filter" if force else "none", "can-hold": force}, "kvm-cpuid": leaves,
             "info": {"cpu": name, "microcode": "", "kernel": kernel, "vulnerabilities": {}}}
 
 
