@@ -15,7 +15,7 @@ static const struct {
 } options[] = {
 	{"virtio-blk", "-d PATH"},
 	{"virtio-net", "-n tap=INTERFACE"},
-	{"virtio-rng", "(no option: it is there unless --no-rng is given)"},
+	{"virtio-rng", "(no option: leave --no-rng out)"},
 	{"serial", "(no option: it is always there)"},
 	{"pvpanic", "(no option: it is always there)"},
 };
@@ -31,11 +31,12 @@ static const struct prop_row {
 	const char *cure;
 } props[] = {
 	{DESCRIPTION_SERIAL_NUMBER, PROP_EQUAL,
-	 "give the disks in the order of the source, with the same serial="},
+	 "give the disks in the order of the source, and leave serial= out: it comes with the "
+	 "guest"},
 	{DESCRIPTION_CAPACITY, PROP_EQUAL, "give the same disk, or a copy of the same size"},
 	{DESCRIPTION_BLOCK_SIZE, PROP_EQUAL, "give a disk of the same block size"},
-	{DESCRIPTION_READ_ONLY, PROP_EQUAL, "give ro on both sides or on none"},
-	{DESCRIPTION_MAC, PROP_EQUAL, "give the interface the guest's address by mac="},
+	{DESCRIPTION_READ_ONLY, PROP_EQUAL, "leave ro out: it is as at the source then"},
+	{DESCRIPTION_MAC, PROP_EQUAL, "leave mac= out: the address comes with the guest"},
 	{DESCRIPTION_FEATURES, PROP_CONTAINS,
 	 "use a back end or a testudo that offers all that the source's does"},
 };

@@ -230,6 +230,7 @@ static int parse_disk(struct run_config *c, char *arg, struct err *e)
 	if (d->serial && strlen(d->serial) > VIRTIO_BLK_ID_BYTES)
 		return err_set(e, -EINVAL, "-d %s: serial '%s' has %zu bytes; give at most %d",
 			       d->path, d->serial, strlen(d->serial), VIRTIO_BLK_ID_BYTES);
+	d->has_serial = d->serial;
 	c->n_disks++;
 	return 0;
 }
@@ -395,6 +396,7 @@ static int apply(struct run_config *c, int value, char *arg, struct err *e)
 		return parse_dirty_ring(arg, &c->dirty_ring, e);
 	case OPT_NO_RNG:
 		c->rng = false;
+		c->rng_given = true;
 		return 0;
 	case OPT_NO_SANDBOX:
 		c->sandbox = false;
@@ -521,7 +523,8 @@ int config_parse(struct run_config *c, int argc, char **argv, struct err *e)
 			       c->memory.hugepages ? "hugepages" : "prealloc");
 	if (c->incoming && !c->cpus_given)
 		c->n_vcpus = CONFIG_MAX_VCPUS;
-	if (c->n_disks + c->n_nets + c->rng > LAYOUT_VIRTIO_SLOTS)
+	/* a guest that comes may have none */
+	if (c->n_disks + c->n_nets + (c->rng && !c->incoming) > LAYOUT_VIRTIO_SLOTS)
 		return err_set(e, -EINVAL,
 			       "%u disks (-d), %u network devices (-n) and %d entropy source do "
 			       "not fit into %d virtio slots; leave some out",

@@ -36,7 +36,7 @@ struct run_config {
 	bool verify_snapshot; /* check all of a saved guest's memory first */
 	bool clock_realtime;  /* the time that a saved guest spent in a file counts for it */
 	const char *dump_dtb; /* file for the machine's description; NULL: none */
-	bool cpus_given, memory_given, params_given;
+	bool cpus_given, memory_given, params_given, rng_given;
 	bool sandbox;
 	const char *cpu;	       /* NULL: what KVM supports */
 	const char *policy;	       /* NULL: the default */

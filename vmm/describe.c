@@ -7,6 +7,7 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
+#include "base/num.h"
 #include "cpuid/subset.h"
 #include "migration/channel.h"
 #include "migration/description.h"
@@ -60,8 +61,8 @@ static int add_disk(const struct blk_file *f, const struct blk_options *o, unsig
 	return 0;
 }
 
-static int add_net(const struct tap *tap, bool fixed_mac, unsigned int slot,
-		   struct machine_description *d, struct err *e)
+static int add_net(const struct tap *tap, unsigned int slot, struct machine_description *d,
+		   struct err *e)
 {
 	struct description_device *dev = add_virtio(d, "virtio-net", slot);
 	const uint8_t *m = tap->mac;
@@ -70,8 +71,6 @@ static int add_net(const struct tap *tap, bool fixed_mac, unsigned int slot,
 		return no_room(e);
 	description_add_prop(dev, DESCRIPTION_INTERFACE, "%s", tap->name);
 	description_add_prop(dev, DESCRIPTION_VHOST, "%s", tap->vhost.call ? "yes" : "no");
-	if (!fixed_mac) /* the guest brings its own */
-		return 0;
 	return description_add_prop(dev, DESCRIPTION_MAC, "%02x:%02x:%02x:%02x:%02x:%02x", m[0],
 				    m[1], m[2], m[3], m[4], m[5]);
 }
@@ -103,7 +102,7 @@ int describe_devices(const struct run *r, struct machine_description *d, struct 
 	for (i = 0; !ret && i < c->n_disks; i++)
 		ret = add_disk(&r->disk[i], &c->disk[i], slot++, d, e);
 	for (i = 0; !ret && i < c->n_nets; i++)
-		ret = add_net(&r->tap[i], !r->incoming || c->net[i].has_mac, slot++, d, e);
+		ret = add_net(&r->tap[i], slot++, d, e);
 	if (!ret && c->rng && !add_virtio(d, "virtio-rng", slot))
 		ret = no_room(e);
 	return ret;
@@ -186,21 +185,69 @@ static int check_sizes(const struct run *r, const struct machine_description *d,
 	return 0;
 }
 
-/* The network devices of the guest keep their addresses, wherever the user gave none. */
-static int take_macs(struct run *r, const struct machine_description *d, struct err *e)
+/*
+ * What the user did not name at this side is as the guest knows it: what testudo would otherwise
+ * make up here, or take from a default, the guest has seen another value of. What was named is
+ * compared (description_check()). Nothing of a guest that did not come after all stays: each one
+ * sets all of it.
+ */
+static int take_disk(struct run *r, unsigned int n, const struct description_device *dev,
+		     struct err *e)
 {
-	unsigned int i, net = 0;
+	const char *serial = description_prop(dev, DESCRIPTION_SERIAL_NUMBER);
+	const char *ro = description_prop(dev, DESCRIPTION_READ_ONLY);
+	const char *block = description_prop(dev, DESCRIPTION_BLOCK_SIZE);
+	uint64_t block_size = BLK_SECTOR;
+
+	if (block &&
+	    num_parse_u64(DESCRIPTION_BLOCK_SIZE, block, 1, UINT32_MAX, &block_size, e) < 0)
+		return -EINVAL;
+	blk_file_suit(&r->disk[n], ro && strcmp(ro, "yes") == 0, (uint32_t)block_size);
+	if (r->config.disk[n].has_serial)
+		return 0;
+	if (serial && strlen(serial) >= sizeof(r->serial_number[n]))
+		return err_set(e, -EINVAL,
+			       "machine description: the serial number of disk %u has %zu bytes; "
+			       "legal is up to %zu",
+			       n, strlen(serial), sizeof(r->serial_number[n]) - 1);
+	snprintf(r->serial_number[n], sizeof(r->serial_number[n]), "%s", serial ? serial : "");
+	r->config.disk[n].serial = serial ? r->serial_number[n] : NULL;
+	return 0;
+}
+
+static int take_net(struct run *r, unsigned int n, const struct description_device *dev,
+		    struct err *e)
+{
+	const char *mac = description_prop(dev, DESCRIPTION_MAC);
+
+	if (!mac || r->config.net[n].has_mac)
+		return 0;
+	return tap_parse_mac("machine description: mac", mac, r->tap[n].mac, e);
+}
+
+static int take_devices(struct run *r, const struct machine_description *d, struct err *e)
+{
+	unsigned int i, disks = 0, nets = 0;
+	bool rng = false;
 	int ret = 0;
 
 	for (i = 0; !ret && i < d->n_devices; i++) {
-		const char *mac = description_prop(&d->device[i], DESCRIPTION_MAC);
+		const struct description_device *dev = &d->device[i];
 
-		if (strcmp(d->device[i].type, "virtio-net") != 0 || net >= r->config.n_nets)
-			continue;
-		if (mac && !r->config.net[net].has_mac)
-			ret = tap_parse_mac("the guest's MAC", mac, r->tap[net].mac, e);
-		net++;
+		if (strcmp(dev->type, "virtio-blk") == 0 && disks < r->config.n_disks)
+			ret = take_disk(r, disks++, dev, e);
+		else if (strcmp(dev->type, "virtio-net") == 0 && nets < r->config.n_nets)
+			ret = take_net(r, nets++, dev, e);
+		else if (strcmp(dev->type, "virtio-rng") == 0)
+			rng = true;
 	}
+	if (!r->config.rng_given)
+		r->config.rng = rng;
+	if (!ret && r->config.n_disks + r->config.n_nets + r->config.rng > LAYOUT_VIRTIO_SLOTS)
+		ret = err_set(e, -EINVAL,
+			      "%u disks (-d), %u network devices (-n) and the guest's entropy "
+			      "source do not fit into %d virtio slots; give those of the guest",
+			      r->config.n_disks, r->config.n_nets, LAYOUT_VIRTIO_SLOTS);
 	return ret;
 }
 
@@ -274,6 +321,8 @@ int describe_apply(struct run *r, const struct machine_description *d, struct er
 		return err_set(e, -ENOMEM, "out of memory");
 	ret = check_sizes(r, d, e);
 	if (!ret)
+		ret = take_devices(r, d, e);
+	if (!ret)
 		ret = describe_devices(r, here, e);
 	if (!ret)
 		ret = description_check(d, here, e);
@@ -283,8 +332,6 @@ int describe_apply(struct run *r, const struct machine_description *d, struct er
 	r->config.n_vcpus = d->n_vcpus;
 	r->config.memory.size_bytes = description_memory_size(d);
 	ret = memory_check(&r->config.memory, cpuid_phys_bits(&r->kvm.cpuid), e);
-	if (!ret)
-		ret = take_macs(r, d, e);
 	if (ret < 0)
 		return ret;
 	if (!r->config.params_given) {

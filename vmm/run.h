@@ -48,7 +48,8 @@ struct run {
 	struct ready ready;
 	struct kernel_config kernel;
 	struct blk_file disk[CONFIG_MAX_DISKS];
-	unsigned int n_disks; /* opened so far */
+	char serial_number[CONFIG_MAX_DISKS][VIRTIO_BLK_ID_BYTES + 1]; /* that a guest brought */
+	unsigned int n_disks;					       /* opened so far */
 	struct tap tap[CONFIG_MAX_NETS];
 	unsigned int n_taps; /* opened so far */
 	struct char_backend serial;

@@ -529,7 +529,7 @@ static uint64_t blk_fill_config(struct virtio_blk *b)
 	c->blk_size = b->regs.block_size;
 	if (f->readonly)
 		features |= 1ULL << VIRTIO_BLK_F_RO;
-	if (f->can_discard) {
+	if (f->can_discard && !f->readonly) {
 		features |= 1ULL << VIRTIO_BLK_F_DISCARD;
 		c->max_discard_sectors = BLK_MAX_ZERO_SECTORS;
 		c->max_discard_seg = 1;
@@ -537,7 +537,7 @@ static uint64_t blk_fill_config(struct virtio_blk *b)
 			(f->block_size > BLK_DISCARD_ALIGN ? f->block_size : BLK_DISCARD_ALIGN) /
 			BLK_SECTOR;
 	}
-	if (f->can_write_zeroes) {
+	if (f->can_write_zeroes && !f->readonly) {
 		features |= 1ULL << VIRTIO_BLK_F_WRITE_ZEROES;
 		c->max_write_zeroes_sectors = BLK_MAX_ZERO_SECTORS;
 		c->max_write_zeroes_seg = 1;

@@ -312,8 +312,20 @@ int blk_file_open(struct blk_file *f, const struct blk_options *opt, struct err 
 		ret = blk_find_block_size(f, type, e);
 	if (ret)
 		return ret;
+	f->host_readonly = f->readonly;
+	f->host_block_size = f->block_size;
 	blk_find_features(f, type);
 	return blk_ring_init(&f->ring, BLK_MAX_IN_FLIGHT, e);
+}
+
+void blk_file_suit(struct blk_file *f, bool readonly, uint32_t block_size)
+{
+	const bool larger = block_size > f->host_block_size && block_size <= BLK_MAX_BLOCK_SIZE &&
+			    block_size % f->host_block_size == 0 &&
+			    !(block_size & (block_size - 1)) && f->size_bytes % block_size == 0;
+
+	f->readonly = f->host_readonly || readonly;
+	f->block_size = larger ? block_size : f->host_block_size;
 }
 
 void blk_file_close(struct blk_file *f)

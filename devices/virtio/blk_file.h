@@ -23,16 +23,19 @@ struct blk_options {
 	bool raw;	    /* whatever it looks like */
 	bool unlocked;	    /* blk_file_lock() comes later: another one has it now */
 	const char *serial; /* for virtio_blk_init(); at most 20 bytes, NULL: none */
+	bool has_serial;    /* the user gave it; else a guest that arrives brings its own */
 };
 
 struct blk_file {
 	int fd;		  /* -1: not open */
 	const char *path; /* of the options, for messages */
-	bool readonly;
+	bool readonly;	  /* for the guest */
 	bool direct;
 	bool can_discard;
 	bool can_write_zeroes;
 	uint32_t block_size; /* smallest unit of I/O, a power of 2 from 512 on */
+	bool host_readonly;  /* as it was opened, and the unit of I/O there: see blk_file_suit() */
+	uint32_t host_block_size;
 	uint64_t size_bytes; /* a multiple of BLK_SECTOR and, for direct, of block_size */
 	struct blk_ring ring;
 };
@@ -48,6 +51,14 @@ struct blk_file {
  * way
  */
 int blk_file_open(struct blk_file *f, const struct blk_options *opt, struct err *e);
+
+/**
+ * blk_file_suit - be the disk that a guest knows which arrives, wherever the host's can be that
+ * @readonly: it was; then it is here, too, whatever the image would allow
+ * @block_size: it was; larger blocks than the host's are no matter, smaller ones stay the host's
+ * Before there is a device; a guest that does not come after all may be followed by another.
+ */
+void blk_file_suit(struct blk_file *f, bool readonly, uint32_t block_size);
 
 /**
  * blk_file_lock - take the lock of an image that was opened unlocked, or given back
