@@ -351,6 +351,33 @@ void rundir_remove(const struct rundir *d)
 	unlinkat(d->base_fd, d->name, AT_REMOVEDIR);
 }
 
+int rundir_rename(struct rundir *d, const char *name, struct err *e)
+{
+	struct sockaddr_un addr;
+	char *path = NULL;
+	int ret = rundir_check_name("guest", name, e);
+
+	if (ret < 0)
+		return ret;
+	/* DIR/NAME without the NAME of today */
+	if (asprintf(&path, "%.*s%s", (int)(strlen(d->path) - strlen(d->name)), d->path, name) < 0)
+		return err_set(e, -ENOMEM, "out of memory");
+	ret = socket_address(path, RUNDIR_SOCKET, &addr, e);
+	if (!ret && renameat2(d->base_fd, d->name, d->base_fd, name, RENAME_NOREPLACE) < 0)
+		ret = err_set(e, -errno,
+			      errno == EEXIST ? "%s is there: a guest of that name runs"
+					      : "%s: the run directory keeps its name",
+			      path);
+	if (ret < 0) {
+		free(path);
+		return ret;
+	}
+	free(d->path);
+	d->path = path;
+	snprintf(d->name, sizeof(d->name), "%s", name);
+	return 0;
+}
+
 void rundir_close(struct rundir *d)
 {
 	rundir_remove(d);

@@ -51,6 +51,12 @@ int rundir_listen(const struct rundir *d, struct err *e);
 /** rundir_remove - remove the directory and nothing else; for a signal's handler, too */
 void rundir_remove(const struct rundir *d);
 
+/**
+ * rundir_rename - the guest is called @name from here on; needs renameat2(2) on the directory above
+ * Return: 0; -EEXIST while a guest has that name; -errno. @d is as before then.
+ */
+int rundir_rename(struct rundir *d, const char *name, struct err *e);
+
 /** rundir_close - remove the directory; needs unlinkat(2) on the two descriptors and nothing more
  */
 void rundir_close(struct rundir *d);

@@ -75,7 +75,7 @@ struct description_vcpu {
 
 struct machine_description {
 	char program[64];    /* "testudo 0.1.0" that wrote it */
-	char guest_name[64]; /* "" if it has none */
+	char guest_name[65]; /* "" if it was given none */
 	unsigned int n_regions;
 	struct {
 		uint64_t base, size; /* guest-physical, multiples of 4096, ascending */

@@ -140,7 +140,7 @@ int describe_guest(struct run *r, struct machine_description *d, struct err *e)
 
 	snprintf(d->program, sizeof(d->program), "testudo %s", TESTUDO_VERSION);
 	snprintf(d->host_name, sizeof(d->host_name), "%s", r->host_name);
-	snprintf(d->guest_name, sizeof(d->guest_name), "%.63s", r->control.dir.name);
+	snprintf(d->guest_name, sizeof(d->guest_name), "%s", r->name.name);
 	d->n_regions = gm->n_regions;
 	for (i = 0; i < gm->n_regions; i++) {
 		d->region[i].base = gm->region[i].gpa;
@@ -319,7 +319,9 @@ int describe_apply(struct run *r, const struct machine_description *d, struct er
 
 	if (!here)
 		return err_set(e, -ENOMEM, "out of memory");
-	ret = check_sizes(r, d, e);
+	ret = guest_name_hear(&r->name, d->guest_name, e);
+	if (!ret)
+		ret = check_sizes(r, d, e);
 	if (!ret)
 		ret = take_devices(r, d, e);
 	if (!ret)

@@ -234,6 +234,7 @@ static void run_close(struct run *r)
 		close(r->signal_fd);
 	if (r->wake_fd >= 0)
 		close(r->wake_fd);
+	guest_name_close(&r->name);
 	/* late: clients take the end of their connection for the end of everything above */
 	control_close(&r->control);
 	ready_close(&r->ready);
@@ -286,6 +287,7 @@ int run_start_arrived(struct run *r, bool running, struct err *e)
 	int ret = control_arrive(&r->control, &r->machine, running && !r->config.paused, e);
 
 	if (!ret) {
+		guest_name_take(&r->name, r->dest.uri.kind != URI_FILE);
 		machine_announce(&r->machine);
 		mitigation_started(&r->mitigation);
 		r->watch.machine = &r->machine;
@@ -506,6 +508,8 @@ static int run_all(struct run *r, struct err *e)
 		return r->dest.uri.kind == URI_FILE	   ? EXIT_BAD_INPUT
 		       : r->incoming && e->code == -EINVAL ? EXIT_USAGE
 							   : EXIT_VMM_ERROR;
+	if (guest_name_open(&r->name, &r->control, &r->loop, r->config.name, r->incoming, e) < 0)
+		return EXIT_VMM_ERROR;
 	if (open_input(r, e) < 0)
 		return EXIT_BAD_INPUT;
 	code = open_policy(r, e);
@@ -539,6 +543,7 @@ static int run_all(struct run *r, struct err *e)
 		.dtb_fd = r->dtb.dir_fd,
 		.runbase_fd = r->control.dir.base_fd,
 		.rundir_fd = r->control.dir.dir_fd,
+		.rename = r->name.wanted,
 	};
 	if (r->config.sandbox && sandbox_enter(&needs, e) < 0)
 		return EXIT_VMM_ERROR;
@@ -592,6 +597,7 @@ int cmd_run(int argc, char **argv)
 	mitigation_watch_init(&r->watch);
 	mitigation_rebuild_init(&r->rebuild);
 	control_init(&r->control);
+	guest_name_init(&r->name);
 	migrate_dest_init(&r->dest, r);
 	r->kernel.kernel_fd = r->kernel.initrd_fd = -1;
 	if (config_parse(&r->config, argc, argv, &e) < 0) {

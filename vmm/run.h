@@ -17,6 +17,7 @@
 #include "vmm/config.h"
 #include "vmm/control.h"
 #include "vmm/cpu_msrs.h"
+#include "vmm/guest_name.h"
 #include "vmm/isolation.h"
 #include "vmm/machine.h"
 #include "vmm/migrate_dest.h"
@@ -45,6 +46,7 @@ struct run {
 	struct mitigation_watch watch;
 	struct mitigation_rebuild rebuild;
 	struct control control;
+	struct guest_name name;
 	struct ready ready;
 	struct kernel_config kernel;
 	struct blk_file disk[CONFIG_MAX_DISKS];

@@ -23,9 +23,15 @@
 static struct sock_filter filter[] = {
 #include "vmm/sandbox_filter.inc"
 };
-/* the same with what files need that are replaced */
+/* the same with what files need that are replaced, with a new name of the run directory, both */
 static struct sock_filter filter_report[] = {
 #include "vmm/sandbox_filter_report.inc"
+};
+static struct sock_filter filter_rename[] = {
+#include "vmm/sandbox_filter_rename.inc"
+};
+static struct sock_filter filter_report_rename[] = {
+#include "vmm/sandbox_filter_report_rename.inc"
 };
 
 /* Everything that Landlock's first version knows: none of it is needed any more. */
@@ -75,7 +81,8 @@ static int allow_needs(int ruleset, const struct sandbox_needs *needs)
 		{needs->dtb_fd, replace},
 		{needs->rundir_fd, LANDLOCK_ACCESS_FS_REMOVE_FILE},
 		/* other guests' directories hold a lock file: they are not empty and stay */
-		{needs->runbase_fd, LANDLOCK_ACCESS_FS_REMOVE_DIR},
+		{needs->runbase_fd,
+		 LANDLOCK_ACCESS_FS_REMOVE_DIR | (needs->rename ? LANDLOCK_ACCESS_FS_MAKE_DIR : 0)},
 	};
 	size_t i;
 	int ret = 0;
@@ -109,14 +116,15 @@ static int close_file_system(const struct sandbox_needs *needs, struct err *e)
 	return ret ? err_set(e, ret, "sandbox: Landlock: %s; see --no-sandbox", strerror(-ret)) : 0;
 }
 
-static int limit_system_calls(bool replace, struct err *e)
+static int limit_system_calls(bool replace, bool rename, struct err *e)
 {
-	const struct sock_fprog prog = {
-		.len = replace ? ARRAY_SIZE(filter_report) : ARRAY_SIZE(filter),
-		.filter = replace ? filter_report : filter,
+	const struct sock_fprog progs[2][2] = {
+		{{ARRAY_SIZE(filter), filter}, {ARRAY_SIZE(filter_rename), filter_rename}},
+		{{ARRAY_SIZE(filter_report), filter_report},
+		 {ARRAY_SIZE(filter_report_rename), filter_report_rename}},
 	};
 
-	if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog, 0, 0) < 0)
+	if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &progs[replace][rename], 0, 0) < 0)
 		return err_set(e, -errno, "sandbox: seccomp: %s; see --no-sandbox",
 			       strerror(errno));
 	return 0;
@@ -133,6 +141,7 @@ int sandbox_enter(const struct sandbox_needs *needs, struct err *e)
 	if (!ret)
 		ret = close_file_system(needs, e);
 	if (!ret)
-		ret = limit_system_calls(needs->report_fd >= 0 || needs->dtb_fd >= 0, e);
+		ret = limit_system_calls(needs->report_fd >= 0 || needs->dtb_fd >= 0, needs->rename,
+					 e);
 	return ret;
 }

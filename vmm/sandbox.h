@@ -8,6 +8,8 @@
 #ifndef VMM_SANDBOX_H
 #define VMM_SANDBOX_H
 
+#include <stdbool.h>
+
 struct err;
 
 /*
@@ -32,6 +34,7 @@ struct sandbox_needs {
 	int report_fd, dtb_fd;
 	/* SANDBOX_RUNBASE_FD and SANDBOX_RUNDIR_FD when a run directory is to be removed, or -1 */
 	int runbase_fd, rundir_fd;
+	bool rename; /* the run directory may get another name */
 };
 
 /**

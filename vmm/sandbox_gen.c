@@ -38,7 +38,7 @@
 struct allowance {
 	int nr;
 	unsigned int n_cmp;
-	struct scmp_arg_cmp cmp[2];
+	struct scmp_arg_cmp cmp[3];
 };
 
 static const struct allowance allowed[] = {
@@ -157,6 +157,15 @@ static const struct allowance report[] = {
 	REPLACE_IN(SANDBOX_DTB_FD),
 };
 
+/* With --incoming and without --name only: the guest that comes brings its name. */
+static const struct allowance renaming[] = {
+	{SCMP_SYS(renameat2),
+	 3,
+	 {{0, SCMP_CMP_MASKED_EQ, ALL_BITS, SANDBOX_RUNBASE_FD},
+	  {2, SCMP_CMP_MASKED_EQ, ALL_BITS, SANDBOX_RUNBASE_FD},
+	  {4, SCMP_CMP_MASKED_EQ, ALL_BITS, RENAME_NOREPLACE}}},
+};
+
 /* The C library tries these and copes with a no; a migration by URI says what to do instead. */
 static const struct allowance refused[] = {
 	{SCMP_SYS(openat), 1, {{0, SCMP_CMP_MASKED_EQ, ALL_BITS, (uint32_t)AT_FDCWD}}},
@@ -195,7 +204,17 @@ static int add_rules(scmp_filter_ctx ctx, uint32_t action, const struct allowanc
 	return ret;
 }
 
-/* usage: sandbox_gen [report] */
+static int is_wanted(const char *word, int argc, char **argv)
+{
+	int i;
+
+	for (i = 1; i < argc; i++)
+		if (strcmp(argv[i], word) == 0)
+			return 1;
+	return 0;
+}
+
+/* usage: sandbox_gen [report] [rename] */
 int main(int argc, char **argv)
 {
 	/* a trap and not a kill: a handler may still restore the terminal; the call is not made */
@@ -204,8 +223,11 @@ int main(int argc, char **argv)
 
 	if (!ret)
 		ret = add_rules(ctx, SCMP_ACT_ALLOW, allowed, sizeof(allowed) / sizeof(allowed[0]));
-	if (!ret && argc > 1 && strcmp(argv[1], "report") == 0)
+	if (!ret && is_wanted("report", argc, argv))
 		ret = add_rules(ctx, SCMP_ACT_ALLOW, report, sizeof(report) / sizeof(report[0]));
+	if (!ret && is_wanted("rename", argc, argv))
+		ret = add_rules(ctx, SCMP_ACT_ALLOW, renaming,
+				sizeof(renaming) / sizeof(renaming[0]));
 	if (!ret)
 		ret = add_rules(ctx, SCMP_ACT_ERRNO(EACCES), refused,
 				sizeof(refused) / sizeof(refused[0]));

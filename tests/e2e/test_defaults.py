@@ -5,6 +5,7 @@ reset, and finds itself in the machine that it had before. A default that only w
 option is found here.
 """
 
+import json
 import os
 import pathlib
 import re
@@ -226,6 +227,8 @@ def test_alone(start, work, taps, case):
     moving.wait_listening(b)
     moving.moved(a, b, f"unix:{work}/m", *(["--local"] if MOVES.index(case) % 2 else []))
     assert a.end() == 0, a.story()
+    if a.called:  # the name came with the guest
+        b.called = a.called
     moving.wait_running(b)
     seen_again(b, c, first)
     p = subprocess.run([harness.TESTUDO, "save", b.name, "snap"], cwd=work, env=b.env, capture_output=True, text=True,
@@ -233,6 +236,8 @@ def test_alone(start, work, taps, case):
     assert p.returncode == 0, p.stderr
     assert b.end() == 0, b.story()
     d = start([*there, "--verify-snapshot"], incoming="file:snap", prefix=taps)
+    if a.called:
+        d.called = a.called
     moving.wait_running(d)
     seen_again(d, c, first)
 
@@ -340,3 +345,68 @@ def test_address_named_at_the_destination(start, work, net):  # noqa: F811
         b.end()
     finally:
         net.ip("link delete t1")
+
+
+# ---- the name ----
+
+def listed(work):
+    p = subprocess.run([harness.TESTUDO, "list", "--json"], env={**os.environ, "XDG_RUNTIME_DIR": work},
+                       capture_output=True, text=True, check=True, timeout=harness.patience())
+    return sorted(guest["name"] for guest in json.loads(p.stdout))
+
+
+def saved(guest, *args):
+    p = subprocess.run([harness.TESTUDO, "save", guest.name, "snap", *args], cwd=guest.work, env=guest.env,
+                       capture_output=True, text=True, timeout=harness.patience())
+    assert p.returncode == 0, p.stderr
+
+
+def test_name_travels_on_one_host(start, work):
+    """Listed by its number while its source is there, by its name once that has ended; and on to the next."""
+    a = start(["--name", "web", "-p", HELLO])
+    shown(a, Case([]))
+    for n in (1, 2):
+        b = start(["--policy", "policy.yaml"], incoming=f"unix:{work}/m{n}")
+        moving.wait_listening(b)
+        q = moving.Qmp(a)
+        q.migrate(f"unix:{work}/m{n}")
+        assert q.wait_migration()["status"] == "completed"
+        moving.wait_running(b)
+        assert listed(work) == sorted(["web", f"guest-{b.p.pid}"])
+        q.ask("quit")
+        q.close()
+        assert a.end() == 0
+        b.called = "web"
+        b.until(lambda: listed(work) == ["web"], lambda: f"{listed(work)}")
+        moving.wait_running(b)
+        a = b
+
+
+@pytest.mark.parametrize("mine, want", [(["--name", "db"], "db"), ([], None)])
+def test_no_name_to_bring(start, work, mine, want):
+    """One that is given at the destination stays; where neither side gave one, the number is the process's own."""
+    a = start([*(["--name", "web"] if mine else []), "-p", HELLO])
+    shown(a, Case([]))
+    b = start(["--policy", "policy.yaml", *mine], incoming=f"unix:{work}/m")
+    moving.wait_listening(b)
+    moving.moved(a, b, f"unix:{work}/m")
+    assert a.end() == 0
+    moving.wait_running(b)
+    assert listed(work) == [want or f"guest-{b.p.pid}"]
+
+
+def test_name_from_a_file(start, work):
+    """The name is in the file; a clone finds it taken, says so, and goes on."""
+    a = start(["--name", "web", "-p", HELLO])
+    shown(a, Case([]))
+    saved(a)
+    assert a.end() == 0
+    b = start(["--policy", "policy.yaml", "--ready-fd", "1"], incoming="file:snap")
+    b.called = "web"
+    moving.wait_running(b)
+    assert "ready name=web " in b.console()
+    c = start(["--policy", "policy.yaml"], incoming="file:snap")
+    moving.wait_running(c)
+    assert listed(work) == sorted(["web", f"guest-{c.p.pid}"])
+    assert "called 'web'" in c.log() and "--name" in c.log(), c.log()
+    assert "called" not in b.log(), b.log()

@@ -142,6 +142,43 @@ static void test_name_in_use_and_list(void **state)
 	rundir_close(&b);
 }
 
+/* A guest that brings its name: whoever asks for it finds it, who has it keeps it. */
+static void test_another_name(void **state)
+{
+	static const char *const bad[] = {"", ".", "..", "../x", "a/b", ".hidden", "a\n"};
+	char longest[RUNDIR_NAME_MAX + 1];
+	struct rundir a, b;
+	struct err e = {0};
+	size_t i;
+	int fd;
+
+	(void)state;
+	open_ok(&a, "a", 0);
+	open_ok(&b, "guest-1", 1);
+	fd = rundir_listen(&b, NULL);
+	assert_true(fd >= 0);
+	assert_int_equal(rundir_rename(&b, "a", &e), -EEXIST);
+	assert_non_null(strstr(e.text, "/a"));
+	for (i = 0; i < ARRAY_SIZE(bad); i++)
+		assert_int_equal(rundir_rename(&b, bad[i], NULL), -EINVAL);
+	assert_string_equal(b.name, "guest-1");
+	assert_true(there("/guest-1/lock"));
+	rundir_close(&a);
+	assert_int_equal(rundir_rename(&b, "a", NULL), 0);
+	assert_string_equal(b.name, "a");
+	assert_string_equal(b.path, at("/a"));
+	assert_false(there("/guest-1"));
+	close(rundir_connect("a", 1000, NULL));
+	assert_int_equal(rundir_clean(NULL), 0);
+	assert_true(there("/a/lock")); /* it lives */
+	memset(longest, 'n', RUNDIR_NAME_MAX);
+	longest[RUNDIR_NAME_MAX] = '\0';
+	assert_int_equal(rundir_rename(&b, longest, NULL), 0);
+	close(fd);
+	rundir_close(&b);
+	assert_false(there("/a"));
+}
+
 /* What a killed process leaves: everything but the lock that it held. */
 static void leave(struct rundir *d)
 {
@@ -224,6 +261,7 @@ int main(void)
 		cmocka_unit_test(test_names),
 		cmocka_unit_test_setup_teardown(test_life, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_name_in_use_and_list, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_another_name, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_stale_ones_are_cleaned_and_no_live_one, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(test_directories_of_others, setup, teardown),
