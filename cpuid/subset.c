@@ -136,7 +136,7 @@ int cpuid_check_subset(struct cpuid_set *guest, struct cpuid_set *host, struct e
 	if (!cpuid_list_missing(guest, host, missing, sizeof(missing)))
 		return 0;
 	return err_set(e, -EINVAL,
-		       "the guest was shown CPU features that this host or its KVM does not have: "
+		       "the guest was shown CPU features that the host or its KVM does not have: "
 		       "%s; move it to a host that has them, or boot it with --cpu and a model "
 		       "that all hosts of the pool can show",
 		       missing);

@@ -16,8 +16,8 @@ static const struct {
 	{"virtio-blk", "-d PATH"},
 	{"virtio-net", "-n tap=INTERFACE"},
 	{"virtio-rng", "(no option: leave --no-rng out)"},
-	{"serial", "(no option: it is always there)"},
-	{"pvpanic", "(no option: it is always there)"},
+	{"serial", "(no option: it is part of every machine)"},
+	{"pvpanic", "(no option: it is part of every machine)"},
 };
 
 enum prop_rule {
@@ -78,19 +78,20 @@ static int check_memory(const struct machine_description *from,
 	if (!here->n_regions)
 		return 0;
 	if (there != mine)
-		return err_set(e, -EINVAL,
-			       "the guest has %llu MiB of memory, this side is configured for "
-			       "%llu MiB; leave -m out, or give -m %llu",
-			       (unsigned long long)(there / MiB), (unsigned long long)(mine / MiB),
-			       (unsigned long long)(there / MiB));
+		return err_set(
+			e, -EINVAL,
+			"the guest has %llu MiB of memory, the destination is configured for "
+			"%llu MiB; leave -m out, or give -m %llu",
+			(unsigned long long)(there / MiB), (unsigned long long)(mine / MiB),
+			(unsigned long long)(there / MiB));
 	for (i = 0; i < from->n_regions; i++)
 		if (from->n_regions != here->n_regions ||
 		    from->region[i].base != here->region[i].base)
-			return err_set(
-				e, -EINVAL,
-				"the guest's memory region %u begins at 0x%llx, this testudo "
-				"lays it out otherwise; use the version of the source (%s)",
-				i, (unsigned long long)from->region[i].base, from->program);
+			return err_set(e, -EINVAL,
+				       "the guest's memory region %u begins at 0x%llx, the "
+				       "destination's testudo "
+				       "lays it out otherwise; use the version of the source (%s)",
+				       i, (unsigned long long)from->region[i].base, from->program);
 	return 0;
 }
 
@@ -106,7 +107,7 @@ static int check_prop(const struct prop_row *row, const struct description_devic
 	if (row->rule == PROP_EQUAL) {
 		if (a && b && strcmp(a, b) == 0)
 			return 0;
-		return err_set(e, -EINVAL, "%s: the guest's has %s %s, this side's %s; %s",
+		return err_set(e, -EINVAL, "%s: the guest's has %s %s, the destination's %s; %s",
 			       place_of(from).s, row->name, a ? text_quote(a, strlen(a)).s : "none",
 			       b ? text_quote(b, strlen(b)).s : "none", row->cure);
 	}
@@ -116,12 +117,12 @@ static int check_prop(const struct prop_row *row, const struct description_devic
 	if (ret < 0)
 		return ret;
 	if (want & ~have)
-		return err_set(e, -EINVAL,
-			       "%s: the guest was offered %s 0x%llx, this side offers 0x%llx and "
-			       "lacks 0x%llx; %s",
-			       place_of(from).s, row->name, (unsigned long long)want,
-			       (unsigned long long)have, (unsigned long long)(want & ~have),
-			       row->cure);
+		return err_set(
+			e, -EINVAL,
+			"%s: the guest was offered %s 0x%llx, the destination offers 0x%llx and "
+			"lacks 0x%llx; %s",
+			place_of(from).s, row->name, (unsigned long long)want,
+			(unsigned long long)have, (unsigned long long)(want & ~have), row->cure);
 	return 0;
 }
 
@@ -133,7 +134,8 @@ static int check_device(const struct description_device *from,
 
 	if (strcmp(from->type, here->type) != 0)
 		return err_set(e, -EINVAL,
-			       "the guest has %s, this side has %s there; give the devices in the "
+			       "the guest has %s, the destination has %s in its place; give the "
+			       "devices in the "
 			       "order of the source",
 			       place_of(from).s, place_of(here).s);
 	if (from->slot != here->slot || from->size != here->size || from->irq != here->irq)
@@ -168,17 +170,19 @@ int description_check(const struct machine_description *from,
 	int ret = check_memory(from, here, e);
 
 	if (!ret && here->n_vcpus && here->n_vcpus != from->n_vcpus)
-		ret = err_set(e, -EINVAL,
-			      "the guest has %u vCPUs, this side is configured for %u; leave -c "
-			      "out, or give -c %u",
-			      from->n_vcpus, here->n_vcpus, from->n_vcpus);
+		ret = err_set(
+			e, -EINVAL,
+			"the guest has %u vCPUs, the destination is configured for %u; leave -c "
+			"out, or give -c %u",
+			from->n_vcpus, here->n_vcpus, from->n_vcpus);
 	for (i = 0; !ret && i < from->n_devices; i++) {
 		const struct description_device *dev = &from->device[i],
 						*mine = same_place(here, dev);
 
 		if (!mine)
 			ret = err_set(e, -ENODEV,
-				      "the guest has %s, this side has nothing there; add it: %s",
+				      "the guest has %s, the destination has nothing in its place; "
+				      "add it: %s",
 				      place_of(dev).s, option_of(dev->type));
 		else
 			ret = check_device(dev, mine, e);
@@ -187,7 +191,8 @@ int description_check(const struct machine_description *from,
 		if (!same_place(from, &here->device[i]))
 			ret = err_set(
 				e, -ENODEV,
-				"this side has %s, the guest has nothing there; leave it out: "
+				"the destination has %s, the guest has nothing in its place; leave "
+				"it out: "
 				"%s",
 				place_of(&here->device[i]).s, option_of(here->device[i].type));
 	return ret;

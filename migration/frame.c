@@ -176,8 +176,8 @@ int frame_head_decode(const uint8_t in[FRAME_HEAD_SIZE], enum frame_side from, s
 		if (h->flags & FRAME_FLAG_CRITICAL)
 			return err_set(
 				e, -EPROTO,
-				"frame of type %u is not known here and must not be skipped; "
-				"the other side is newer: use one version on both",
+				"frame of type %u is not known to the receiver and must not be "
+				"skipped; the sender is newer: use one version on both",
 				h->type);
 		if (h->len > FRAME_UNKNOWN_MAX)
 			return err_set(e, -EPROTO,

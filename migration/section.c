@@ -94,7 +94,7 @@ int section_expect(struct rbuf *r, const char *name, uint16_t instance, uint16_t
 	if (!s->version || s->version > version)
 		return err_set(e, -EINVAL,
 			       "state: section '%s' %u has version %u, this testudo reads 1 to %u; "
-			       "use a newer one here",
+			       "use a newer one at the destination",
 			       name, instance, s->version, version);
 	return 0;
 }
@@ -117,8 +117,9 @@ int section_finish(struct rbuf *r, struct err *e)
 
 	if (ret <= 0)
 		return ret;
-	return err_set(e, -EINVAL,
-		       "state: section '%s' %u is unknown here; both sides must be the same "
-		       "version of testudo with the same devices",
-		       s.name, s.instance);
+	return err_set(
+		e, -EINVAL,
+		"state: section '%s' %u is unknown to the destination; both sides must be the same "
+		"version of testudo with the same devices",
+		s.name, s.instance);
 }

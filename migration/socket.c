@@ -118,7 +118,7 @@ static int connect_to(const struct sockaddr *a, socklen_t len, unsigned int time
 
 static int connect_error(const struct uri *u, int ret, struct err *e)
 {
-	const char *cure = "is 'testudo run --incoming' waiting there?";
+	const char *cure = "is 'testudo run --incoming' waiting at that address?";
 
 	if (ret == -ETIMEDOUT || ret == -EHOSTUNREACH || ret == -ENETUNREACH)
 		cure = "can this host reach it?";

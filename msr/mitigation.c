@@ -166,14 +166,16 @@ static void keep_promise(struct mitigation_decision *d, const struct facts *f, u
 		return;
 	if (keep == OVERRIDDEN)
 		incoming_step(d, 1, bit, f->policy.strict ? VERDICT_REFUSE : VERDICT_WARN,
-			      "an earlier host held this bit and this host's policy drops it",
+			      "an earlier host held this bit and the destination's policy drops it",
 			      SRC_OPERATOR);
 	else if (keep == NOT_NEEDED && bit == BHI && bhi_no_enough(f) && !f->short_host)
 		incoming_step(d, 5, bit, VERDICT_ALLOW,
-			      "an earlier host held BHI_DIS_S; this one has BHI_NO", SRC_INTEL);
+			      "an earlier host held BHI_DIS_S; the destination has BHI_NO",
+			      SRC_INTEL);
 	else if (keep == NOT_NEEDED && bit == BHI && f->short_host)
 		incoming_step(d, 2, bit, VERDICT_ALLOW,
-			      "an earlier host held BHI_DIS_S; the short sequence works here, the "
+			      "an earlier host held BHI_DIS_S; the short sequence works on the "
+			      "destination, the "
 			      "promise stays for the next host",
 			      SRC_INTEL);
 	else if (keep == BROKEN && (f->can & bit)) {
@@ -200,7 +202,7 @@ static void keep_raw(struct mitigation_decision *d, const struct facts *f)
 
 	if (dropped)
 		incoming_step(d, 1, dropped, f->policy.strict ? VERDICT_REFUSE : VERDICT_WARN,
-			      "an earlier host held this bit and this host's policy drops it",
+			      "an earlier host held this bit and the destination's policy drops it",
 			      SRC_OPERATOR);
 	d->mask |= mask & ~bad;
 	d->value |= value & ~bad;
@@ -208,9 +210,10 @@ static void keep_raw(struct mitigation_decision *d, const struct facts *f)
 		incoming_bits(d, 1, mask & ~bad, ~value, VERDICT_ALLOW_FORCED,
 			      "raw bits of an earlier host's policy stay held", SRC_CONTRACT);
 	if (bad)
-		incoming_bits(d, 7, bad, ~value, VERDICT_REFUSE,
-			      "raw bits of an earlier host's policy cannot be held here",
-			      SRC_CONTRACT);
+		incoming_bits(
+			d, 7, bad, ~value, VERDICT_REFUSE,
+			"raw bits of an earlier host's policy cannot be held on the destination",
+			SRC_CONTRACT);
 }
 
 static bool contract_lost(const struct facts *f)
@@ -246,16 +249,19 @@ static void incoming_weak(struct mitigation_decision *d, const struct facts *f)
 	const bool declined = f->bhi_answered && f->answer_counts;
 	const bool no_worse = f->in->promise.weak && !(f->promised & BHI);
 
-	incoming_step(
-		d, 4, BHI,
-		(declined || no_worse) && !f->policy.strict ? VERDICT_WARN : incoming_verdict(f),
-		declined   ? "BHI_DIS_S cannot be held here; the guest says that it does not "
-			     "need it"
-		: no_worse ? "BHI_DIS_S cannot be held here, and could not be where the guest "
-			     "comes from: it may be vulnerable, as it was"
-			   : "the short sequence is too short here, BHI_DIS_S cannot be held, "
-			     "and the guest may rely on it",
-		SRC_INTEL);
+	incoming_step(d, 4, BHI,
+		      (declined || no_worse) && !f->policy.strict ? VERDICT_WARN
+								  : incoming_verdict(f),
+		      declined ? "BHI_DIS_S cannot be held on the destination; the guest says that "
+				 "it does not "
+				 "need it"
+		      : no_worse ? "BHI_DIS_S cannot be held on the destination, and could not be "
+				   "where the guest "
+				   "comes from: it may be vulnerable, as it was"
+				 : "the short sequence is too short on the destination, BHI_DIS_S "
+				   "cannot be held, "
+				   "and the guest may rely on it",
+		      SRC_INTEL);
 }
 
 static void decide_incoming(struct mitigation_decision *d, const struct facts *f,
@@ -268,8 +274,9 @@ static void decide_incoming(struct mitigation_decision *d, const struct facts *f
 		incoming_step(
 			d, 9, 0, VERDICT_REFUSE,
 			g->vendor == CPU_VENDOR_OTHER
-				? "the guest's CPU is of an unknown vendor, not of this host's"
-				: "the guest runs as another vendor's CPU than this host's",
+				? "the guest's CPU is of an unknown vendor, not of the "
+				  "destination's"
+				: "the guest runs as another vendor's CPU than the destination's",
 			SRC_CONTRACT);
 		return;
 	}
@@ -281,18 +288,19 @@ static void decide_incoming(struct mitigation_decision *d, const struct facts *f
 	if (rsb->row == 9 && f->rsb_used && !f->sees_rrsba)
 		incoming_step(d, 6, RRSBA, f->policy.strict ? VERDICT_REFUSE : VERDICT_WARN,
 			      "the guest reports retpolines, was not shown RRSBA, and RRSBA_DIS_S "
-			      "cannot be held here",
+			      "cannot be held on the destination",
 			      SRC_RFC_RSB);
 	if (enum_hollow(f))
 		incoming_step(d, 8, 0, VERDICT_REFUSE, REASON_HOLLOW, SRC_CONTRACT);
 	if (contract_lost(f))
 		incoming_step(d, 8, 0, VERDICT_REFUSE,
 			      "what the guest was shown (CPUID, ARCH_CAPABILITIES or the virtual "
-			      "MSRs) cannot be shown or honoured here",
+			      "MSRs) cannot be shown or honoured on the destination",
 			      SRC_CONTRACT);
 	if (f->intel && extra)
 		incoming_step(d, 10, extra, VERDICT_REFUSE,
-			      "the guest has bits set in SPEC_CTRL that this CPU does not have",
+			      "the guest has bits set in SPEC_CTRL that the destination's CPU does "
+			      "not have",
 			      SRC_CONTRACT);
 	if (f->intel && f->policy.virtual_msrs && (g->leaf7_0_edx & CPUID_7_0_EDX_ARCH_CAP) &&
 	    !(g->arch_cap & ARCH_CAP_VIRTUAL_ENUM))
@@ -301,9 +309,10 @@ static void decide_incoming(struct mitigation_decision *d, const struct facts *f
 			      "it boots again",
 			      SRC_RFC_BHI);
 	if (d->verdict <= VERDICT_ALLOW_FORCED && d->value)
-		incoming_step(d, 1, d->value, VERDICT_ALLOW,
-			      "all bits that the guest needs or was promised are held here",
-			      SRC_CONTRACT);
+		incoming_step(
+			d, 1, d->value, VERDICT_ALLOW,
+			"all bits that the guest needs or was promised are held on the destination",
+			SRC_CONTRACT);
 }
 
 /* ---- the whole ---- */

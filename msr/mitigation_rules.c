@@ -362,15 +362,17 @@ static const struct rule bhi_rules[] = {
 	{14, long_promised, NEVER,
 	 "an earlier host held BHI_DIS_S; this one needs it and does not have it", SRC_INTEL},
 	{14, long_reported, NEVER,
-	 "the guest reports the short sequence, which is too short here, and there is no "
+	 "the guest reports the short sequence, which is too short on the host, and there is no "
 	 "BHI_DIS_S",
 	 SRC_RFC_BHI},
 	{14, long_declined, UNSURE,
-	 "the short sequence is too short here and there is no BHI_DIS_S; the guest says that it "
+	 "the short sequence is too short on the host and there is no BHI_DIS_S; the guest says "
+	 "that it "
 	 "needs neither",
 	 SRC_RFC_BHI},
 	{14, long_bhb, CANNOT,
-	 "the short sequence is too short here and there is no BHI_DIS_S (nested host, masked "
+	 "the short sequence is too short on the host and there is no BHI_DIS_S (nested host, "
+	 "masked "
 	 "CPUID or old microcode)",
 	 SRC_INTEL},
 	{15, short_bhb, LEAVE, "the short sequence works on this part", SRC_INTEL},
@@ -528,11 +530,12 @@ static const struct rule rrsba_rules[] = {
 	 SRC_OPERATOR},
 	{2, not_intel, LEAVE, "only Intel parts have RRSBA", SRC_XEN},
 	{3, rsba_hidden, CANNOT,
-	 "the guest relies, or may rely, on retpolines, which RSBA undermines here; no bit turns "
+	 "the guest relies, or may rely, on retpolines, which RSBA undermines on the host; no bit "
+	 "turns "
 	 "that off",
 	 SRC_XEN},
 	{3, rsba_shown, LEAVE,
-	 "no bit turns RSBA off, and the guest sees what bare metal here would see", SRC_XEN},
+	 "no bit turns RSBA off, and the guest sees what bare metal would see", SRC_XEN},
 	{3, rsba_declined, LEAVE,
 	 "no bit turns RSBA off; the guest read the enumeration and does not report retpolines",
 	 SRC_RFC_RSB},
@@ -555,13 +558,13 @@ static const struct rule rrsba_rules[] = {
 	{8, rsb_warned, LEAVE,
 	 "the guest sees RRSBA without the control: it does not rely on retpolines alone", SRC_XEN},
 	{9, rsb_impossible, CANNOT,
-	 "the guest relies, or may rely, on retpolines and RRSBA_DIS_S cannot be held here",
+	 "the guest relies, or may rely, on retpolines and RRSBA_DIS_S cannot be held on the host",
 	 SRC_RFC_RSB},
 	{10, rsb_uncured, CANNOT,
 	 "this part has RRSBA and no RRSBA_DIS_S, and the guest was not shown RRSBA: it may trust "
 	 "retpolines",
 	 SRC_XEN},
-	{10, always, LEAVE, "the guest sees what bare metal here would see", SRC_XEN},
+	{10, always, LEAVE, "the guest sees what bare metal would see", SRC_XEN},
 };
 
 static const struct rule *rule_find(const struct rule *rules, const struct facts *f)

@@ -49,7 +49,7 @@ static const char help[] =
 	"  -h, --help\n"
 	"        this text\n\n"
 	"Exit codes: 0 moved (or would be), 2 wrong usage, 3 no such guest, 4 refused by policy,\n"
-	"5 failed and the guest goes on here, 6 outcome unknown: look at the destination\n";
+	"5 failed and the guest goes on at the source, 6 outcome unknown: look at the destination\n";
 
 struct command {
 	const char *name;
@@ -217,12 +217,12 @@ static int finish(struct command *c, const json_t *state)
 	}
 	outcome = migrate_client_text(state, "x-testudo-outcome");
 	if (strcmp(outcome, "unknown") == 0) {
-		log_err("guest '%s': outcome unknown: %s; it stands still here: if it runs at the "
+		log_err("guest '%s': outcome unknown: %s; it stands still at the source: if it runs at the "
 			"destination, testudo stop --force %s, else testudo resume %s",
 			c->name, migrate_client_text(state, "error-desc"), c->name, c->name);
 		return EXIT_MIGRATE_UNKNOWN;
 	}
-	log_err("guest '%s' %s: %s; it %s here", c->name,
+	log_err("guest '%s' %s: %s; it %s at the source", c->name,
 		c->dry_run ? "cannot move" : "was not moved",
 		migrate_client_text(state, "error-desc"),
 		runs_here(c) ? "goes on" : "stays paused");
@@ -252,7 +252,8 @@ static int run(struct command *c, struct err *e)
 				c->client.reason[0] ? c->client.reason : "its log says why");
 			return EXIT_MIGRATE_FAILED;
 		}
-		err_set(e, ret, "%s; look at the destination whether it is there", why.text);
+		err_set(e, ret, "%s; look at the destination whether the guest runs on it",
+			why.text);
 		return EXIT_MIGRATE_UNKNOWN;
 	}
 	code = finish(c, state);

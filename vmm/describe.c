@@ -179,8 +179,8 @@ static int check_sizes(const struct run *r, const struct machine_description *d,
 			       c->n_vcpus, d->n_vcpus);
 	if (d->n_vcpus > r->kvm.max_vcpus)
 		return err_set(e, -EINVAL,
-			       "the guest has %u vCPUs, this host's KVM has room for %u; it "
-			       "cannot run here",
+			       "the guest has %u vCPUs, the destination's KVM has room for %u; use "
+			       "another host",
 			       d->n_vcpus, r->kvm.max_vcpus);
 	return 0;
 }
@@ -312,6 +312,21 @@ int describe_receive(struct channel *ch, struct machine_description **d, struct 
 	return ret;
 }
 
+/* Both hosts get their names before anything can be said of them. */
+static void name_hosts(struct run *r, const struct machine_description *d)
+{
+	struct mitigation *m = &r->mitigation;
+	const char *text = d->host_facts;
+	struct host_file f;
+	const bool known =
+		text && host_file_parse("of the source", text, strlen(text), &f, NULL) == 0;
+
+	name_host(d->host_name, "the source", known ? &f.facts : NULL, m->source_name,
+		  sizeof(m->source_name));
+	name_host(r->host_name, "the destination", &m->host, m->destination_name,
+		  sizeof(m->destination_name));
+}
+
 int describe_apply(struct run *r, const struct machine_description *d, struct err *e)
 {
 	struct machine_description *here = description_new();
@@ -346,20 +361,14 @@ int describe_apply(struct run *r, const struct machine_description *d, struct er
 		r->kernel.cmdline = params;
 	}
 	r->cpuid = d->cpuid;
+	name_hosts(r, d);
 	/* policy first: a bit, a row and code 4 say more than the same bit as a missing feature */
 	ret = adopt_mitigation(r, d, e);
 	return ret ? ret : check_cpu(r, d, e);
 }
 
-void describe_change(struct run *r, const struct machine_description *d, char *change, size_t len)
+void describe_change(struct run *r, char *change, size_t len)
 {
-	const char *text = d->host_facts;
-	char there[160], here[160];
-	struct host_file f;
-	const bool known =
-		text && host_file_parse("of the source", text, strlen(text), &f, NULL) == 0;
-
-	name_host(d->host_name, "the source", known ? &f.facts : NULL, there, sizeof(there));
-	name_host(r->host_name, "this host", &r->mitigation.host, here, sizeof(here));
-	mitigation_describe_change(&r->mitigation, there, here, change, len);
+	mitigation_describe_change(&r->mitigation, r->mitigation.source_name,
+				   r->mitigation.destination_name, change, len);
 }

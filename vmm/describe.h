@@ -36,11 +36,11 @@ int describe_receive(struct channel *ch, struct machine_description **d, struct 
 int describe_apply(struct run *r, const struct machine_description *d, struct err *e);
 
 /**
- * describe_change - what is held differently here than where the guest came from, in one line
- * @d: given to describe_apply() before. Once the state is loaded, what the guest reported after @d
+ * describe_change - what is held differently than where the guest came from, in one line
+ * After describe_apply(). Once the state is loaded, what the guest reported after the description
  * was made is in it.
  * @change: receives it; "" when nothing is
  */
-void describe_change(struct run *r, const struct machine_description *d, char *change, size_t len);
+void describe_change(struct run *r, char *change, size_t len);
 
 #endif

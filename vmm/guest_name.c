@@ -24,8 +24,8 @@ void guest_name_init(struct guest_name *n)
 
 static void tell_taken(const struct guest_name *n, const char *why)
 {
-	log_warn("the guest is called '%s' where it came from, and cannot be here: %s; it stays "
-		 "'%s', --name gives it a name here",
+	log_warn("the guest was called '%s' at the source, and cannot have that name at the "
+		 "destination: %s; it stays '%s', --name gives it another",
 		 n->name, why, n->control->dir.name);
 }
 
@@ -39,7 +39,8 @@ static bool try_to_take(struct guest_name *n, bool last)
 	memcpy(before, n->control->dir.name, sizeof(before));
 	ret = rundir_rename(&n->control->dir, n->name, &e);
 	if (!ret) {
-		log_debug("guest '%s' has its name here, too: it was '%s'", n->name, before);
+		log_debug("guest '%s' has its name at the destination: it was '%s'", n->name,
+			  before);
 		return true;
 	}
 	if (ret == -EEXIST && !last)

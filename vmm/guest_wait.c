@@ -61,7 +61,7 @@ static int say_late(struct qmp_client *c, struct err *e)
 	if (ret < 0)
 		return ret;
 	return err_set(e, -EAGAIN,
-		       "guest '%s' %s at %s and is not here after %d s; %s, or give it up with "
+		       "guest '%s' %s at %s and has not come after %d s; %s, or give it up with "
 		       "testudo stop --force %s",
 		       c->name, arriving ? "arrives" : "is awaited", where, ARRIVE_MS / 1000,
 		       arriving ? "try again later" : "start the migration at its source", c->name);

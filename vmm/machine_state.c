@@ -51,7 +51,7 @@ static int restore_shape(const struct machine *m, struct rbuf *r, struct err *e)
 			       n_slots != m->n_slots))
 		return err_set(e, -EINVAL,
 			       "the guest has %u vCPUs, %" PRIu64 " bytes of memory and %u virtio "
-			       "devices, the machine here has %u, %" PRIu64
+			       "devices, the destination has %u, %" PRIu64
 			       " and %u; give both sides the same -c, -m and devices",
 			       n_vcpus, ram, n_slots, m->host->config->n_vcpus,
 			       m->memory.size_bytes, m->n_slots);
@@ -62,7 +62,8 @@ static int restore_shape(const struct machine *m, struct rbuf *r, struct err *e)
 		if (!s.body.failed && there != ops->device_id)
 			return err_set(
 				e, -EINVAL,
-				"virtio slot %u: the guest has a device of type %u, here is "
+				"virtio slot %u: the guest has a device of type %u, the "
+				"destination "
 				"%s (%u); give both sides the same devices in the same order",
 				i, there, ops->name, ops->device_id);
 	}

@@ -93,7 +93,7 @@ static int build_on_loop(void *arg)
 		ret = vm_time_check_tsc(&r->kvm, c->a->tsc_khz, cpuid_has_invariant_tsc(&r->cpuid),
 					c->e);
 	if (!ret)
-		describe_change(r, c->a->description, c->a->change, sizeof(c->a->change));
+		describe_change(r, c->a->change, sizeof(c->a->change));
 	if (ret < 0 || c->a->hello.flags & FRAME_HELLO_DRY_RUN)
 		return ret;
 	c->a->d->arriving = true;
@@ -133,7 +133,7 @@ static int load_on_loop(void *arg)
 	for (i = 0; !ret && i < r->n_disks; i++)
 		ret = blk_file_take_over(&r->disk[i], c->e);
 	if (!ret) /* what the guest reported while it was copied counts */
-		describe_change(r, c->a->description, c->a->change, sizeof(c->a->change));
+		describe_change(r, c->a->change, sizeof(c->a->change));
 	return ret;
 }
 
@@ -647,7 +647,8 @@ static int take_over(struct arrival *a)
 		log_info("mitigations of the guest that came: %s", a->change);
 	frame_ack_encode(&ack, &w);
 	if (channel_send_built(&a->control, FRAME_ACK, &w, a->e) < 0)
-		log_warn("the guest runs here, but the source could not be told: %s", a->e->text);
+		log_warn("the guest runs at the destination, but the source could not be told: %s",
+			 a->e->text);
 	*a->e = (struct err) {0};
 	return 0;
 }

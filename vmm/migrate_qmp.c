@@ -363,7 +363,7 @@ static int run_set_capabilities(void *ctx, const json_t *args, json_t **ret, str
 			known |= strcmp(name, always[k]) == 0;
 		if (known != json_is_true(state))
 			return err_set(e, -EINVAL,
-				       "capability '%.40s' cannot be switched %s here; events, "
+				       "capability '%.40s' cannot be switched %s; events, "
 				       "multifd, auto-converge and return-path are always on",
 				       name, json_is_true(state) ? "on" : "off");
 	}

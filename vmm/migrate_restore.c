@@ -222,7 +222,7 @@ static int build_on_loop(void *arg)
 	if (!ret)
 		ret = load(c, &in);
 	if (!ret)
-		describe_change(r, c->description, c->change, sizeof(c->change));
+		describe_change(r, c->change, sizeof(c->change));
 	for (i = 0; !ret && i < r->n_disks; i++)
 		ret = blk_file_take_over(&r->disk[i], c->e);
 	memory_fini(&memory);

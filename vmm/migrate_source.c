@@ -65,14 +65,14 @@ static void log_end(const struct migrate_source *s)
 	if (st->outcome == OUTCOME_MOVED)
 		log_info("the guest is at the destination now; this copy stays paused until quit");
 	else if (st->outcome == OUTCOME_UNKNOWN)
-		log_err("migration: outcome unknown: %s; look at the destination: if the guest is "
-			"there, end this copy (testudo stop --force), else let it go on (testudo "
+		log_err("migration: outcome unknown: %s; look at the destination: if the guest runs "
+			"on it, end the source's copy (testudo stop --force), else let it go on (testudo "
 			"resume)",
 			st->error);
 	else if (st->code && s->stopping)
 		log_warn("migration: %s", st->error);
 	else if (st->code)
-		log_warn("migration: %s; the guest %s here", st->error,
+		log_warn("migration: %s; the guest %s at the source", st->error,
 			 runs ? "goes on" : "stays paused");
 }
 
@@ -168,7 +168,7 @@ static int check_start(struct migrate_source *s, struct err *e)
 			       "this guest is being migrated already; wait for it (query-migrate) "
 			       "or cancel it (migrate_cancel)");
 	if (!s->run->control.machine)
-		return err_set(e, -EINVAL, "there is no guest here yet; it is to arrive first");
+		return err_set(e, -EINVAL, "the guest has not arrived yet; wait for it");
 	if (s->stats.outcome == OUTCOME_MOVED)
 		return err_set(e, -EINVAL, "the guest has left already; end this process (quit)");
 	if (s->stats.outcome == OUTCOME_UNKNOWN)

@@ -75,6 +75,7 @@ struct mitigation_listener {
 };
 
 struct mitigation {
+	char source_name[160], destination_name[160]; /* hosts in words; "": unnamed */
 	struct mitigation_options options;
 	struct host_facts host;
 	struct backend backend;

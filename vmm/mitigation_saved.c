@@ -89,13 +89,13 @@ int mitigation_saved_check(const struct mitigation_saved *s, struct err *e)
 	if (g->vendor > CPU_VENDOR_ZHAOXIN || s->backend > BACKEND_FORCE_VCPU)
 		return err_set(e, -EINVAL,
 			       "mitigation state: vendor %d, back end %d: unknown; use a newer "
-			       "testudo here",
+			       "testudo at the destination",
 			       g->vendor, s->backend);
 	if ((g->virt_enum & ~VIRT_ENUM_MITIGATION) || (g->mitigation_enum & ~MITIGATION_ALL) ||
 	    (!g->virt_enum && g->mitigation_enum))
 		return err_set(e, -EINVAL,
 			       "mitigation state: virtual MSRs %#" PRIx64 " and %#" PRIx64
-			       " offer what is unknown here; use a newer testudo here",
+			       " offer what is unknown; use a newer testudo at the destination",
 			       g->virt_enum, g->mitigation_enum);
 	for (i = 0; !ret && i < s->n_vcpus; i++)
 		ret = check_vcpu(i, &s->vcpu[i], e);

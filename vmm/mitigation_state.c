@@ -70,13 +70,15 @@ static const char *bit_names(uint64_t bits, char *text, size_t len)
 static int refuse(const struct mitigation *m, uint32_t id, const struct mitigation_promise *p,
 		  const struct mitigation_decision *d, struct err *e)
 {
+	const char *source = m->source_name[0] ? m->source_name : "the source";
+	const char *destination = m->destination_name[0] ? m->destination_name : "the destination";
 	char text[768];
 
 	return err_set(e, -EPERM,
-		       "refused by policy: back end %s: vCPU %u may not run here: held "
-		       "there=%#" PRIx64 ", held here=%#" PRIx64 ": %s",
-		       backend_name(m->backend.ops->kind), id, p->value, d->value,
-		       explain_reasons(d, text, sizeof(text)));
+		       "refused by policy: back end %s: vCPU %u may not run on %s: held on "
+		       "%s=%#" PRIx64 ", held on %s=%#" PRIx64 ": %s",
+		       backend_name(m->backend.ops->kind), id, destination, source, p->value,
+		       destination, d->value, explain_reasons(d, text, sizeof(text)));
 }
 
 static bool same_contract(const struct guest_contract *a, const struct guest_contract *b)
@@ -124,10 +126,11 @@ static int take_contract(struct mitigation *m, struct cpuid_set *cpuid,
 			       g->leaf7_0_edx, g->leaf7_2_edx, m->contract.leaf7_0_edx,
 			       m->contract.leaf7_2_edx);
 	if (g->virt_enum && !m->backend.msr_exits)
-		return err_set(e, -EPERM,
-			       "the guest was offered the virtual mitigation MSRs, and this host's "
-			       "KVM has no MSR filter to answer them; use a host kernel from 5.10 "
-			       "on");
+		return err_set(
+			e, -EPERM,
+			"the guest was offered the virtual mitigation MSRs, and the destination's "
+			"KVM has no MSR filter to answer them; use a host kernel from 5.10 "
+			"on");
 	m->contract = *g;
 	mitigation_try_arch_cap(m, cpuid);
 	return 0;
@@ -190,7 +193,7 @@ static int update_vcpu(struct mitigation *m, struct mitigation_vcpu *v,
 		return err_set(e, -EIO,
 			       "vCPU %u: KVM does not hold SPEC_CTRL mask=%#" PRIx64
 			       " value=%#" PRIx64 " over the guest's %#" PRIx64
-			       "; see the log of this host's testudo",
+			       "; see the log of the destination's testudo",
 			       v->id, v->decision.mask, v->decision.value, v->msrs.spec_ctrl);
 	missing = v->decision.value & ~v->held.value;
 	if (m->active == &backend_none || !missing)

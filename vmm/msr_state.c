@@ -193,19 +193,22 @@ static int refused(const struct vcpu *v, uint32_t index, uint64_t value, const u
 	if (!seen && !value) /* the feature is not there, and the guest does not use it */
 		return 0;
 	if (kind_of(index) == MAY) {
-		log_debug("vCPU %u: MSR %#x: was %#llx on the other host, is %#llx here", v->id,
-			  index, (unsigned long long)value, seen ? (unsigned long long)*seen : 0);
+		log_debug("vCPU %u: MSR %#x: was %#llx at the source, is %#llx at the destination",
+			  v->id, index, (unsigned long long)value,
+			  seen ? (unsigned long long)*seen : 0);
 		return 0;
 	}
 	if (!seen)
-		return err_set(e, -EIO,
-			       "vCPU %u: MSR %#x was %#llx, and this host's KVM does not have it; "
-			       "use a host whose CPU and kernel do",
-			       v->id, index, (unsigned long long)value);
-	return err_set(e, -EIO,
-		       "vCPU %u: MSR %#x was %#llx, and this host's KVM keeps %#llx; use a host "
-		       "whose CPU and kernel take that value",
-		       v->id, index, (unsigned long long)value, (unsigned long long)*seen);
+		return err_set(
+			e, -EIO,
+			"vCPU %u: MSR %#x was %#llx, and the destination's KVM does not have it; "
+			"use a host whose CPU and kernel do",
+			v->id, index, (unsigned long long)value);
+	return err_set(
+		e, -EIO,
+		"vCPU %u: MSR %#x was %#llx, and the destination's KVM keeps %#llx; use a host "
+		"whose CPU and kernel take that value",
+		v->id, index, (unsigned long long)value, (unsigned long long)*seen);
 }
 
 /* Write all of @t; what KVM refuses is found by reading back. Return: 0 or -errno */

@@ -373,7 +373,7 @@ static int run_guest(struct run *r, struct err *e)
 	for (;;) {
 		event = run_machine(r, &code, e);
 		if (event == VM_EVENT_RESET && r->kernel.kernel_fd < 0) {
-			log_warn("the guest reset, and no kernel was given here (-k) to boot it "
+			log_warn("the guest reset, and no kernel was given (-k) to boot it "
 				 "again");
 		} else if (event == VM_EVENT_RESET && !r->config.no_reboot) {
 			log_debug("guest reset, starting it again");

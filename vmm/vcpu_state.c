@@ -130,9 +130,10 @@ static int prepare(const struct vcpu *v, const struct kvm *kvm, struct err *e)
 	int ret;
 
 	if (ioctl(kvm->fd, KVM_CHECK_EXTENSION, KVM_CAP_SREGS2) <= 0)
-		return err_set(e, -ENOTSUP,
-			       "this host's KVM has no KVM_CAP_SREGS2, which saving a guest needs; "
-			       "use a host kernel from 5.15 on");
+		return err_set(
+			e, -ENOTSUP,
+			"the source's KVM has no KVM_CAP_SREGS2, which saving a guest needs; "
+			"use a host kernel from 5.15 on");
 	ret = call(v, KVM_GET_MP_STATE, &mp, "KVM_GET_MP_STATE", e);
 	if (!ret)
 		ret = call(v, KVM_GET_SREGS2, &s, "KVM_GET_SREGS2", e);
@@ -201,10 +202,11 @@ static int restore_xsave(const struct vcpu *v, const struct vm *vm, struct rbuf 
 			       v->id, s.body.len, sizeof(struct kvm_xsave));
 	for (i = size; i < s.body.len; i++)
 		if (s.body.data[i])
-			return err_set(e, -EINVAL,
-				       "vCPU %u: its extended state has %zu bytes, this host's KVM "
-				       "takes %zu; use a host whose CPU has the same components",
-				       v->id, s.body.len, size);
+			return err_set(
+				e, -EINVAL,
+				"vCPU %u: its extended state has %zu bytes, the destination's KVM "
+				"takes %zu; use a host whose CPU has the same components",
+				v->id, s.body.len, size);
 	memcpy(area, s.body.data, s.body.len < size ? s.body.len : size);
 	return call(v, KVM_SET_XSAVE, area, "KVM_SET_XSAVE", e);
 }

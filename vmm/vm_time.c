@@ -73,8 +73,8 @@ uint32_t vm_time_tsc_khz(const struct vcpu *v)
 static int other_frequency(uint32_t khz, uint32_t here, struct err *e)
 {
 	return err_set(e, -ENOTSUP,
-		       "the guest's TSC runs at %u kHz, this host's at %u kHz, and KVM cannot "
-		       "scale it there: its clocks would go wrong; use a host of that frequency or "
+		       "the guest's TSC runs at %u kHz, the destination's at %u kHz, and KVM "
+		       "cannot scale it there: its clocks would go wrong; use a host of that frequency or "
 		       "with TSC scaling",
 		       khz, here);
 }

@@ -408,5 +408,5 @@ def test_name_from_a_file(start, work):
     c = start(["--policy", "policy.yaml"], incoming="file:snap")
     moving.wait_running(c)
     assert listed(work) == sorted(["web", f"guest-{c.p.pid}"])
-    assert "called 'web'" in c.log() and "--name" in c.log(), c.log()
+    assert "called 'web' at the source" in c.log() and "--name" in c.log(), c.log()
     assert "called" not in b.log(), b.log()

@@ -133,7 +133,7 @@ def test_refused_by_policy(launch, work):
         moving.wait_listening(b)
         code, events, err = moving.migrate(a, uri)
         assert code == moving.REFUSED, err
-        assert "BHI_DIS_S" in err and "row" in err and "it goes on here" in err
+        assert "BHI_DIS_S" in err and "row" in err and "it goes on at the source" in err
         assert b.end() == 4, b.log()
     a.wait_beats()
     assert moving.leftovers(work) == ["a"]

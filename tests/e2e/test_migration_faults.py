@@ -227,7 +227,7 @@ def test_cut(lab, name, how):
         code, _, err = lab.migrate()
     if name in AFTER:
         return lab.check_unknown(code, err, name == "ack")
-    assert code == moving.SOURCE_RUNS and "it goes on here" in err, (code, err)
+    assert code == moving.SOURCE_RUNS and "it goes on at the source" in err, (code, err)
     assert err.count("\n") == 1 and "closed" in err, err
     if name == "hello":
         return lab.waits_on()
@@ -358,7 +358,7 @@ def test_damaged_frame(lab, name, how):
         assert code == moving.SOURCE_RUNS, (code, err)
     if name == "ack" or name == "ready" and how == "twice":
         return lab.check_unknown(code, err, True)
-    assert code == moving.SOURCE_RUNS and word in err and "it goes on here" in err, (code, err)
+    assert code == moving.SOURCE_RUNS and word in err and "it goes on at the source" in err, (code, err)
     if name == "hello" and how != "twice":
         return lab.waits_on()
     lab.ended()
@@ -491,7 +491,7 @@ def test_destination_ends(lab, name, how):
         return
     if name in ("ready", "commit") and how == "kill":
         return lab.check_unknown(code, err, False)
-    assert code == moving.SOURCE_RUNS and "it goes on here" in err, (code, err)
+    assert code == moving.SOURCE_RUNS and "it goes on at the source" in err, (code, err)
     if how == "kill":
         # a socket and a run directory of a process that was killed go with the next of its name
         for path in pathlib.Path(lab.work).glob("m[0-9]*"):
@@ -739,7 +739,7 @@ def test_paused_guest_stays_paused(lab, name):
     lab.destination()
     with lab.proxy(at=on(name, cut)):
         code, _, err = lab.migrate()
-    assert code == moving.SOURCE_RUNS and "it stays paused here" in err, err
+    assert code == moving.SOURCE_RUNS and "it stays paused at the source" in err, err
     lab.ended()
     lab.check_here(running=False)
     lab.ask(lab.a, "cont")
@@ -752,7 +752,7 @@ def test_guest_that_never_ran(lab):
     lab.destination()
     with lab.proxy(at=on("ready", cut)):
         code, _, err = lab.migrate()
-    assert code == moving.SOURCE_RUNS and "it stays paused here" in err, err
+    assert code == moving.SOURCE_RUNS and "it stays paused at the source" in err, err
     lab.ended()
     lab.destination()
     moving.moved(lab.a, lab.b, lab.uri)
@@ -787,7 +787,7 @@ def test_disk_is_taken_in_between(lab):
 
     with lab.proxy(at=on("finish", action)):
         code, _, err = lab.migrate()
-    assert code == moving.SOURCE_RUNS and "disk.img' is in use" in err and "it goes on here" in err, err
+    assert code == moving.SOURCE_RUNS and "disk.img' is in use" in err and "it goes on at the source" in err, err
     lab.ended()
     lab.check_here()
     lab.retry()
@@ -804,7 +804,7 @@ def test_disk_is_taken_for_good(lab):
 
     with lab.proxy(at=on("finish", action)):
         code, _, err = lab.migrate(*STALL)
-    assert code == moving.SOURCE_RUNS and "disk.img' is in use" in err and "it stays paused here" in err, err
+    assert code == moving.SOURCE_RUNS and "disk.img' is in use" in err and "it stays paused at the source" in err, err
     lab.ended()
     lab.stands_still(lab.a)
     r = lab.command("resume", "a")
@@ -868,7 +868,7 @@ def test_policy_refuses(lab):
     lab.destination("--host-facts", hosts / "sapphire-rapids.json")
     with lab.proxy():
         code, _, err = lab.migrate()
-    assert code == moving.REFUSED and "BHI_DIS_S" in err and "it goes on here" in err, err
+    assert code == moving.REFUSED and "BHI_DIS_S" in err and "it goes on at the source" in err, err
     lab.ended(4)
     lab.check_here()
 

@@ -165,7 +165,7 @@ def check_refused(a, b, code, err, steps):
         if step["verdict"] == "refuse":
             assert f"{step['table']} row {step['row']}" in err and step["reason"] in err, err
             assert all(bit in err for bit in step["bits"]), err
-    assert "it goes on here" in err
+    assert "it goes on at the source" in err
     assert b.end() == moving.REFUSED, b.log()
     open_gate(a, 1)
     assert a.end() == 0, a.log()

@@ -104,7 +104,7 @@ def refused_where_nothing_can_be_held(guest):
                   env="KVM_SHIM=drops LD_PRELOAD=/t2/lib/kvm_shim.so")
     there.listens("/tmp/mig")
     why = guest.tell("migrate", "unix:/tmp/mig", status=REFUSED)
-    assert "BHI_DIS_S" in why and "goes on here" in why, why
+    assert "BHI_DIS_S" in why and "goes on at the source" in why, why
     assert there.end() == REFUSED and "refused by policy" in there.said("log")
     guest.beat()
 

@@ -153,3 +153,20 @@ def test_documents_name_existing_files():
             if not (TOP / path).exists() and not list(TOP.glob(path)):
                 missing.append(f"{name}: {path}")
     assert not missing
+
+
+def test_messages_of_a_migration_name_the_sides():
+    """What one side says is read at the other: "here" and "there" are two hosts then. Where a text has but one side to
+    it, it may say so."""
+    one_side = re.compile(r"\bthere (?:is|are|were|was|should|must)\b|(?:be|is) there\b|(?:with|has|and) 0 there|[Ff]rom here on")
+    found = []
+    for path in (*(TOP / "migration").glob("*.c"), *(TOP / "msr").glob("*.c"), *(TOP / "policy").glob("*.c"),
+                 *(TOP / "vmm").glob("migrat*.c"), *(TOP / "vmm").glob("mitigation*.c"), *(TOP / "vmm").glob("*state.c"),
+                 *(TOP / "vmm").glob("guest_*.c"), TOP / "vmm/describe.c", TOP / "vmm/cmd_migrate.c"):
+        code = re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.DOTALL)
+        # a text in several pieces is one
+        for text in re.findall(r'"((?:[^"\\\n]|\\.)*(?:"\s*(?:PRI\w+\s*)?"(?:[^"\\\n]|\\.)*)*)"', code):
+            words = re.sub(r'"\s*(?:PRI\w+\s*)?"', "", text)
+            if re.search(r"\b(?:here|there)\b", one_side.sub("", words)) and words != "here":
+                found.append(f"{path.relative_to(TOP)}: {words}")
+    assert not found, "\n".join(found)

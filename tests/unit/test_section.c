@@ -157,7 +157,7 @@ static void test_lengths(void **state)
 	assert_non_null(strstr(e.text, "3 bytes, fewer than"));
 	e = (struct err) {0};
 	assert_int_equal(section_finish(&r, &e), -EINVAL);
-	assert_non_null(strstr(e.text, "'second-2' 7 is unknown here"));
+	assert_non_null(strstr(e.text, "'second-2' 7 is unknown to the destination"));
 	wbuf_fini(&w);
 }
 
