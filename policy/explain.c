@@ -285,7 +285,8 @@ const char *explain_short(const struct mitigation_input *in, const struct mitiga
 	if (t.vendor != CPU_VENDOR_INTEL && t.vendor != CPU_VENDOR_OTHER)
 		return "no BHB sequence is needed: parts of this vendor are not affected by BHI";
 	if (!d->short_adequate && d->value & SPEC_CTRL_BHI_DIS_S)
-		return "the short BHB sequence is adequate here with BHI_DIS_S, which is held; "
+		return "the short BHB sequence is adequate on this host with BHI_DIS_S, which is "
+		       "held; "
 		       "that "
 		       "it is wherever the guest may go is not assured";
 	if (!d->short_adequate && t.bhb == BHB_SHORT)
@@ -293,7 +294,7 @@ const char *explain_short(const struct mitigation_input *in, const struct mitiga
 		       "it "
 		       "is wherever the guest may go is not assured";
 	if (!d->short_adequate)
-		return "nothing here assures that the short BHB sequence is adequate";
+		return "nothing on this host assures that the short BHB sequence is adequate";
 	if (d->value & SPEC_CTRL_BHI_DIS_S)
 		return t.bhb == BHB_LONG
 			       ? "too short alone for this part's long BHB; adequate with "

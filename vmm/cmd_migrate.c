@@ -49,7 +49,8 @@ static const char help[] =
 	"  -h, --help\n"
 	"        this text\n\n"
 	"Exit codes: 0 moved (or would be), 2 wrong usage, 3 no such guest, 4 refused by policy,\n"
-	"5 failed and the guest goes on at the source, 6 outcome unknown: look at the destination\n";
+	"5 failed and the guest goes on at the source, 6 outcome unknown: look at the "
+	"destination\n";
 
 struct command {
 	const char *name;
@@ -113,7 +114,7 @@ static void tell_end(struct command *c, const json_t *state)
 	const char *change = migrate_client_text(state, "x-testudo-mitigation");
 
 	if (c->dry_run) {
-		printf("guest '%s' could move there now\n", c->name);
+		printf("guest '%s' could move to the destination now\n", c->name);
 	} else {
 		printf("guest '%s' moved in %lld ms; it stood still for %.1f ms; %.1f MiB sent in "
 		       "%lld rounds\n",
@@ -217,7 +218,8 @@ static int finish(struct command *c, const json_t *state)
 	}
 	outcome = migrate_client_text(state, "x-testudo-outcome");
 	if (strcmp(outcome, "unknown") == 0) {
-		log_err("guest '%s': outcome unknown: %s; it stands still at the source: if it runs at the "
+		log_err("guest '%s': outcome unknown: %s; it stands still at the source: if it "
+			"runs at the "
 			"destination, testudo stop --force %s, else testudo resume %s",
 			c->name, migrate_client_text(state, "error-desc"), c->name, c->name);
 		return EXIT_MIGRATE_UNKNOWN;

@@ -46,8 +46,7 @@ static int adopt_fd(struct migrate_dest *d, const char *uri, struct err *e)
 
 	if (d->uri.fd < 0)
 		return err_set(e, -EINVAL,
-			       "--incoming %s: a descriptor's number is needed; give fd:N",
-			       uri);
+			       "--incoming %s: a descriptor's number is needed; give fd:N", uri);
 	if (getsockopt(d->uri.fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) < 0)
 		return err_set(e, -errno,
 			       "--incoming %s: %s; give the number of an open stream socket", uri,

@@ -593,8 +593,8 @@ static void note_end(struct transfer *t, int ret)
 	st->throttle_percent = 0;
 	st->stuck = false;
 	if (t->after[0])
-		snprintf(st->error, sizeof(st->error), "%.480s; it cannot go on at the source: %.480s",
-			 t->e->text, t->after);
+		snprintf(st->error, sizeof(st->error),
+			 "%.480s; it cannot go on at the source: %.480s", t->e->text, t->after);
 	else
 		snprintf(st->error, sizeof(st->error), "%s", ret ? t->e->text : "");
 	pthread_mutex_unlock(&s->lock);

@@ -193,13 +193,14 @@ static int load(struct restoring *c, struct rbuf *in)
 	if (ret < 0 || !clock_is_apart(off_ns, 0))
 		return ret;
 	if (r->policy.refuse_clock_difference)
-		return err_set(
-			c->e, -EPERM,
-			"--clock-realtime: the guest was saved %lld s after the time of day "
-			"here (policy clock-difference: refuse); let NTP set the wall clock, "
-			"or leave --clock-realtime out",
-			(long long)(off_ns / CLOCK_NS_PER_S));
-	log_warn("--clock-realtime: the guest was saved %lld s after the time of day here: no time "
+		return err_set(c->e, -EPERM,
+			       "--clock-realtime: the guest was saved %lld s after this host's "
+			       "time of day "
+			       "(policy clock-difference: refuse); let NTP set the wall clock, "
+			       "or leave --clock-realtime out",
+			       (long long)(off_ns / CLOCK_NS_PER_S));
+	log_warn("--clock-realtime: the guest was saved %lld s after this host's time of day: no "
+		 "time "
 		 "passes for it; let NTP set the wall clock",
 		 (long long)(off_ns / CLOCK_NS_PER_S));
 	return 0;

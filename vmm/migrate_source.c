@@ -65,8 +65,10 @@ static void log_end(const struct migrate_source *s)
 	if (st->outcome == OUTCOME_MOVED)
 		log_info("the guest is at the destination now; this copy stays paused until quit");
 	else if (st->outcome == OUTCOME_UNKNOWN)
-		log_err("migration: outcome unknown: %s; look at the destination: if the guest runs "
-			"on it, end the source's copy (testudo stop --force), else let it go on (testudo "
+		log_err("migration: outcome unknown: %s; look at the destination: if the guest "
+			"runs "
+			"on it, end the source's copy (testudo stop --force), else let it go on "
+			"(testudo "
 			"resume)",
 			st->error);
 	else if (st->code && s->stopping)

@@ -72,11 +72,12 @@ uint32_t vm_time_tsc_khz(const struct vcpu *v)
 
 static int other_frequency(uint32_t khz, uint32_t here, struct err *e)
 {
-	return err_set(e, -ENOTSUP,
-		       "the guest's TSC runs at %u kHz, the destination's at %u kHz, and KVM "
-		       "cannot scale it there: its clocks would go wrong; use a host of that frequency or "
-		       "with TSC scaling",
-		       khz, here);
+	return err_set(
+		e, -ENOTSUP,
+		"the guest's TSC runs at %u kHz, the destination's at %u kHz, and KVM "
+		"cannot scale it there: its clocks would go wrong; use a host of that frequency or "
+		"with TSC scaling",
+		khz, here);
 }
 
 int vm_time_check_tsc(const struct kvm *kvm, uint32_t khz, bool invariant, struct err *e)

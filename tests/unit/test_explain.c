@@ -158,7 +158,8 @@ static void test_nothing_held(void **state)
 
 	(void)state;
 	expect(text, "holds       nothing; the guest's own value stands\n");
-	expect(text, "short       nothing here assures that the short BHB sequence is adequate\n");
+	expect(text, "short       nothing on this host assures that the short BHB sequence is "
+		     "adequate\n");
 	free(text);
 }
 
