@@ -9,6 +9,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
+#include <sys/timerfd.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -163,6 +164,35 @@ static int open_loop(struct run *r, struct err *e)
 	return open_signals(r, e);
 }
 
+static void memory_due(struct loop_watch *w, uint32_t events)
+{
+	struct run *r = container_of(w, struct run, memory);
+	uint64_t n;
+
+	(void)events;
+	if (read(r->memory_fd, &n, sizeof(n)) == sizeof(n) && memory_fault_explains(false))
+		raise_event(&r->sink, VM_EVENT_FAILED);
+}
+
+/*
+ * A page that is no more in a saved guest's file need not end KVM_RUN: where KVM lets the guest
+ * wait for a page (asynchronous page faults) it tries again for ever.
+ */
+static int watch_memory(struct run *r, struct err *e)
+{
+	const struct itimerspec every = {.it_interval.tv_sec = 1, .it_value.tv_sec = 1};
+	int ret;
+
+	r->memory_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	ret = r->memory_fd < 0 || timerfd_settime(r->memory_fd, 0, &every, NULL) < 0
+		      ? -errno
+		      : loop_add(&r->loop, &r->memory, r->memory_fd, EPOLLIN, memory_due);
+	if (ret < 0)
+		return err_set(e, ret, "no timer: %s; raise the limit of open files (ulimit -n)",
+			       strerror(-ret));
+	return 0;
+}
+
 /* Both directions: where a guest may come from, and how this one may leave. */
 static int open_migration(struct run *r, struct err *e)
 {
@@ -178,6 +208,8 @@ static int open_migration(struct run *r, struct err *e)
 	r->control.hold = r->config.paused;
 	if (r->incoming)
 		ret = migrate_dest_open(&r->dest, r->config.incoming, e);
+	if (!ret && r->incoming && r->dest.uri.kind == URI_FILE)
+		ret = watch_memory(r, e);
 	if (!ret)
 		ret = migrate_source_init(&r->source, r, e);
 	if (!ret)
@@ -232,6 +264,8 @@ static void run_close(struct run *r)
 	kvm_close(&r->kvm);
 	if (r->signal_fd >= 0)
 		close(r->signal_fd);
+	if (r->memory_fd >= 0)
+		close(r->memory_fd);
 	if (r->wake_fd >= 0)
 		close(r->wake_fd);
 	guest_name_close(&r->name);
@@ -590,7 +624,7 @@ int cmd_run(int argc, char **argv)
 		log_err("out of memory");
 		return EXIT_VMM_ERROR;
 	}
-	r->loop.epfd = r->wake_fd = r->signal_fd = r->kvm.fd = -1;
+	r->loop.epfd = r->wake_fd = r->memory_fd = r->signal_fd = r->kvm.fd = -1;
 	file_replace_init(&r->dtb);
 	ready_init(&r->ready);
 	pthread_sigmask(SIG_SETMASK, NULL, &r->old_mask);

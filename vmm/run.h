@@ -72,6 +72,9 @@ struct run {
 	int wake_fd;
 	struct loop_watch wake;
 
+	int memory_fd; /* timer; is a saved guest's file still whole? -1: there is none */
+	struct loop_watch memory;
+
 	sigset_t old_mask;
 	int signal_fd;
 	struct loop_watch signals;
