@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/bytes.h"
@@ -46,6 +47,22 @@ static const struct {
 	{ENXIO, "no KVM module drives this device node: modprobe kvm_intel or kvm_amd"},
 	{EBUSY, "another hypervisor holds the CPU's virtualization; stop it"},
 };
+
+const char *kvm_cure(int error)
+{
+	struct rlimit as;
+
+	if (error == EMFILE)
+		return "raise the limit of open files (ulimit -n)";
+	if (error == ENFILE)
+		return "the host has too many open files (sysctl fs.file-max)";
+	if (error != ENOMEM && error != EAGAIN)
+		return "see the kernel's log";
+	if (getrlimit(RLIMIT_AS, &as) == 0 && as.rlim_cur != RLIM_INFINITY)
+		return "raise the limit of address space (ulimit -v)";
+	return error == ENOMEM ? "the host is short of memory: end something"
+			       : "raise the limit of processes (ulimit -u, or pids of the cgroup)";
+}
 
 static int open_device(struct err *e)
 {

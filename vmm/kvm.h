@@ -36,6 +36,12 @@ int kvm_open(struct kvm *kvm, struct err *e);
  */
 struct kvm_cpuid2 *kvm_cpuid_from_set(const struct cpuid_set *set);
 
+/**
+ * kvm_cure - what helps when a call of KVM's, or one around it, failed for a limit of the process
+ * or of the host; "see the kernel's log" for other errors
+ */
+const char *kvm_cure(int error);
+
 /** kvm_close - accepts what kvm_open() left, also on failure */
 void kvm_close(struct kvm *kvm);
 

@@ -109,6 +109,11 @@ static const struct allowance allowed[] = {
 	ALLOW_IF(ioctl, 1, ALL_BITS, TCGETS, "terminal"),
 	ALLOW_IF(ioctl, 1, ALL_BITS, TIOCGPGRP, "is this process in its foreground?"),
 	ALLOW(getpgrp, "the same"),
+	/* which limit was it? Reading those of this process. */
+	{SCMP_SYS(prlimit64),
+	 2,
+	 {{0, SCMP_CMP_MASKED_EQ, ALL_BITS, 0}, {2, SCMP_CMP_MASKED_EQ, UINT64_MAX, 0}}},
+	ALLOW(getrlimit, "the same, of other C libraries"),
 	ALLOW_IF(ioctl, 1, ALL_BITS, TCSETS, "restoring the terminal"),
 	ALLOW_IF(ioctl, 1, ALL_BITS, TUNSETOFFLOAD, "what a network driver leaves to the host"),
 	ALLOW_IF(ioctl, 1, ALL_BITS, VHOST_SET_MEM_TABLE, "vhost-net: guest memory, at each start"),

@@ -40,8 +40,8 @@ static int vcpu_ioctl(struct vcpu *v, unsigned long request, void *arg, const ch
 
 	if (ret >= 0)
 		return ret;
-	return err_set(e, -errno, "vCPU %u: %s: %s; see the kernel's log", v->id, name,
-		       strerror(errno));
+	return err_set(e, -errno, "vCPU %u: %s: %s; %s", v->id, name, strerror(errno),
+		       kvm_cure(errno));
 }
 
 /* CPUID.1 ECX: VMX. 8000_0001H ECX: SVM. SDM vol.2, AMD APM vol.3. */
@@ -135,13 +135,11 @@ int vcpu_create(struct vcpu *v, uint32_t id, uint32_t n_vcpus, const struct kvm 
 	v->fd = ioctl(vm->fd, KVM_CREATE_VCPU, (unsigned long)id);
 	if (v->fd < 0)
 		return err_set(e, -errno, "KVM_CREATE_VCPU %u of %u: %s; %s", id, n_vcpus,
-			       strerror(errno),
-			       errno == EMFILE ? "raise the limit of open files (ulimit -n)"
-					       : "see the kernel's log");
+			       strerror(errno), kvm_cure(errno));
 	map = mmap(NULL, kvm->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, v->fd, 0);
 	if (map == MAP_FAILED)
-		return err_set(e, -errno, "vCPU %u: cannot map struct kvm_run: %s", id,
-			       strerror(errno));
+		return err_set(e, -errno, "vCPU %u: cannot map struct kvm_run: %s; %s", id,
+			       strerror(errno), kvm_cure(errno));
 	v->run = map;
 	v->run_size = kvm->run_size;
 	ret = dirty_ring_map(env->dirty_ring, id, v->fd, e);
@@ -403,10 +401,8 @@ int vcpu_start(struct vcpu *v, struct err *e)
 	int ret = pthread_create(&v->thread, NULL, vcpu_thread, v);
 
 	if (ret)
-		return err_set(e, -ret,
-			       "vCPU %u: no thread to be had: %s; raise the limit of processes "
-			       "(ulimit -u)",
-			       v->id, strerror(ret));
+		return err_set(e, -ret, "vCPU %u: no thread to be had: %s; %s", v->id,
+			       strerror(ret), kvm_cure(ret));
 	v->started = true;
 	return 0;
 }

@@ -16,7 +16,7 @@ static int vm_ioctl(struct vm *vm, unsigned long request, const void *arg, const
 {
 	if (ioctl(vm->fd, request, arg) >= 0)
 		return 0;
-	return err_set(e, -errno, "%s: %s; see the kernel's log", name, strerror(errno));
+	return err_set(e, -errno, "%s: %s; %s", name, strerror(errno), kvm_cure(errno));
 }
 
 int vm_create(struct vm *vm, const struct kvm *kvm, struct err *e)
@@ -28,9 +28,7 @@ int vm_create(struct vm *vm, const struct kvm *kvm, struct err *e)
 	while (vm->fd < 0 && errno == EINTR);
 	if (vm->fd < 0)
 		return err_set(e, -errno, "KVM_CREATE_VM: %s; %s", strerror(errno),
-			       errno == EMFILE	 ? "raise the limit of open files (ulimit -n)"
-			       : errno == ENOMEM ? "the host is short of memory: end something"
-						 : "see the kernel's log");
+			       kvm_cure(errno));
 	return vm_ioctl(vm, KVM_SET_IDENTITY_MAP_ADDR, &identity_map, "KVM_SET_IDENTITY_MAP_ADDR",
 			e);
 }

@@ -74,7 +74,7 @@ static const struct {
 	{"SSH-2.0-OpenSSH_9.2p1\r\n", 23, "(SSH)", "'SSH-2.0-OpenSSH_' (SSH)"},
 	{"\x16\x03\x01\x02\0\1\0\1\xfc\3\3ABCDEF", 18, "1603010200010001fc03034142434445 (TLS)",
 	 "(TLS)"},
-	{"{\"QMP\": {\"version\": {}}}", 26, "(a QMP monitor)", "(a QMP monitor)"},
+	{"{\"QMP\": {\"version\": {}}}", 24, "(a QMP monitor)", "(a QMP monitor)"},
 	{"QEVM\0\0\0\3\2\0\0\0\1\6ra", 16, "(QEMU's migration)", "(QEMU's migration)"},
 	{"\x1b[2Jclear it now\n", 17, "1b5b324a", NULL},
 	{"hello, who is there?\n", 21, "'hello, who is th'", "'hello, who is th'"},
