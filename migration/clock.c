@@ -58,9 +58,16 @@ struct clock_link clock_link_make(uint64_t asked_ns, const struct clock_reading 
 	};
 }
 
+uint64_t clock_link_error(const struct clock_link *l, uint64_t now_ns)
+{
+	if (!l->error_ns)
+		return 0;
+	return l->error_ns + (now_ns - l->asked_ns) / 1000000 * CLOCK_DRIFT_PPM;
+}
+
 bool clock_link_is_stale(const struct clock_link *l, uint64_t now_ns)
 {
-	return l->error_ns && (now_ns - l->asked_ns) / 1000000 * CLOCK_DRIFT_PPM > 2 * l->error_ns;
+	return clock_link_error(l, now_ns) > 3 * l->error_ns;
 }
 
 bool clock_is_apart(int64_t apart_ns, uint64_t error_ns)
@@ -72,11 +79,11 @@ bool clock_is_apart(int64_t apart_ns, uint64_t error_ns)
 
 void clock_tell_apart(const char *there, const char *here, int64_t apart_ns, char *text, size_t len)
 {
-	const uint64_t ns = magnitude(apart_ns);
+	const uint64_t tenth = CLOCK_NS_PER_S / 10, ns = magnitude(apart_ns) + tenth / 2;
 
 	snprintf(text, len, "the wall clock of %s is %llu.%llu s %s that of %s", there,
 		 (unsigned long long)(ns / CLOCK_NS_PER_S),
-		 (unsigned long long)(ns % CLOCK_NS_PER_S / (CLOCK_NS_PER_S / 10)),
+		 (unsigned long long)(ns % CLOCK_NS_PER_S / tenth),
 		 apart_ns < 0 ? "behind" : "ahead of", here);
 }
 

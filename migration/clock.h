@@ -45,6 +45,8 @@ struct clock_link {
 struct clock_link clock_link_make(uint64_t asked_ns, const struct clock_reading *heard,
 				  const struct clock_reading *answer);
 
+/** clock_link_error - what the link may be wrong by @now_ns, ns: its error, and drift since then */
+uint64_t clock_link_error(const struct clock_link *l, uint64_t now_ns);
 /** clock_link_is_stale - may the clocks have drifted by more than it costs to ask again? */
 bool clock_link_is_stale(const struct clock_link *l, uint64_t now_ns);
 

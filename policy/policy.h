@@ -45,7 +45,7 @@ struct policy {
 	struct mitigation_policy mitigation;
 	bool stop_on_refuse;	      /* end a guest whose verdict turns to refuse while it runs */
 	bool nested_shown;	      /* VMX and SVM in the guest's CPUID */
-	bool refuse_clock_difference; /* a guest whose clocks the wall clocks cannot carry on */
+	bool refuse_clock_difference; /* where wall clocks are apart */
 	struct isolation_policy isolation;
 	enum policy_pool pool;
 	unsigned int n_pool_paths;

@@ -385,7 +385,7 @@ static int ask_clock(struct arrival *a, bool first)
 		return ret;
 	said = (struct clock_reading) {.mono_ns = answer.mono_ns, .wall_ns = answer.wall_ns};
 	link = clock_link_make(asked_ns, &heard, &said);
-	if (first || link.error_ns < a->clocks.error_ns)
+	if (first || link.error_ns < clock_link_error(&a->clocks, heard.mono_ns))
 		a->clocks = link;
 	a->tsc_khz = answer.tsc_khz;
 	return 0;
@@ -602,7 +602,7 @@ static int receive(struct arrival *a)
 	if (!ret)
 		ret = hear_finish(a);
 	if (!ret && has_clocks(a) && clock_link_is_stale(&a->clocks, migrate_now_ns()))
-		ret = ask_clock(a, true);
+		ret = ask_clock(a, false);
 	if (!ret)
 		ret = call(a, load_on_loop, &state);
 	frame_fini(&state);

@@ -14,6 +14,7 @@ from moving import MOVED, REFUSED, SOURCE_RUNS, migrate, moved
 from saving import front, saved
 
 HOUR = 3600
+AN_HOUR = r"\b3(599|600)\.\d s\b"
 SLOW_MS = 400  # of restoring, so that a pause which does not count is seen
 
 
@@ -59,7 +60,13 @@ def check_steps(clocks, least_ms, most_ms):
     assert clocks["tsc_back"] == clocks["ns_back"] == 0, clocks
     assert least_ms <= clocks["tsc_step_ms"] <= most_ms, clocks
     assert least_ms <= clocks["ns_step_ms"] <= most_ms, clocks
-    assert abs(clocks["tsc_ms"] - clocks["ns_ms"]) <= clocks["ns_ms"] // 100 + 20, clocks
+    if tsc_is_sane():
+        assert abs(clocks["tsc_ms"] - clocks["ns_ms"]) <= clocks["ns_ms"] // 100 + 20, clocks
+
+
+def tsc_is_sane():
+    """Under a kernel that has given its TSC up KVM lets a guest's lag behind, and catch up at times."""
+    return pathlib.Path("/sys/devices/system/clocksource/clocksource0/current_clocksource").read_text() == "tsc\n"
 
 
 def most_of(event):
@@ -81,12 +88,12 @@ def test_the_wall_clock_there(launch, work, wall_s, local):
     code, events, err = migrate(a, uri, *["--local"] * local)
     assert code == MOVED, f"{err}\n{b.log()}"
     check_steps(seen(b), 2 * SLOW_MS - 20, most_of(events[-1]))
-    assert abs(events[-1]["x-testudo-clock-difference-ms"] + wall_s * 1000) < 100, events[-1]
+    assert abs(events[-1]["x-testudo-clock-difference-ms"] + wall_s * 1000) < 1000 * harness.patience(0.2), events[-1]
     there, here = warnings(b.log()), warnings(err)
     assert len(there) == len(here) == (abs(wall_s) > 1), there + here
     if there:
-        assert "3600.0 s" in there[0] and "NTP" in there[0], there
-        assert "3600.0 s" in here[0] and "NTP" in here[0], here
+        assert re.search(AN_HOUR, there[0]) and "NTP" in there[0], there
+        assert re.search(AN_HOUR, here[0]) and "NTP" in here[0], here
         assert ("ahead" in here[0]) == (wall_s < 0) == ("ahead" in there[0]), here
 
 
@@ -138,7 +145,7 @@ def test_refused_by_policy(launch, work, policy_file, wall_s):
     for args in (["--dry-run"], []):
         code, events, err = migrate(a, uri, *args)
         assert code == REFUSED, err
-        assert "3600.0 s" in err and "clock-difference: refuse" in err and "NTP" in err, err
+        assert re.search(AN_HOUR, err) and "clock-difference: refuse" in err and "NTP" in err, err
         assert events[-1]["x-testudo-refused"] is True
     check_steps(seen(a), 0, harness.patience(1) * 1000)
 

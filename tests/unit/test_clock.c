@@ -96,6 +96,9 @@ static void test_stale(void **state)
 
 	(void)state;
 	/* 100 ppm: 0.2 ms in 2 s, 200 ms in 2000 s */
+	assert_true(clock_link_error(&near, 5 * S) == MS / 10);
+	assert_true(clock_link_error(&near, 15 * S) == MS / 10 + MS);
+	assert_true(clock_link_error(&same, 50 * (uint64_t)Y) == 0);
 	assert_false(clock_link_is_stale(&near, 6 * S));
 	assert_true(clock_link_is_stale(&near, 8 * S));
 	assert_false(clock_link_is_stale(&far, 1000 * S));
@@ -116,12 +119,12 @@ static void test_apart(void **state)
 	assert_true(clock_is_apart(-3 * S - 1, 2 * S));
 	assert_true(clock_is_apart(INT64_MIN, S));
 	assert_false(clock_is_apart(INT64_MAX, UINT64_MAX));
-	clock_tell_apart("a", "b", HOUR + 250 * MS, text, sizeof(text));
+	clock_tell_apart("a", "b", HOUR + 249 * MS, text, sizeof(text));
 	assert_string_equal(text, "the wall clock of a is 3600.2 s ahead of that of b");
-	clock_tell_apart("a", "b", -90 * S, text, sizeof(text));
+	clock_tell_apart("a", "b", -90 * S + 1, text, sizeof(text));
 	assert_string_equal(text, "the wall clock of a is 90.0 s behind that of b");
 	clock_tell_apart("a", "b", INT64_MIN, text, sizeof(text));
-	assert_string_equal(text, "the wall clock of a is 9223372036.8 s behind that of b");
+	assert_string_equal(text, "the wall clock of a is 9223372036.9 s behind that of b");
 }
 
 /* ---- what passed ---- */
