@@ -166,8 +166,7 @@ static void keep_promise(struct mitigation_decision *d, const struct facts *f, u
 		return;
 	if (keep == OVERRIDDEN)
 		incoming_step(d, 1, bit, f->policy.strict ? VERDICT_REFUSE : VERDICT_WARN,
-			      "an earlier host held this bit and the destination's policy drops it",
-			      SRC_OPERATOR);
+			      REASON_DROPPED, SRC_OPERATOR);
 	else if (keep == NOT_NEEDED && bit == BHI && bhi_no_enough(f) && !f->short_host)
 		incoming_step(d, 5, bit, VERDICT_ALLOW,
 			      "an earlier host held BHI_DIS_S; the destination has BHI_NO",
@@ -202,8 +201,7 @@ static void keep_raw(struct mitigation_decision *d, const struct facts *f)
 
 	if (dropped)
 		incoming_step(d, 1, dropped, f->policy.strict ? VERDICT_REFUSE : VERDICT_WARN,
-			      "an earlier host held this bit and the destination's policy drops it",
-			      SRC_OPERATOR);
+			      REASON_DROPPED, SRC_OPERATOR);
 	d->mask |= mask & ~bad;
 	d->value |= value & ~bad;
 	if (mask & ~bad)
@@ -365,6 +363,21 @@ static void decide_nested(struct mitigation_decision *d, const struct facts *f)
 		apply(d, f, TABLE_NESTED, &gap, 0, 0);
 }
 
+static void note_settings(struct mitigation_decision *d, const struct mitigation_policy *p)
+{
+	unsigned int i;
+
+	for (i = 0; i < d->n_steps; i++) {
+		struct decision_step *s = &d->step[i];
+
+		s->set = (p->strict ? STEP_STRICT : 0) |
+			 (p->cannot == CANNOT_REFUSE ? STEP_CANNOT : 0) |
+			 (p->incoming_cannot == CANNOT_REFUSE ? STEP_INCOMING_CANNOT : 0) |
+			 ((p->raw_mask | p->raw_guest) & s->bit ? STEP_RAW : 0) |
+			 (p->bhi == POLICY_ON ? STEP_BHI_ON : 0);
+	}
+}
+
 void mitigation_decide(const struct mitigation_input *in, struct mitigation_decision *out)
 {
 	static const struct decision_step mixed_warn = {
@@ -405,6 +418,7 @@ void mitigation_decide(const struct mitigation_input *in, struct mitigation_deci
 		add_step(out, &s);
 	}
 
+	note_settings(out, &f.policy);
 	out->short_adequate = f.intel && !f.sees_bhi_ctrl && f.policy.bhi != POLICY_OFF &&
 			      out->verdict != VERDICT_REFUSE &&
 			      (f.short_enough || bhi->row == 7 || (out->value & BHI)) &&

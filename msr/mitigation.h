@@ -162,6 +162,16 @@ struct decision_step {
 	enum verdict verdict;
 	const char *reason; /* what was found and what follows */
 	const char *source; /* where the rule comes from */
+	unsigned int set;   /* what of the policy is set that its cure is about */
+};
+
+/* decision_step.set: switches that are to refuse, bits of spec-ctrl: that cover @bit, bhi: on */
+enum {
+	STEP_STRICT = 1,
+	STEP_CANNOT = 2,
+	STEP_INCOMING_CANNOT = 4,
+	STEP_RAW = 8,
+	STEP_BHI_ON = 16,
 };
 
 #define DECISION_STEPS_MAX 24

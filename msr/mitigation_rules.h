@@ -26,6 +26,7 @@
 #define SRC_NESTED   "Linux 2e7eab81425a, CVE-2022-2196: a barrier for guests that are shown IBRS"
 
 /* one row, two reasons with a cure each */
+#define REASON_DROPPED "an earlier host held this bit and the destination's policy drops it"
 #define REASON_HOLLOW \
 	"the guest was told that a report of the short sequence is heard, and bhi is off here"
 #define REASON_NESTED \

@@ -233,6 +233,40 @@ void explain_step(const struct decision_step *s, char *buf, size_t size)
 	snprintf(buf, size, "%s: %s%s%s", name, s->reason, cure ? "; " : "", cure ? cure : "");
 }
 
+/* The end of the alternative of a cure that begins at @text: ", or " or "; " or the text's end */
+static const char *phrase_end(const char *text)
+{
+	const char * or = strstr(text, ", or "), *then = strstr(text, "; ");
+
+	if (! or)
+		return then ? then : text + strlen(text);
+	return then && then < or ? then : or ;
+}
+
+/* A step in one line, less what of its cure is in @said already. */
+static void step_unsaid(const struct decision_step *s, const char *said, char *buf, size_t size)
+{
+	const char *at = decision_cure(s), *separator = "; ";
+	char phrase[EXPLAIN_STEP_MAX / 2], name[640];
+	size_t len;
+
+	step_name(s, name, sizeof(name));
+	snprintf(buf, size, "%s: %s", name, s->reason);
+	while (at && *at) {
+		const char *end = phrase_end(at);
+
+		snprintf(phrase, sizeof(phrase), "%.*s", (int)(end - at), at);
+		len = strlen(buf);
+		if (!strstr(said, phrase)) {
+			snprintf(buf + len, size - len, "%s%s", separator, phrase);
+			separator = ", or ";
+		}
+		if (*end == ';')
+			separator = "; ";
+		at = end + (*end == ';' ? 2 : *end ? strlen(", or ") : 0);
+	}
+}
+
 const char *explain_reasons(const struct mitigation_decision *d, char *buf, size_t size)
 {
 	char step[EXPLAIN_STEP_MAX];
@@ -243,7 +277,7 @@ const char *explain_reasons(const struct mitigation_decision *d, char *buf, size
 	for (i = 0; i < d->n_steps; i++) {
 		if (d->step[i].verdict != d->verdict)
 			continue;
-		explain_step(&d->step[i], step, sizeof(step));
+		step_unsaid(&d->step[i], buf, step, sizeof(step));
 		len = strlen(step) + (at ? 2 : 0);
 		/* whole ones only, with room for the count of the others */
 		if (at && (left_out || at + len + sizeof(" (and 99 more)") > size))

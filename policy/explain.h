@@ -29,8 +29,9 @@ void explain_host(FILE *f, const struct host_facts *host, const struct backend_f
 void explain_step(const struct decision_step *s, char *buf, size_t size);
 
 /**
- * explain_reasons - the steps that are as bad as the whole, in one line; those that do not fit are
- * counted Return: @buf
+ * explain_reasons - the steps that are as bad as the whole, in one line, each advice once; those
+ * that do not fit are counted
+ * Return: @buf
  */
 const char *explain_reasons(const struct mitigation_decision *d, char *buf, size_t size);
 

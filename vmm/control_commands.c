@@ -117,7 +117,7 @@ static int query_mitigation(void *ctx, const json_t *args, json_t **ret, struct 
 	(void)args;
 	if (need_machine(c, e) < 0)
 		return -EAGAIN;
-	*ret = mitigation_report(c->mitigation, c->isolation, "running");
+	*ret = mitigation_report(c->mitigation, c->isolation, "running", NULL);
 	return *ret ? 0 : -ENOMEM;
 }
 

@@ -189,10 +189,13 @@ static int decide_start(struct mitigation *m, struct err *e)
 	const struct mitigation_promise no_promise = {0};
 	const struct vcpu_report nothing = {0};
 	char text[896];
+	uint32_t i;
 
 	decide(m, &nothing, &no_promise, 0, &m->start);
 	if (m->start.verdict != VERDICT_REFUSE)
 		return 0;
+	for (i = 0; i < m->n_vcpus; i++) /* none will decide for itself */
+		m->vcpu[i].decision = m->start;
 	return err_set(e, -EPERM, "refused by policy: back end %s: %s",
 		       backend_name(m->backend.ops->kind),
 		       explain_reasons(&m->start, text, sizeof(text)));

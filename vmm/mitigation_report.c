@@ -132,7 +132,8 @@ static json_t *isolation(const struct mitigation *m, const struct isolation *iso
 			 "nested", m->nested, "guest-ibpb", ibpb(m));
 }
 
-json_t *mitigation_report(struct mitigation *m, const struct isolation *iso, const char *state)
+json_t *mitigation_report(struct mitigation *m, const struct isolation *iso, const char *state,
+			  const char *reason)
 {
 	json_t *vcpus = json_array();
 	enum verdict worst = VERDICT_ALLOW;
@@ -140,10 +141,13 @@ json_t *mitigation_report(struct mitigation *m, const struct isolation *iso, con
 
 	for (i = 0; i < m->n_vcpus; i++)
 		json_array_append_new(vcpus, one_vcpu(&m->host, &m->vcpu[i], &worst));
-	return json_pack("{s:i, s:s, s:s, s:o, s:o, s:o, s:s, s:o, s:o}", "schema", REPORT_SCHEMA,
-			 "testudo", TESTUDO_VERSION, "state", state, "host", host(m), "backend",
-			 backend(m), "guest", explain_contract_json(&m->contract), "verdict",
-			 verdict_name(worst), "vcpus", vcpus, "isolation", isolation(m, iso));
+	if (reason)
+		worst = VERDICT_REFUSE;
+	return json_pack("{s:i, s:s, s:s, s:s*, s:o, s:o, s:o, s:s, s:o, s:o}", "schema",
+			 REPORT_SCHEMA, "testudo", TESTUDO_VERSION, "state", state, "reason",
+			 reason, "host", host(m), "backend", backend(m), "guest",
+			 explain_contract_json(&m->contract), "verdict", verdict_name(worst),
+			 "vcpus", vcpus, "isolation", isolation(m, iso));
 }
 
 /* ---- the file ---- */

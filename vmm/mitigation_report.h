@@ -18,9 +18,11 @@ struct mitigation;
 /**
  * mitigation_report - the object; free it with json_decref()
  * @state: "running", "ended" or "refused"
+ * @reason: of the refusal, in one line; NULL: there is none
  * Return: NULL when memory runs out
  */
-json_t *mitigation_report(struct mitigation *m, const struct isolation *iso, const char *state);
+json_t *mitigation_report(struct mitigation *m, const struct isolation *iso, const char *state,
+			  const char *reason);
 
 struct report_file {
 	struct file_replace file;

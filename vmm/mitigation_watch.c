@@ -25,14 +25,14 @@ static uint64_t now_ms(void)
 	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
-void mitigation_watch_write(struct mitigation_watch *w, const char *state)
+void mitigation_watch_write(struct mitigation_watch *w, const char *state, const char *reason)
 {
 	json_t *report;
 
 	if (!report_file_is_open(&w->file))
 		return;
 	__atomic_store_n(&w->dirty, false, __ATOMIC_RELEASE);
-	report = mitigation_report(w->mitigation, w->isolation, state);
+	report = mitigation_report(w->mitigation, w->isolation, state, reason);
 	report_file_write(&w->file, report);
 	json_decref(report);
 	w->written_ms = now_ms();
@@ -59,7 +59,7 @@ static void wake_ready(struct loop_watch *lw, uint32_t events)
 	(void)events;
 	if (read(w->wake_fd, &n, sizeof(n)) == sizeof(n) &&
 	    now_ms() - w->written_ms >= WRITE_EVERY_MS)
-		mitigation_watch_write(w, "running");
+		mitigation_watch_write(w, "running", NULL);
 }
 
 static void tick_ready(struct loop_watch *lw, uint32_t events)
@@ -74,7 +74,7 @@ static void tick_ready(struct loop_watch *lw, uint32_t events)
 	if (w->machine && (report_file_is_open(&w->file) || mitigation_wants_checks(w->mitigation)))
 		machine_request_checks(w->machine);
 	if (__atomic_load_n(&w->dirty, __ATOMIC_ACQUIRE))
-		mitigation_watch_write(w, "running");
+		mitigation_watch_write(w, "running", NULL);
 }
 
 void mitigation_watch_init(struct mitigation_watch *w)
@@ -84,24 +84,24 @@ void mitigation_watch_init(struct mitigation_watch *w)
 	file_replace_init(&w->file.file);
 }
 
-int mitigation_watch_open(struct mitigation_watch *w, struct mitigation *m,
-			  const struct isolation *iso, struct loop *loop, const char *path,
-			  struct err *e)
+int mitigation_watch_open_file(struct mitigation_watch *w, struct mitigation *m,
+			       const struct isolation *iso, const char *path, struct err *e)
 {
+	w->mitigation = m;
+	w->isolation = iso;
+	return path ? report_file_open(&w->file, path, e) : 0;
+}
+
+int mitigation_watch_open(struct mitigation_watch *w, struct loop *loop, struct err *e)
+{
+	const bool reports = report_file_is_open(&w->file);
 	const struct itimerspec every = {.it_interval.tv_sec = TICK_SEC,
 					 .it_value.tv_sec = TICK_SEC};
 	int ret;
 
-	w->mitigation = m;
-	w->isolation = iso;
 	w->loop = loop;
-	if (path) {
-		ret = report_file_open(&w->file, path, e);
-		if (ret < 0)
-			return ret;
-	} else if (!mitigation_wants_checks(m)) {
+	if (!reports && !mitigation_wants_checks(w->mitigation))
 		return 0; /* nothing to look after: no tick, no wake */
-	}
 	w->tick_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	w->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	ret = w->tick_fd < 0 || w->wake_fd < 0 || timerfd_settime(w->tick_fd, 0, &every, NULL) < 0
@@ -112,9 +112,9 @@ int mitigation_watch_open(struct mitigation_watch *w, struct mitigation *m,
 	if (ret < 0)
 		return err_set(e, ret, "no timer: %s; raise the limit of open files (ulimit -n)",
 			       strerror(-ret));
-	if (path) {
+	if (reports) {
 		w->listener.changed = changed;
-		mitigation_listen(m, &w->listener);
+		mitigation_listen(w->mitigation, &w->listener);
 	}
 	return 0;
 }

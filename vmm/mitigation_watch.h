@@ -33,16 +33,19 @@ struct mitigation_watch {
 void mitigation_watch_init(struct mitigation_watch *w);
 
 /**
- * mitigation_watch_open - before the sandbox
- * @path: the report's, or NULL
+ * mitigation_watch_open_file - what a report is about, and its file, as early as it may have to say
+ * that the guest was refused
+ * @path: of the report; NULL: none is wanted
  * Return: 0 or -errno; @w may be given to mitigation_watch_close() in any case
  */
-int mitigation_watch_open(struct mitigation_watch *w, struct mitigation *m,
-			  const struct isolation *iso, struct loop *loop, const char *path,
-			  struct err *e);
+int mitigation_watch_open_file(struct mitigation_watch *w, struct mitigation *m,
+			       const struct isolation *iso, const char *path, struct err *e);
+
+/** mitigation_watch_open - look on, after that; before the sandbox. Return: the same */
+int mitigation_watch_open(struct mitigation_watch *w, struct loop *loop, struct err *e);
 void mitigation_watch_close(struct mitigation_watch *w);
 
-/** mitigation_watch_write - the report as of now; @state as in mitigation_report() */
-void mitigation_watch_write(struct mitigation_watch *w, const char *state);
+/** mitigation_watch_write - the report as of now; @state and @reason as in mitigation_report() */
+void mitigation_watch_write(struct mitigation_watch *w, const char *state, const char *reason);
 
 #endif

@@ -495,7 +495,7 @@ static int open_mitigation(struct run *r, struct err *e)
 	};
 	struct mitigation *m = &r->mitigation;
 	uint32_t n_vcpus;
-	int ret;
+	int ret, isolated;
 
 	isolation_from_policy(&r->policy, &isolation);
 	ret = choose_cpu(r, isolation.nested, &options, e);
@@ -505,27 +505,48 @@ static int open_mitigation(struct run *r, struct err *e)
 	n_vcpus = r->config.n_vcpus;
 	if (r->incoming && !r->config.cpus_given && isolation.n_pins)
 		n_vcpus = isolation.n_pins;
-	ret = isolation_enter(&r->isolation, &isolation, n_vcpus, e);
-	if (ret < 0)
-		return EXIT_POLICY;
+	/* before any thread; a refusal is told in the report, too, so it waits for that */
+	isolated = isolation_enter(&r->isolation, &isolation, n_vcpus, e);
 	ret = mitigation_init(m, &options, &r->kvm, r->config.n_vcpus, e);
 	if (ret < 0)
-		return EXIT_VMM_ERROR;
+		return isolated < 0 ? EXIT_POLICY : EXIT_VMM_ERROR;
+	ret = mitigation_watch_open_file(&r->watch, m, &r->isolation, r->config.mitigation_report,
+					 e);
+	if (isolated < 0) {
+		mitigation_watch_write(&r->watch, "refused", e->text);
+		return EXIT_POLICY;
+	}
+	if (ret < 0)
+		return EXIT_BAD_INPUT;
 	ret = policy_load_pool(&r->policy, r->config.policy,
 			       &(struct pool_host) {m->host, mitigation_backend_facts(m)},
 			       &m->options.pool, e);
 	if (ret < 0)
 		return EXIT_BAD_INPUT;
-	if (!r->incoming && mitigation_make_contract(m, &r->cpuid, e) < 0)
+	if (!r->incoming && mitigation_make_contract(m, &r->cpuid, e) < 0) {
+		mitigation_watch_write(&r->watch, "refused", e->text);
 		return EXIT_POLICY;
+	}
 	r->refusal.changed = verdict_changed;
 	if (r->policy.stop_on_refuse)
 		mitigation_listen(m, &r->refusal);
-	ret = mitigation_watch_open(&r->watch, m, &r->isolation, &r->loop,
-				    r->config.mitigation_report, e);
-	if (ret < 0)
-		return r->config.mitigation_report ? EXIT_BAD_INPUT : EXIT_VMM_ERROR;
+	if (mitigation_watch_open(&r->watch, &r->loop, e) < 0)
+		return EXIT_VMM_ERROR;
 	return mitigation_rebuild_open(&r->rebuild, r, e) < 0 ? EXIT_VMM_ERROR : 0;
+}
+
+static void write_last_report(struct run *r, bool refused, const struct err *e)
+{
+	char why[896] = "";
+	uint32_t i;
+
+	for (i = 0; refused && !e->code && !why[0] && i < r->config.n_vcpus; i++)
+		mitigation_refused(&r->mitigation, i, why, sizeof(why)); /* on-refuse: stop */
+	mitigation_watch_write(&r->watch, refused ? "refused" : "ended",
+			       !refused	 ? NULL
+			       : e->code ? e->text
+			       : why[0]	 ? why
+					 : NULL);
 }
 
 static int run_all(struct run *r, struct err *e)
@@ -582,7 +603,7 @@ static int run_all(struct run *r, struct err *e)
 	if (r->config.sandbox && sandbox_enter(&needs, e) < 0)
 		return EXIT_VMM_ERROR;
 	code = run_guest(r, e);
-	mitigation_watch_write(&r->watch, code == EXIT_POLICY ? "refused" : "ended");
+	write_last_report(r, code == EXIT_POLICY, e);
 	return code;
 }
 

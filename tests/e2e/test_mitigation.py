@@ -206,6 +206,13 @@ def test_number_of_a_capability_that_takes_anything(guest):
 def test_policy_refuses_what_cannot_be_held(guest, mode, policy):
     g = guest(mode, [f"0.r.{HW}"], policy=policy)
     g.result.expect_error(POLICY, "refused by policy", "BHI_DIS_S")
+    advice = re.findall(r"use a host [^,;.]*|set bhi: \w+|strict: off|cannot: warn", g.result.log[0])
+    assert len(advice) == len(set(advice)), g.result.log[0]
+    assert ("strict: off" in advice) == (policy == "strict: on") and ("cannot: warn" in advice) == (policy == "cannot: refuse")
+    # and the report that was asked for is there, and says the same
+    assert (g.report["state"], g.report["verdict"]) == ("refused", "refuse")
+    assert g.result.log[0] == f"testudo: error: {g.report['reason']}"
+    assert g.vcpu()["summary"].startswith("refused: ") and g.vcpu()["held"]["mask"] == "0x0"
 
 
 REFUSALS = [
@@ -468,7 +475,7 @@ def test_bits_that_can_be_held_no_more(guest, monkeypatch, policy, code):
     assert g.report["verdict"] == "refuse" and g.report["state"] == ("refused" if code else "ended")
     assert [s["row"] for s in g.vcpu()["steps"] if s["verdict"] == "refuse"] == [10]
     stopped = [line for line in g.result.full_err.splitlines() if "on-refuse: stop" in line]
-    assert len(stopped) == (code == POLICY)
+    assert len(stopped) == (code == POLICY) == ("reason" in g.report)
     assert not stopped or "vCPU 0: migration row 10, SSBD, BHI_DIS_S at 1: KVM does not take" in stopped[0]
 
 
@@ -588,8 +595,12 @@ def test_pins_that_cannot_be_had(testudo, work, cannot, code):
     """Fewer pins than vCPUs; then a CPU that is not there."""
     for pins, cpus in (("[0]", 2), ("[8000]", 1)):
         policy = write_policy(work, f"cannot: {cannot}\nbhi: off\nrrsba: off\nisolation: {{vcpu-pinning: {pins}}}")
-        r = testudo("hello", "-c", cpus, "--policy", policy)
+        report = pathlib.Path(work) / "report.json"
+        r = testudo("hello", "-c", cpus, "--policy", policy, "--mitigation-report", report)
         assert r.code == code and "vCPU pinning" in r.full_err, str(r)
+        said = json.loads(report.read_text())
+        assert said["state"] == ("refused" if code else "ended")
+        assert "vCPU pinning" in said.get("reason", "vCPU pinning") and ("reason" in said) == bool(code)
 
 
 @pytest.mark.parametrize("key,item", [("indirect-branch: isolate", "indirect-branch"),

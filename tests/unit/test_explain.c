@@ -123,14 +123,14 @@ static void test_steps(void **state)
 		struct decision_step step;
 		const char *text;
 	} rows[] = {
-		{{TABLE_BHI, 6, SPEC_CTRL_BHI_DIS_S, SPEC_CTRL_BHI_DIS_S, VERDICT_ALLOW, "fine",
-		  ""},
+		{{TABLE_BHI, 6, SPEC_CTRL_BHI_DIS_S, SPEC_CTRL_BHI_DIS_S, VERDICT_ALLOW, "fine", "",
+		  0},
 		 "bhi row 6, BHI_DIS_S: fine"},
 		{{TABLE_RAW, 2, SPEC_CTRL_SSBD | SPEC_CTRL_STIBP, SPEC_CTRL_SSBD, VERDICT_REFUSE,
-		  "no", ""},
+		  "no", "", 0},
 		 "raw row 2, SSBD at 1, STIBP at 0: no; take the bit out of spec-ctrl, or use a "
 		 "host on which testudo host lists the bit"},
-		{{TABLE_POOL, 1, 0, 0, VERDICT_WARN, "mixed", ""},
+		{{TABLE_POOL, 1, 0, 0, VERDICT_WARN, "mixed", "", 0},
 		 "pool row 1: mixed; make a pool of one kind of hosts, or set mixed-pool: level"},
 	};
 	struct mitigation_decision d = {.verdict = VERDICT_REFUSE};
@@ -145,10 +145,35 @@ static void test_steps(void **state)
 	}
 	assert_string_equal(explain_reasons(&d, buf, sizeof(buf)), rows[1].text);
 	d.step[d.n_steps++] = rows[1].step;
-	snprintf(both, sizeof(both), "%s. %s", rows[1].text, rows[1].text);
+	/* the same advice is not given twice */
+	snprintf(both, sizeof(both), "%s. raw row 2, SSBD at 1, STIBP at 0: no", rows[1].text);
 	assert_string_equal(explain_reasons(&d, buf, sizeof(buf)), both);
 	explain_reasons(&d, buf, 10);
 	assert_string_equal(buf, "raw row 2");
+}
+
+/* Each alternative of a cure is said once in the line, and what is left of it still reads well. */
+static void test_advice_is_given_once(void **state)
+{
+	static const struct mitigation_decision d = {
+		.verdict = VERDICT_REFUSE,
+		.n_steps = 3,
+		.step = {{TABLE_BHI, 13, SPEC_CTRL_BHI_DIS_S, SPEC_CTRL_BHI_DIS_S, VERDICT_REFUSE,
+			  "one", "", STEP_STRICT},
+			 {TABLE_RRSBA, 9, SPEC_CTRL_RRSBA_DIS_S, SPEC_CTRL_RRSBA_DIS_S,
+			  VERDICT_REFUSE, "two", "", STEP_STRICT},
+			 {TABLE_MIGRATION, 4, SPEC_CTRL_BHI_DIS_S, SPEC_CTRL_BHI_DIS_S,
+			  VERDICT_REFUSE, "three", "", STEP_STRICT}},
+	};
+	char buf[1024];
+
+	(void)state;
+	assert_string_equal(
+		explain_reasons(&d, buf, sizeof(buf)),
+		"bhi row 13, BHI_DIS_S at 1: one; use a host on which testudo host lists the bit, "
+		"or show the guest BHI_CTRL; strict: off lets it run as it is. rrsba row 9, "
+		"RRSBA_DIS_S at 1: two; show the guest RRSBA from its first boot. migration row 4, "
+		"BHI_DIS_S at 1: three; strict: off lets it come");
 }
 
 static void test_nothing_held(void **state)
@@ -268,9 +293,13 @@ static void test_real_decisions(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_bits),	       cmocka_unit_test(test_steps),
-		cmocka_unit_test(test_text),	       cmocka_unit_test(test_reports),
-		cmocka_unit_test(test_nothing_held),   cmocka_unit_test(test_json),
+		cmocka_unit_test(test_bits),
+		cmocka_unit_test(test_steps),
+		cmocka_unit_test(test_advice_is_given_once),
+		cmocka_unit_test(test_text),
+		cmocka_unit_test(test_reports),
+		cmocka_unit_test(test_nothing_held),
+		cmocka_unit_test(test_json),
 		cmocka_unit_test(test_real_decisions),
 	};
 
