@@ -212,8 +212,11 @@ static int take_answer(const struct qmp_client *c, const char *command, json_t *
 	if (value)
 		return 0;
 	desc = json_string_value(json_object_get(json_object_get(msg, "error"), "desc"));
-	return err_set(e, -EREMOTEIO, "guest '%s': %s: %s", c->name, command,
-		       desc ? desc : "neither an answer nor an error");
+	/* the command's name is QMP's, and its user's command was another */
+	if (desc)
+		return err_set(e, -EREMOTEIO, "guest '%s': %s", c->name, desc);
+	return err_set(e, -EREMOTEIO, "guest '%s': %s: neither an answer nor an error", c->name,
+		       command);
 }
 
 int qmp_client_execute(struct qmp_client *c, const char *command, json_t *args, const int *fds,

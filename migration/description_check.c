@@ -11,13 +11,11 @@
 
 /* How a device is asked for on the command line, for the cure in a message. */
 static const struct {
-	const char *type, *option;
+	const char *type, *noun, *add, *leave_out;
 } options[] = {
-	{"virtio-blk", "-d PATH"},
-	{"virtio-net", "-n tap=INTERFACE"},
-	{"virtio-rng", "(no option: leave --no-rng out)"},
-	{"serial", "(no option: it is part of every machine)"},
-	{"pvpanic", "(no option: it is part of every machine)"},
+	{"virtio-blk", "disk", "add -d FILE", "leave out -d"},
+	{"virtio-net", "network device", "add -n tap=INTERFACE", "leave out -n"},
+	{"virtio-rng", "entropy source", "leave out --no-rng", "give --no-rng"},
 };
 
 enum prop_rule {
@@ -40,16 +38,6 @@ static const struct prop_row {
 	{DESCRIPTION_FEATURES, PROP_CONTAINS,
 	 "use a back end or a testudo that offers all that the source's does"},
 };
-
-static const char *option_of(const char *type)
-{
-	unsigned int i;
-
-	for (i = 0; i < ARRAY_SIZE(options); i++)
-		if (strcmp(options[i].type, type) == 0)
-			return options[i].option;
-	return "(not known to this testudo: use a newer one)";
-}
 
 /* "virtio-blk in slot 2", "serial at port 0x3f8" */
 struct place_text {
@@ -151,6 +139,59 @@ static int check_device(const struct description_device *from,
 	return ret;
 }
 
+static unsigned int count_type(const struct machine_description *d, const char *type)
+{
+	unsigned int i, n = 0;
+
+	for (i = 0; i < d->n_devices; i++)
+		n += strcmp(d->device[i].type, type) == 0;
+	return n;
+}
+
+/* "2 disks", "1 disk", "no disk" */
+struct count_text {
+	char s[32];
+};
+
+static struct count_text count_of(unsigned int n, const char *noun)
+{
+	struct count_text t;
+
+	if (n)
+		snprintf(t.s, sizeof(t.s), "%u %s%s", n, noun, n > 1 ? "s" : "");
+	else
+		snprintf(t.s, sizeof(t.s), "no %s", noun);
+	return t;
+}
+
+/*
+ * Places move with the number of devices before them, so a device that was forgotten is told by
+ * its option, not by what is found at its place.
+ */
+static int check_counts(const struct machine_description *from,
+			const struct machine_description *here, struct err *e)
+{
+	char text[512] = "";
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(options); i++) {
+		const unsigned int there = count_type(from, options[i].type);
+		const unsigned int mine = count_type(here, options[i].type);
+		const size_t at = strlen(text);
+
+		if (there == mine)
+			continue;
+		snprintf(text + at, sizeof(text) - at,
+			 "%sthe guest has %s, testudo run --incoming was given %s: %s",
+			 at ? ". " : "", count_of(there, options[i].noun).s,
+			 count_of(mine, options[i].noun).s,
+			 there > mine ? options[i].add : options[i].leave_out);
+	}
+	return text[0] ? err_set(e, -ENODEV, "%s; the same devices in the order of the source",
+				 text)
+		       : 0;
+}
+
 /* What is at the place of @dev? */
 static const struct description_device *same_place(const struct machine_description *d,
 						   const struct description_device *dev)
@@ -175,15 +216,17 @@ int description_check(const struct machine_description *from,
 			"the guest has %u vCPUs, the destination is configured for %u; leave -c "
 			"out, or give -c %u",
 			from->n_vcpus, here->n_vcpus, from->n_vcpus);
+	if (!ret)
+		ret = check_counts(from, here, e);
 	for (i = 0; !ret && i < from->n_devices; i++) {
 		const struct description_device *dev = &from->device[i],
 						*mine = same_place(here, dev);
 
 		if (!mine)
 			ret = err_set(e, -ENODEV,
-				      "the guest has %s, the destination has nothing in its place; "
-				      "add it: %s",
-				      place_of(dev).s, option_of(dev->type));
+				      "the guest has %s, this testudo puts nothing there; use the "
+				      "version of the source (%s)",
+				      place_of(dev).s, from->program);
 		else
 			ret = check_device(dev, mine, e);
 	}
@@ -191,9 +234,8 @@ int description_check(const struct machine_description *from,
 		if (!same_place(from, &here->device[i]))
 			ret = err_set(
 				e, -ENODEV,
-				"the destination has %s, the guest has nothing in its place; leave "
-				"it out: "
-				"%s",
-				place_of(&here->device[i]).s, option_of(here->device[i].type));
+				"this testudo has %s, the guest has nothing there; use the version "
+				"of the source (%s)",
+				place_of(&here->device[i]).s, from->program);
 	return ret;
 }

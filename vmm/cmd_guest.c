@@ -5,9 +5,11 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
+#include "base/bytes.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "control/process.h"
@@ -112,24 +114,54 @@ static int wait_end(struct qmp_client *c, uint64_t timeout_ms, struct err *e)
 	return ret == -ECONNRESET ? 0 : !ret ? -ETIMEDOUT : ret;
 }
 
-static int press_button(struct qmp_client *c, const struct guest_words *w, struct err *e)
+/* Why a guest in this state takes no notice of its button. NULL: it does */
+static const char *why_deaf(const char *state)
 {
+	static const struct {
+		const char *state, *why;
+	} rows[] = {
+		{"paused", "is paused and cannot shut down; testudo resume %s first"},
+		{"prelaunch", "has not been started and cannot shut down; testudo resume %s first"},
+		{"finish-migrate",
+		 "stands still to be moved or saved; try again when that is over"},
+		{"postmigrate", "has left, moved or saved; nothing but the process is here"},
+		{"shutdown", "is ending; wait for it"},
+	};
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(rows); i++)
+		if (strcmp(rows[i].state, state) == 0)
+			return rows[i].why;
+	return strcmp(state, "running") == 0 ? NULL : "is in a state that testudo does not know";
+}
+
+static int check_state(struct qmp_client *c, struct err *e)
+{
+	char text[128];
+	const char *why, *at;
 	json_t *status;
 	int ret = qmp_client_execute(c, "query-status", NULL, NULL, 0, &status, e);
-	bool running;
 
 	if (ret < 0)
 		return ret;
-	running = json_is_true(json_object_get(status, "running"));
-	if (!running)
-		err_set(e, -EBUSY,
-			"guest '%s' is in state %s and cannot shut down; testudo resume %s first, "
-			"or testudo stop --force %s",
-			w->name, json_string_value(json_object_get(status, "status")), w->name,
-			w->name);
+	why = json_string_value(json_object_get(status, "status"));
+	why = why_deaf(why ? why : "");
 	json_decref(status);
-	if (!running)
-		return -EBUSY;
+	if (!why)
+		return 0;
+	at = strstr(why, "%s");
+	snprintf(text, sizeof(text), "%.*s%s%s", (int)(at ? at - why : (long)strlen(why)), why,
+		 at ? c->name : "", at ? at + 2 : "");
+	return err_set(e, -EBUSY, "guest '%s' %s; testudo stop --force %s ends it as it is",
+		       c->name, text, c->name);
+}
+
+static int press_button(struct qmp_client *c, const struct guest_words *w, struct err *e)
+{
+	int ret = check_state(c, e);
+
+	if (ret < 0)
+		return ret;
 	ret = qmp_client_execute(c, "system_powerdown", NULL, NULL, 0, NULL, e);
 	if (ret == -ECONNRESET)
 		return 0;

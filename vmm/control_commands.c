@@ -46,7 +46,7 @@ static int query_version(void *ctx, const json_t *args, json_t **ret, struct err
 /* Return: 0; -EAGAIN between two lives and before the first */
 static int need_machine(const struct control *c, struct err *e)
 {
-	return c->machine ? 0 : err_set(e, -EAGAIN, "there is no guest here yet; see query-status");
+	return c->machine ? 0 : err_set(e, -EAGAIN, "the guest has not arrived yet");
 }
 
 static int query_memory(void *ctx, const json_t *args, json_t **ret, struct err *e)
@@ -127,12 +127,12 @@ static int may_act(const struct control *c, struct err *e)
 	switch (c->state) {
 	case RUN_FINISH_MIGRATE:
 		return err_set(e, -EBUSY,
-			       "a migration is about to take the guest; wait for its end, or use "
-			       "migrate_cancel");
+			       "the guest stands still to be moved or saved; wait for the end of "
+			       "that, or cancel it");
 	case RUN_POSTMIGRATE:
 		return err_set(e, -EBUSY,
-			       "the guest has been migrated and must not run twice; end this "
-			       "process with quit");
+			       "the guest has left, moved or saved, and must not run twice; what "
+			       "is left of it here can only be ended (testudo stop --force)");
 	default:
 		return need_machine(c, e);
 	}

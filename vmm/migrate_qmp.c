@@ -233,8 +233,8 @@ static int run_migrate(void *ctx, const json_t *args, json_t **ret, struct err *
 	if (params.local && q->run->control.machine && q->run->machine.memory.fd < 0)
 		return err_set(
 			e, -EINVAL,
-			"x-testudo-local: this guest was restored from a file, and its memory "
-			"cannot be handed over; leave --local out");
+			"this guest was restored from a file, and its memory cannot be handed "
+			"over; leave --local out (x-testudo-local)");
 	if (uri.kind == URI_FD && uri.name[0])
 		return start_on_fds(q, &params, uri.name,
 				    json_object_get(args, "x-testudo-channels"), e);

@@ -167,12 +167,15 @@ static int check_start(struct migrate_source *s, struct err *e)
 {
 	if (__atomic_load_n(&s->busy, __ATOMIC_ACQUIRE))
 		return err_set(e, -EBUSY,
-			       "this guest is being migrated already; wait for it (query-migrate) "
-			       "or cancel it (migrate_cancel)");
+			       "the guest is being moved or saved already; wait for the end of "
+			       "that, or cancel it");
 	if (!s->run->control.machine)
-		return err_set(e, -EINVAL, "the guest has not arrived yet; wait for it");
+		return err_set(e, -EINVAL, "the guest has not arrived yet");
 	if (s->stats.outcome == OUTCOME_MOVED)
-		return err_set(e, -EINVAL, "the guest has left already; end this process (quit)");
+		return err_set(
+			e, -EINVAL,
+			"the guest has left, moved or saved; what is left of it on the source "
+			"can only be ended (testudo stop --force)");
 	if (s->stats.outcome == OUTCOME_UNKNOWN)
 		return err_set(e, -EINVAL,
 			       "the last migration's outcome is unknown; look at its destination, "
@@ -319,8 +322,8 @@ int migrate_source_cancel(struct migrate_source *s, struct err *e)
 		return err_set(e, -ENOENT, "no migration is going on");
 	if (__atomic_load_n(&s->handed_over, __ATOMIC_ACQUIRE))
 		return err_set(e, -EBUSY,
-			       "too late: the guest was handed over; see query-migrate for the "
-			       "outcome");
+			       "too late: the guest was handed over; the outcome is told at the "
+			       "end of that");
 	fire_cancel(s);
 	return 0;
 }

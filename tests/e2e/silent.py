@@ -2,6 +2,7 @@
 where no KVM is needed."""
 
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -64,8 +65,10 @@ def serve(s, answers):
 
 def main():
     path, answers, backlog = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
-    pathlib.Path(path, "lock").write_text(f"{os.getpid()}\n", encoding="ascii")
-    with socket.socket(socket.AF_UNIX) as s:
+    # the lock is held for life: else the next guest to start removes it all
+    with open(f"{path}/lock", "w", encoding="ascii") as lock, socket.socket(socket.AF_UNIX) as s:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        print(os.getpid(), file=lock, flush=True)
         s.bind(f"{path}/qmp.sock")
         s.listen(backlog)
         print("listens", flush=True)

@@ -630,11 +630,21 @@ def test_pause_resume_stop(guest):
             r = cli(command, "g")
             assert (r.returncode, r.stdout, r.stderr) == (0, "", "")
         r = cli("stop", "g")
-        assert r.returncode == 1 and "testudo resume g" in r.stderr, r
+        assert r.returncode == 1 and "is paused" in r.stderr and "testudo resume g" in r.stderr, r
         assert cli("resume", "g").returncode == 0
         r = cli("stop", "g")
         assert (r.returncode, r.stdout, r.stderr) == (0, "", "")
         assert os.listdir(g.dir.parent) == [".lock"]
+        g.end()
+
+
+def test_stop_of_a_guest_that_was_not_started(guest):
+    with guest("button", "-S") as g:
+        r = cli("stop", "g")
+        assert r.returncode == 1 and "has not been started" in r.stderr and "testudo resume g" in r.stderr, r
+        assert cli("pause", "g").returncode == 0 and cli("resume", "g").returncode == 0
+        g.ready()
+        assert cli("stop", "g").returncode == 0
         g.end()
 
 

@@ -466,6 +466,20 @@ static void here_swapped(struct machine_description *d)
 {
 	strcpy(d->device[0].type, "virtio-net");
 }
+static void here_no_rng(struct machine_description *d)
+{
+	d->device[1] = d->device[3];
+	d->n_devices = 3;
+}
+static void here_in_other_order(struct machine_description *d)
+{
+	strcpy(d->device[0].type, "virtio-rng");
+	strcpy(d->device[1].type, "virtio-blk");
+}
+static void here_elsewhere(struct machine_description *d)
+{
+	d->device[0].base = 0xd0009000;
+}
 static void here_irq(struct machine_description *d)
 {
 	d->device[0].irq = 9;
@@ -509,11 +523,22 @@ static const struct {
 	{here_laid_out, -EINVAL, "memory region 1 begins at 0x100000000", "testudo 0.1.0"},
 	{here_vcpus, -EINVAL, "the guest has 4 vCPUs, the destination is configured for 8",
 	 "give -c 4"},
-	{here_no_disk, -ENODEV, "the guest has virtio-blk in slot 0", "-d PATH"},
-	{here_extra, -ENODEV, "the destination has virtio-net in slot 2", "leave it out: -n"},
-	{here_swapped, -EINVAL,
-	 "the guest has virtio-blk in slot 0, the destination has virtio-net",
+	{here_no_disk, -ENODEV, "the guest has 1 disk, testudo run --incoming was given no disk",
+	 "add -d FILE"},
+	{here_extra, -ENODEV,
+	 "the guest has no network device, testudo run --incoming was given 1 network device",
+	 "leave out -n"},
+	{here_no_rng, -ENODEV,
+	 "the guest has 1 entropy source, testudo run --incoming was given no entropy source",
+	 "leave out --no-rng"},
+	{here_swapped, -ENODEV, "given no disk: add -d FILE. the guest has no network device",
+	 "leave out -n"},
+	{here_in_other_order, -EINVAL,
+	 "the guest has virtio-blk in slot 0, the destination has virtio-rng",
 	 "order of the source"},
+	{here_elsewhere, -ENODEV,
+	 "the guest has virtio-blk in slot 0, this testudo puts nothing there",
+	 "version of the source (testudo 0.1.0)"},
 	{here_irq, -EINVAL, "interrupt 5", "interrupt 9"},
 	{here_serial_number, -EINVAL, "serial-number 'disk-0', the destination's 'disk-1'",
 	 "serial="},
