@@ -20,6 +20,7 @@ import bochs
 import files
 import host
 import later
+import shell
 
 # What a kind of host is: the CPU; whose kernel, Debian's, the next Debian's, or that version of our own.
 Kind = collections.namedtuple("Kind", "model kernel")
@@ -30,6 +31,7 @@ KINDS = {
     "intel-patched": Kind("arrow_lake", "6.1"),
     "intel-renumbered": Kind("arrow_lake", "6.12"),
 }
+BUILD = pathlib.Path(os.environ.get("TESTUDO_BUILD", files.TOP / "build"))
 MODULES = ["ata_piix", "sd_mod", "ext4", "msr", "kvm_intel"]
 
 MIPS = 100
@@ -111,9 +113,8 @@ class IntelHost(host.EmulatedHost):
         self.check(f"echo advise >{HUGE}")
 
 
-def with_build(kind, work, build, disks=()):
-    """A host with what was built in the folder @build: testudo, and in /t2 the test guest, the program that reports in
-    a guest, and the test of the ABI."""
+def built(build):
+    """testudo, and what /t2 has of the folder @build: {path there: path here}"""
     programs = {"guest/guest.elf": "tests/guest/guest.elf", "bin/abi": "tests/lab/abi",
                 "guest/l2": "tests/lab/l2", "guest/guest-report": "tools/guest-report/testudo-guest-report",
                 "lib/kvm_shim.so": "tests/shim/libkvm_shim.so"}
@@ -121,7 +122,23 @@ def with_build(kind, work, build, disks=()):
     testudo = pathlib.Path(os.environ.get("TESTUDO", build / "vmm" / "testudo"))
     for path in (testudo, *tree.values()):
         assert path.exists(), f"{path} is not built; run tools/test or 'ninja -C {build}'"
+    return testudo, tree
+
+
+def with_build(kind, work, build, disks=()):
+    """A host with what was built in the folder @build: testudo, and in /t2 the test guest, the program that reports in
+    a guest, and the test of the ABI."""
+    testudo, tree = built(build)
     return IntelHost(kind, work, testudo=testudo, disks=disks, tree=tree)
+
+
+def for_a_person(kind, work, build):
+    """A host of either vendor with all that shell.py speaks of."""
+    testudo, tree = built(build)
+    tree[shell.DEMO] = shell.demo_initrd(files.Stock())
+    if kind in host.KINDS:
+        return host.EmulatedHost(kind, work, testudo=testudo, tree=tree, terminal=True)
+    return IntelHost(kind, work, testudo=testudo, tree=tree)
 
 
 def prepare():
@@ -138,17 +155,23 @@ def main():
     parser = argparse.ArgumentParser()
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("prepare")
-    shell = verbs.add_parser("sh")
-    shell.add_argument("kind", choices=KINDS)
-    shell.add_argument("command")
+    verbs.add_parser("kinds")
+    sh = verbs.add_parser("sh")
+    sh.add_argument("kind", choices=[*KINDS, *host.KINDS])
+    sh.add_argument("command", nargs="?")
     args = parser.parse_args()
     try:
+        if args.verb == "kinds":
+            print(*KINDS, *host.KINDS, sep="\n")
+            return 0
         if args.verb == "prepare":
             prepare()
             return 0
         with tempfile.TemporaryDirectory(prefix="testudo-") as work, \
-                with_build(args.kind, work, files.TOP / "build") as machine:
-            status, output = machine.run(args.command, 600)
+                for_a_person(args.kind, work, BUILD) as machine:
+            if args.command is None and os.isatty(0) and os.isatty(1):
+                return shell.converse(machine)
+            status, output = machine.run(sys.stdin.read() if args.command is None else args.command, 600)
             print(output, end="")
             return status
     except (files.FilesError, host.HostError) as error:

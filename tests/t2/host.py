@@ -111,7 +111,8 @@ class EmulatedHost:
     """One emulated host of a @kind of KINDS, up when the constructor returns; close() ends it.
     @work: folder for images and logs; @testudo: the program under test; @with_qemu: take QEMU along, so that
     boot(vmm="qemu") runs the same guest under QEMU's microvm, to compare; @link: one end of a socket pair, which becomes
-    the host's network card eth0."""
+    the host's network card eth0; @tree: more files for /t2, {path there: path here or bytes}; @terminal: the agent's line
+    is a serial port, which can be a person's terminal (shell.py)."""
 
     pace = 1	# the host's seconds in one of ours, at most
     up_s = 90	# for the host to come up
@@ -130,11 +131,11 @@ class EmulatedHost:
         self._boots = 0
         self._bring_up(testudo, **options)
 
-    def _bring_up(self, testudo, with_qemu=False, link=None):
+    def _bring_up(self, testudo, with_qemu=False, link=None, tree=None, terminal=False):
         kind = self.kind
         tree = {"guest/vmlinuz": self.stock.vmlinuz,
                 "guest/vmlinux": self.stock.vmlinux(),
-                "guest/initrd": files.initrd(self.stock, GUEST_MODULES, HERE / "guest-init")}
+                "guest/initrd": files.initrd(self.stock, GUEST_MODULES, HERE / "guest-init"), **(tree or {})}
         programs = [testudo] if testudo else []
         for name in ("mke2fs", "e2fsck", "fio"):
             programs.append(files.tool(name))
@@ -148,16 +149,17 @@ class EmulatedHost:
         files.ext4_image(self.work / f"{kind}-scratch.ext4", {}, spare_mib=1024)
         initrd = self.work / f"{kind}.initrd"
         initrd.write_bytes(host_initrd(kind, self.stock, (HERE / "host-agent").read_bytes()))
-        self._start(initrd, link)
+        self._start(initrd, link, terminal)
 
-    def _start(self, initrd, link):
+    def _start(self, initrd, link, terminal=False):
         self.port, theirs = socket.socketpair()
         command = host_command(self.kind, initrd, self.stock, self.work / f"{self.kind}.ext4",
-                               "console=ttyS0", self.mem, self.cpus) + [
+                               f"console=ttyS0{' agent=/dev/ttyS1' if terminal else ''}", self.mem, self.cpus) + [
             "-chardev", f"file,id=console,path={self.log}", "-serial", "chardev:console",
             "-drive", f"if=virtio,format=raw,cache=unsafe,discard=unmap,file={self.work / self.kind}-scratch.ext4",
-            "-device", "virtio-serial-pci",
-            "-chardev", f"socket,id=agent,fd={theirs.fileno()}", "-device", "virtserialport,chardev=agent,name=agent"]
+            "-chardev", f"socket,id=agent,fd={theirs.fileno()}",
+            *(["-serial", "chardev:agent"] if terminal else
+              ["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=agent,name=agent"])]
         fds = [theirs.fileno()]
         if link:
             fds.append(link.fileno())
