@@ -127,18 +127,18 @@ _testudo_options() # COMMAND
     run)
         echo --kernel --initrd --params --cpus --mem --disk --network --serial --name --incoming --verify-snapshot --clock-realtime \
             --daemonize --ready-fd --paused --dump-dtb --no-reboot --hugepages --prealloc --dirty-ring --no-rng \
-            --no-sandbox --cpu --policy --host-facts --mitigation-report --kvm-cap-force-spec-ctrl --verbose --help
+            --no-sandbox --cpu --policy --host-facts --mitigation-report --kvm-cap-force-spec-ctrl --verbose --quiet --help
         ;;
-    list | stat) echo --json --help ;;
-    pause | resume) echo --help ;;
-    stop) echo --timeout --force --help ;;
+    list | stat) echo --json --quiet --help ;;
+    pause | resume) echo --quiet --help ;;
+    stop) echo --timeout --force --quiet --help ;;
     migrate)
-        echo --downtime-ms --timeout --stall-timeout --on-timeout --channels --local --dry-run --json --help
+        echo --downtime-ms --timeout --stall-timeout --on-timeout --channels --local --dry-run --json --quiet --help
         ;;
-    save) echo --keep-running --force --json --help ;;
-    host) echo --kvm-cap-force-spec-ctrl --json --help ;;
-    explain) echo --policy --host --from --cpu --guest --kvm-cap-force-spec-ctrl --json --help ;;
-    policy | check) echo --help ;;
+    save) echo --keep-running --force --json --quiet --help ;;
+    host) echo --kvm-cap-force-spec-ctrl --json --quiet --help ;;
+    explain) echo --policy --host --from --cpu --guest --kvm-cap-force-spec-ctrl --json --quiet --help ;;
+    policy | check) echo --quiet --help ;;
     esac
 }
 

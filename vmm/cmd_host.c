@@ -22,6 +22,8 @@ static const char help[] =
 	"        as a fact file, for a policy's pool and for testudo policy explain\n"
 	"    --kvm-cap-force-spec-ctrl N\n"
 	"        the number of KVM_CAP_FORCE_SPEC_CTRL on a patched kernel, as for testudo run\n"
+	"  -q, --quiet\n"
+	"        only what went wrong on standard error\n"
 	"  -h, --help\n"
 	"        this text\n\n"
 	"Exit codes: 0 printed, 1 KVM cannot be asked, 2 wrong usage\n";

@@ -21,6 +21,8 @@ static const char list_help[] =
 	"Options:\n"
 	"    --json\n"
 	"        for machines\n"
+	"  -q, --quiet\n"
+	"        only what went wrong on standard error\n"
 	"  -h, --help\n"
 	"        this text\n\n"
 	"A guest whose process is stopped or does not answer is listed as such.\n\n"
@@ -34,6 +36,8 @@ static const char stat_help[] =
 	"Options:\n"
 	"    --json\n"
 	"        for machines\n"
+	"  -q, --quiet\n"
+	"        only what went wrong on standard error\n"
 	"  -h, --help\n"
 	"        this text\n\n"
 	"Exit codes: 0 printed, 1 it does not answer, 2 wrong usage, 3 no such guest\n";

@@ -58,6 +58,8 @@ static const char help[] =
 	"        this host's number of KVM_CAP_FORCE_SPEC_CTRL, as for testudo run\n"
 	"    --json\n"
 	"        for machines\n"
+	"  -q, --quiet\n"
+	"        only what went wrong on standard error\n"
 	"  -h, --help\n"
 	"        this text\n\n"
 	"Exit codes: 0 allowed (or no mistake), 1 KVM cannot be asked, 2 wrong usage, 3 bad policy "

@@ -10,6 +10,7 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
+#include "base/log.h"
 #include "base/num.h"
 #include "base/options.h"
 #include "control/rundir.h"
@@ -113,6 +114,7 @@ static const struct option_row {
 	 "keep FILE true about which SPEC_CTRL bits are held for the guest, and why (JSON)"},
 	{CONFIG_FORCE_CAP, OPT_FORCE_CAP, "N",
 	 "the number of KVM_CAP_FORCE_SPEC_CTRL on a patched kernel (default: found by trying)"},
+	{"quiet", 'q', NULL, "only errors on standard error"},
 	{"verbose", 'v', NULL, "debug messages on standard error"},
 	{"help", 'h', NULL, "this text"},
 };
@@ -416,7 +418,10 @@ static int apply(struct run_config *c, int value, char *arg, struct err *e)
 	case OPT_FORCE_CAP:
 		return config_parse_force_cap(arg, &c->force_cap, e);
 	case 'v':
-		c->verbose = true;
+		c->log_level = LOG_DEBUG;
+		return 0;
+	case 'q':
+		c->log_level = LOG_ERR;
 		return 0;
 	default:
 		c->help = true;
@@ -488,6 +493,7 @@ int config_parse(struct run_config *c, int argc, char **argv, struct err *e)
 	c->memory.size_bytes = 512 * MiB;
 	c->rng = true;
 	c->sandbox = true;
+	c->log_level = LOG_INFO;
 	c->force_cap = BACKEND_FIND_CAP;
 	ret = parse_words(c, argc, argv, e);
 	c->cpu_help = ret == 0 && c->cpu && strcmp(c->cpu, CPU_OPTION_HELP) == 0;

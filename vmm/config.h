@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/log.h"
 #include "devices/tap.h"
 #include "devices/virtio/blk_file.h"
 #include "vmm/memory.h"
@@ -43,7 +44,7 @@ struct run_config {
 	const char *host_facts;	       /* NULL: ask the host */
 	const char *mitigation_report; /* NULL: none */
 	uint32_t force_cap;	       /* number of KVM_CAP_FORCE_SPEC_CTRL; 0: find */
-	bool verbose;
+	enum log_level log_level;
 	bool cpu_help, help;
 };
 

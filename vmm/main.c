@@ -16,6 +16,26 @@
 static int cmd_version(int argc, char **argv);
 static int cmd_help(int argc, char **argv);
 
+/*
+ * -q, --quiet of every command: nothing but what went wrong, and what was asked for (list, --json).
+ * testudo run has it in its own table: what follows its -p is for the guest.
+ */
+static int take_quiet(int argc, char **argv)
+{
+	int i, n = 0;
+
+	for (i = 0; i < argc && strcmp(argv[i], "--") != 0; i++) {
+		if (i && (strcmp(argv[i], "-q") == 0 || strcmp(argv[i], "--quiet") == 0))
+			log_set_level(LOG_ERR);
+		else
+			argv[n++] = argv[i];
+	}
+	for (; i < argc; i++)
+		argv[n++] = argv[i];
+	argv[n] = NULL;
+	return n;
+}
+
 static const struct command {
 	const char *name, *summary;
 	int (*run)(int argc, char **argv);
@@ -142,7 +162,9 @@ static int run_command(int argc, char **argv, bool *prints)
 	if (argc > 2 && (c->run == cmd_version || c->run == cmd_help) &&
 	    strcmp(argv[2], "--help") == 0)
 		return cmd_help(1, argv + 1);
-	return c->run(argc - 1, argv + 1);
+	argc--;
+	argv++;
+	return c->run(c->run == cmd_run ? argc : take_quiet(argc, argv), argv);
 }
 
 int main(int argc, char **argv)

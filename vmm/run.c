@@ -664,8 +664,7 @@ int cmd_run(int argc, char **argv)
 		cpu_option_print_names();
 		code = 0;
 	} else {
-		if (r->config.verbose)
-			log_set_level(LOG_DEBUG);
+		log_set_level(r->config.log_level);
 		code = run_ready(r, &sig, &e);
 	}
 	run_close(r);

@@ -107,6 +107,7 @@ CASES = {
     "--mitigation-report": Case(["--mitigation-report", "report.json"], check=file_has("report.json", b'"vcpus"')),
     "--kvm-cap-force-spec-ctrl": Case(["--kvm-cap-force-spec-ctrl", "60000"]),
     "--verbose": Case(["-v"], check=log_has("debug: ")),
+    "--quiet": Case(["-q"], check=lambda g: g.log() == "" or pytest.fail(g.log())),
     "--help": Case(["--help"], goes="ends"),
 }
 

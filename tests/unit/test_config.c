@@ -121,7 +121,8 @@ static void test_defaults(void **state)
 	assert_int_equal(c.dirty_ring, 0);
 	assert_true(c.rng);
 	assert_string_equal(c.serial, "stdio");
-	assert_false(c.no_reboot || c.verbose || c.help || c.memory.hugepages || c.memory.prealloc);
+	assert_false(c.no_reboot || c.log_level != LOG_INFO || c.help || c.memory.hugepages ||
+		     c.memory.prealloc);
 	config_fini(&c);
 }
 
@@ -159,7 +160,8 @@ static void test_everything(void **state)
 	assert_true(c.net[1].has_mac);
 	assert_int_equal(c.net[1].mac[3], 0xab);
 	assert_string_equal(c.serial, "file:log");
-	assert_true(c.no_reboot && c.verbose && c.memory.hugepages && c.memory.prealloc);
+	assert_true(c.no_reboot && c.log_level == LOG_DEBUG && c.memory.hugepages &&
+		    c.memory.prealloc);
 	assert_false(c.rng);
 	config_fini(&c);
 
