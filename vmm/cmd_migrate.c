@@ -45,15 +45,19 @@ static const char help[] =
 	"    --dry-run\n"
 	"        ask the destination whether it would work; nothing moves\n"
 	"    --json\n"
-	"        one JSON line an event on standard output (as always where that is no terminal)\n"
+	"        one JSON line an event on standard output\n"
+	"  -q, --quiet\n"
+	"        only what went wrong, on standard error\n"
 	"  -h, --help\n"
 	"        this text\n\n"
-	"Exit codes: 0 moved (or would be), 2 wrong usage, 3 no such guest, 4 refused by policy,\n"
-	"5 failed and the guest goes on at the source, 6 outcome unknown: look at the "
-	"destination\n";
+	"Exit codes: 0 moved (with --dry-run: it could be, and nothing moved), 2 wrong usage, 3 no "
+	"such\n"
+	"guest, 4 refused by policy, 5 failed and the guest goes on at the source, 6 outcome "
+	"unknown: look\n"
+	"at the destination\n";
 
 struct command {
-	const char *name;
+	const char *name, *where; /* where: the URI's words */
 	struct uri uri;
 	uint64_t limit_ms, timeout_s, stall_s, channels;
 	const char *on_timeout;
@@ -114,7 +118,8 @@ static void tell_end(struct command *c, const json_t *state)
 	const char *change = migrate_client_text(state, "x-testudo-mitigation");
 
 	if (c->dry_run) {
-		printf("guest '%s' could move to the destination now\n", c->name);
+		printf("dry run: guest '%s' could move to %s now; nothing was moved\n", c->name,
+		       c->where);
 	} else {
 		printf("guest '%s' moved in %lld ms; it stood still for %.1f ms; %.1f MiB sent in "
 		       "%lld rounds\n",
@@ -204,12 +209,12 @@ static void tell_clocks(const json_t *state)
 static int finish(struct command *c, const json_t *state)
 {
 	const char *status = migrate_client_text(state, "status"), *outcome;
-	const bool moved = strcmp(status, "completed") == 0;
+	const bool went_well = strcmp(status, c->dry_run ? "dry-run-passed" : "completed") == 0;
 
 	if (c->client.json)
 		migrate_client_tell_json(status, state);
-	if (moved) {
-		if (!c->client.json)
+	if (went_well) {
+		if (!c->client.json && log_enabled(LOG_INFO))
 			tell_end(c, state);
 		tell_clocks(state);
 		if (!c->dry_run)
@@ -350,6 +355,7 @@ static int parse(struct command *c, int argc, char **argv, struct err *e)
 		return err_set(e, -EINVAL,
 			       "give a guest and where it is to go: testudo migrate NAME URI");
 	c->name = c->client.name = argv[optind];
+	c->where = argv[optind + 1];
 	ret = uri_parse("URI", argv[optind + 1], &c->uri, e);
 	if (ret < 0)
 		return ret;
@@ -370,10 +376,12 @@ int cmd_migrate(int argc, char **argv)
 		.stall_s = MIGRATE_STALL_MS / 1000,
 		.channels = MIGRATE_DEFAULT_CHANNELS,
 		.on_timeout = "cancel",
-		.client = {.json = !isatty(STDOUT_FILENO), .qmp.fd = -1},
 	};
 	struct err e = {0};
-	int code = parse(&c, argc, argv, &e);
+	int code;
+
+	migrate_client_init(&c.client, false);
+	code = parse(&c, argc, argv, &e);
 
 	if (code > 0) {
 		fputs(help, stdout);

@@ -36,7 +36,9 @@ static const char help[] =
 	"    --force\n"
 	"        replace PATH if it is there\n"
 	"    --json\n"
-	"        one JSON line an event on standard output (as always where that is no terminal)\n"
+	"        one JSON line an event on standard output\n"
+	"  -q, --quiet\n"
+	"        only what went wrong, on standard error\n"
 	"  -h, --help\n"
 	"        this text\n\n"
 	"Exit codes: 0 saved, 2 wrong usage, 3 no such guest or PATH cannot be made, 5 failed and\n"
@@ -169,7 +171,7 @@ static void tell_end(const struct command *c, const json_t *state)
 
 	if (c->client.json)
 		migrate_client_tell_json("completed", state);
-	else
+	else if (log_enabled(LOG_INFO))
 		text_say("guest '%s' saved in %lld ms: %.1f of %.1f MiB of memory are in '%s'; it "
 			 "%s",
 			 c->name, (long long)migrate_client_int(state, "total-time"),
@@ -299,12 +301,14 @@ static int parse(struct command *c, int argc, char **argv, struct err *e)
 int cmd_save(int argc, char **argv)
 {
 	struct command c = {
-		.client = {.json = !isatty(STDOUT_FILENO), .into_file = true, .qmp.fd = -1},
 		.dir_fd = -1,
 		.fd = -1,
 	};
 	struct err e = {0};
-	int code = parse(&c, argc, argv, &e);
+	int code;
+
+	migrate_client_init(&c.client, true);
+	code = parse(&c, argc, argv, &e);
 
 	if (code > 0) {
 		fputs(help, stdout);

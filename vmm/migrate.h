@@ -27,6 +27,7 @@ enum migrate_status {
 	MIGRATE_FAILED,
 	MIGRATE_CANCELLING,
 	MIGRATE_CANCELLED,
+	MIGRATE_CHECKED, /* a dry run that went well: it could have moved. Ours, not QEMU's */
 };
 
 /* Who has the guest now? */
@@ -63,13 +64,30 @@ struct migrate_stats {
 	uint32_t rounds;
 	uint64_t dirty_pages_per_s;
 	uint64_t bytes_per_s;
+	uint64_t round_ns;     /* when what is counted by struct migrate_progress began */
+	uint64_t time_left_ns; /* for what is left now, at the speed of now; 0: not known */
 	uint32_t throttle_percent;
 	bool stuck; /* see struct converge_step */
 	bool clocks_known;
 	int64_t clocks_apart_ns; /* this host's time of day less the destination's */
-	bool into_file;
+	bool into_file, dry_run;
 	uint32_t writable_disks; /* of a saved guest */
 };
+
+/* How far a round, a file is that is at work; atomic, counted by whoever does it. */
+struct migrate_progress {
+	uint64_t bytes; /* sent, written, read */
+	uint64_t done;	/* of RAM, bytes: it need not be looked at again in this round */
+};
+
+/** migrate_progress_add - from any thread; @p may be NULL */
+void migrate_progress_add(struct migrate_progress *p, uint64_t bytes, uint64_t done);
+
+/**
+ * migrate_progress_show - put into @s what @p has beyond it: amounts, speed, an estimate
+ * @now: migrate_now_ns(). Pure but for reading @p.
+ */
+void migrate_progress_show(const struct migrate_progress *p, uint64_t now, struct migrate_stats *s);
 
 /** names as QMP has them; never NULL */
 const char *migrate_status_name(enum migrate_status status);

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/bytes.h"
 #include "base/err.h"
@@ -39,30 +40,57 @@ void migrate_client_tell_json(const char *event, const json_t *state)
 	json_decref(line);
 }
 
+/* "about 3 min": two digits are enough for an estimate */
+static const char *left_text(json_int_t ms, char *buf, size_t size)
+{
+	if (ms <= 0)
+		return "";
+	if (ms < 90000)
+		snprintf(buf, size, "  about %lld s left", (long long)(ms + 999) / 1000);
+	else if (ms < 90 * 60000)
+		snprintf(buf, size, "  about %lld min left", (long long)(ms + 59999) / 60000);
+	else
+		snprintf(buf, size, "  about %lld h left", (long long)(ms + 3599999) / 3600000);
+	return buf;
+}
+
+/* One bar for all: how far this round, or the file, is, how fast it goes and how long it takes. */
 static void tell_bar(struct migrate_client *c, const json_t *state)
 {
 	const json_t *ram = json_object_get(state, "ram");
 	const json_int_t total = migrate_client_int(ram, "total");
 	const json_int_t left = migrate_client_int(ram, "remaining");
 	const unsigned int full = total ? (unsigned int)((total - left) * BAR_WIDTH / total) : 0;
+	char left_words[40] = "";
 	unsigned int i;
 
 	printf("\r[");
 	for (i = 0; i < BAR_WIDTH; i++)
 		putchar(i < full ? '#' : '.');
-	if (c->into_file)
-		printf("] %-9s %.0f MiB written \033[K", migrate_client_text(state, "status"),
-		       (double)migrate_client_int(ram, "transferred") / (double)MiB);
-	else
-		printf("] %-9s round %lld  %6.0f MB/s  dirty %lld pages/s  pause ~%lld ms%s \033[K",
-		       migrate_client_text(state, "status"),
-		       (long long)migrate_client_int(ram, "dirty-sync-count"),
-		       json_number_value(json_object_get(ram, "mbps")) / 8,
+	printf("] %s", migrate_client_text(state, "status"));
+	if (!c->into_file)
+		printf("  round %lld", (long long)migrate_client_int(ram, "dirty-sync-count"));
+	printf("  %.0f of %.0f MiB  %.0f MB/s%s", (double)(total - left) / (double)MiB,
+	       (double)total / (double)MiB, json_number_value(json_object_get(ram, "mbps")) / 8,
+	       left_text(migrate_client_int(state, "x-testudo-time-left"), left_words,
+			 sizeof(left_words)));
+	if (migrate_client_int(ram, "dirty-sync-count"))
+		printf("  dirty %lld pages/s  pause ~%lld ms",
 		       (long long)migrate_client_int(ram, "dirty-pages-rate"),
-		       (long long)migrate_client_int(state, "expected-downtime"),
-		       migrate_client_int(state, "cpu-throttle-percentage") ? ", slowed down" : "");
+		       (long long)migrate_client_int(state, "expected-downtime"));
+	printf("%s \033[K",
+	       migrate_client_int(state, "cpu-throttle-percentage") ? ", slowed down" : "");
 	fflush(stdout);
 	c->bar = true;
+}
+
+void migrate_client_init(struct migrate_client *c, bool into_file)
+{
+	*c = (struct migrate_client) {
+		.into_file = into_file,
+		.bar_wanted = isatty(STDOUT_FILENO) && log_enabled(LOG_INFO),
+		.qmp.fd = -1,
+	};
 }
 
 void migrate_client_end_bar(struct migrate_client *c)
@@ -164,7 +192,7 @@ static bool is_over(const json_t *state)
 	const char *status = migrate_client_text(state, "status");
 
 	return strcmp(status, "completed") == 0 || strcmp(status, "failed") == 0 ||
-	       strcmp(status, "cancelled") == 0;
+	       strcmp(status, "cancelled") == 0 || strcmp(status, "dry-run-passed") == 0;
 }
 
 static int watch(struct migrate_client *c, json_t **state, struct err *e)
@@ -181,7 +209,7 @@ static int watch(struct migrate_client *c, json_t **state, struct err *e)
 			return ret;
 		if (c->json)
 			migrate_client_tell_json("progress", *state);
-		else
+		else if (c->bar_wanted)
 			tell_bar(c, *state);
 		tell_stuck(c, *state);
 		json_decref(*state);

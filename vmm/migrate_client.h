@@ -16,7 +16,8 @@ struct err;
 
 struct migrate_client {
 	const char *name; /* of the guest */
-	bool json;	  /* a line an event, else a progress bar */
+	bool json;	  /* a line an event */
+	bool bar_wanted;  /* standard output is a terminal, and not to be quiet */
 	bool into_file;
 	struct qmp_client qmp;
 	bool bar;	  /* the progress bar is on the terminal's last line */
@@ -47,6 +48,10 @@ int migrate_client_pass(struct migrate_client *c, const char *name, int fd, stru
  * Return: 0; -errno when the guest's process ended or does not answer; see @c->ended then
  */
 int migrate_client_watch(struct migrate_client *c, json_t **state, struct err *e);
+
+/** migrate_client_init - @into_file: the guest is saved. What to show is found out: --json comes
+ * later */
+void migrate_client_init(struct migrate_client *c, bool into_file);
 
 /** migrate_client_end_bar - nothing is left of it on the terminal */
 void migrate_client_end_bar(struct migrate_client *c);

@@ -108,6 +108,24 @@ void migrate_dest_fini(struct migrate_dest *d)
 	d->run = NULL;
 }
 
+bool migrate_dest_check_stats(struct migrate_dest *d, struct migrate_stats *stats)
+{
+	const uint64_t since = __atomic_load_n(&d->check_ns, __ATOMIC_ACQUIRE);
+
+	if (!since)
+		return false;
+	*stats = (struct migrate_stats) {
+		.status = MIGRATE_ACTIVE,
+		.into_file = true,
+		.begin_ns = since,
+		.round_ns = since,
+		.ram_total = d->ram.n_bytes,
+		.ram_left = d->ram.n_bytes,
+	};
+	migrate_progress_show(&d->ram.progress, migrate_now_ns(), stats);
+	return true;
+}
+
 int migrate_dest_start(struct migrate_dest *d, struct err *e)
 {
 	int ret = -pthread_create(&d->thread, NULL, dest_thread, d);

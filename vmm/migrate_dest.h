@@ -14,6 +14,7 @@
 #include "migration/socket.h"
 #include "migration/uri.h"
 #include "vmm/migrate.h"
+#include "vmm/ram_file.h"
 
 struct run;
 
@@ -26,6 +27,10 @@ struct migrate_dest {
 	char where[160]; /* as the source is to name it: the port is known; "" for others */
 	uint16_t port;	 /* tcp: where it listens */
 	bool arriving;	 /* it has begun; the loop's thread */
+
+	struct ram_file ram; /* of a saved guest; the thread's own, but for how far it is */
+	uint64_t check_ns;   /* atomic: when reading all of it began; 0: it does not go on */
+	uint64_t told_ns;    /* the thread's: when the log was told */
 
 	pthread_t thread;
 	bool started;
@@ -45,6 +50,9 @@ void migrate_dest_init(struct migrate_dest *d, struct run *run);
  */
 int migrate_dest_open(struct migrate_dest *d, const char *uri, struct err *e);
 void migrate_dest_fini(struct migrate_dest *d);
+
+/** migrate_dest_check_stats - how far --verify-snapshot is. Return: false: it does not go on */
+bool migrate_dest_check_stats(struct migrate_dest *d, struct migrate_stats *stats);
 
 /** migrate_dest_start - wait for the guest in a thread of its own. Return: 0 or -errno */
 int migrate_dest_start(struct migrate_dest *d, struct err *e);

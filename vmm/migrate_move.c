@@ -62,6 +62,8 @@ static void count(struct transfer *t, const struct ram_round *round)
 	st->sent_bytes += round->bytes;
 	st->ram_left -= copied < st->ram_left ? copied : st->ram_left;
 	st->rounds = round->number;
+	st->round_ns = 0;
+	t->s->progress = (struct migrate_progress) {0};
 	pthread_mutex_unlock(&t->s->lock);
 }
 
@@ -274,8 +276,10 @@ static int end_round(struct transfer *t, const struct ram_round *round)
 
 static int copy_round(struct transfer *t, unsigned int flags, struct ram_round *round)
 {
-	int ret = ram_send_round(&t->ram, flags, round, t->e);
+	int ret;
 
+	migrate_source_begin_round(t->s);
+	ret = ram_send_round(&t->ram, flags, round, t->e);
 	if (!ret)
 		ret = end_round(t, round);
 	if (!ret)
@@ -485,6 +489,7 @@ static int start_copying(struct transfer *t)
 		.n = t->s->n_data,
 		.cancel_fd = t->s->cancel_fd,
 		.stall_ms = t->s->params.stall_ms,
+		.progress = &t->s->progress,
 	};
 	int ret = 0;
 
@@ -599,7 +604,7 @@ static void note_end(struct transfer *t, int ret)
 		snprintf(st->error, sizeof(st->error), "%s", ret ? t->e->text : "");
 	pthread_mutex_unlock(&s->lock);
 	if (!ret)
-		s->end = MIGRATE_COMPLETED;
+		s->end = s->params.dry_run ? MIGRATE_CHECKED : MIGRATE_COMPLETED;
 	else if (ret == -ECANCELED && !t->committed)
 		s->end = MIGRATE_CANCELLED;
 	else

@@ -70,6 +70,10 @@ json_t *migrate_query(const struct migrate_stats *s)
 				    json_integer(s->throttle_percent));
 	if (s->stuck)
 		json_object_set_new(o, "x-testudo-stuck", json_true());
+	if (s->time_left_ns && !s->end_ns)
+		set_ms(o, "x-testudo-time-left", s->time_left_ns);
+	if (s->dry_run)
+		json_object_set_new(o, "x-testudo-dry-run", json_true());
 	json_object_set_new(o, "ram", query_ram(s));
 	json_object_set_new(o, "x-testudo-outcome", json_string(migrate_outcome_name(s->outcome)));
 	if (s->change[0])
@@ -110,7 +114,8 @@ static int run_query(void *ctx, const json_t *args, json_t **ret, struct err *e)
 	struct migrate_stats stats;
 
 	(void)args;
-	migrate_source_stats(&q->run->source, &stats);
+	if (!migrate_dest_check_stats(&q->run->dest, &stats))
+		migrate_source_stats(&q->run->source, &stats);
 	*ret = migrate_query(&stats);
 	if (*ret && q->run->control.state == RUN_INMIGRATE)
 		add_incoming(&q->run->dest, *ret);

@@ -22,12 +22,14 @@
 #include "vmm/run.h"
 #include "vmm/vm_time.h"
 
+#define TELL_NS UINT64_C(2000000000) /* between two lines of a check */
+
 struct restoring {
 	struct migrate_dest *d;
 	struct run *run;
 	struct channel file;
 	struct machine_description *description;
-	struct ram_file ram;
+	struct ram_file *ram; /* @d's */
 	struct frame state;
 	bool running;
 	char change[ERR_TEXT_MAX];
@@ -119,14 +121,14 @@ static int read_memory(struct restoring *c)
 			       "is damaged, use another copy",
 			       (unsigned long long)m.size,
 			       (unsigned long long)description_memory_size(c->description));
-	c->ram.offset = m.offset;
-	c->ram.n_bytes = m.size;
+	c->ram->offset = m.offset;
+	c->ram->n_bytes = m.size;
 	return 0;
 }
 
 static int read_checksums(struct restoring *c)
 {
-	const uint64_t n = ram_file_parts(c->ram.n_bytes);
+	const uint64_t n = ram_file_parts(c->ram->n_bytes);
 	struct frame f;
 	uint64_t i;
 	int ret = channel_expect(&c->file, FRAME_CHECKSUMS, &f, c->e);
@@ -138,11 +140,11 @@ static int read_checksums(struct restoring *c)
 			      "frame checksums has %u bytes, its memory needs %llu; the file is "
 			      "damaged, use another copy",
 			      f.len, (unsigned long long)n * 4);
-	c->ram.crc = ret ? NULL : calloc(n, sizeof(*c->ram.crc));
-	if (!ret && !c->ram.crc)
+	c->ram->crc = ret ? NULL : calloc(n, sizeof(*c->ram->crc));
+	if (!ret && !c->ram->crc)
 		ret = err_set(c->e, -ENOMEM, "out of memory");
 	for (i = 0; !ret && i < n; i++)
-		c->ram.crc[i] = get_le32(f.payload + 4 * i);
+		c->ram->crc[i] = get_le32(f.payload + 4 * i);
 	frame_fini(&f);
 	return ret;
 }
@@ -158,7 +160,7 @@ static int read_finish(struct restoring *c)
 	ret = frame_finish_decode(&f, &finish, c->e);
 	frame_fini(&f);
 	c->running = finish.running;
-	if (!ret && lseek(c->ram.fd, 0, SEEK_CUR) > (off_t)c->ram.offset)
+	if (!ret && lseek(c->ram->fd, 0, SEEK_CUR) > (off_t)c->ram->offset)
 		ret = err_set(c->e, -EPROTO,
 			      "its memory begins within what lies before it; the file is damaged, "
 			      "use another copy");
@@ -216,8 +218,8 @@ static int build_on_loop(void *arg)
 	int ret = describe_apply(r, c->description, c->e);
 
 	if (!ret)
-		ret = memory_map_file(&memory, c->ram.fd, c->d->uri.path, c->ram.offset,
-				      c->ram.n_bytes, c->e);
+		ret = memory_map_file(&memory, c->ram->fd, c->d->uri.path, c->ram->offset,
+				      c->ram->n_bytes, c->e);
 	if (!ret)
 		ret = run_build_machine(r, &memory, c->e);
 	if (!ret)
@@ -230,12 +232,41 @@ static int build_on_loop(void *arg)
 	return ret ? ret : run_start_arrived(r, c->running, c->e);
 }
 
+/* On the thread that reads: whoever waits for a large file hears how far it is. */
+static void tell_check(struct ram_file *f)
+{
+	struct migrate_dest *d = container_of(f, struct migrate_dest, ram);
+	const uint64_t now = migrate_now_ns();
+	struct migrate_stats s;
+
+	if (now - d->told_ns < TELL_NS || !migrate_dest_check_stats(d, &s))
+		return;
+	d->told_ns = now;
+	log_info("saved guest: its memory is checked: mib=%llu of=%llu mb_per_s=%llu left_s=%llu",
+		 (unsigned long long)((s.ram_total - s.ram_left) / MiB),
+		 (unsigned long long)(s.ram_total / MiB),
+		 (unsigned long long)(s.bytes_per_s / 1000000),
+		 (unsigned long long)(s.time_left_ns / 1000000000));
+}
+
+static int check(struct restoring *c)
+{
+	int ret;
+
+	c->ram->tell = tell_check;
+	c->d->told_ns = migrate_now_ns();
+	__atomic_store_n(&c->d->check_ns, c->d->told_ns, __ATOMIC_RELEASE);
+	ret = ram_file_check(c->ram, c->e);
+	__atomic_store_n(&c->d->check_ns, 0, __ATOMIC_RELEASE);
+	return ret;
+}
+
 static int restore(struct restoring *c)
 {
 	int ret = read_front(c);
 
 	if (!ret && c->run->config.verify_snapshot)
-		ret = ram_file_check(&c->ram, c->e);
+		ret = check(c);
 	if (!ret)
 		ret = loop_call(&c->run->calls, build_on_loop, c);
 	if (ret == -ECANCELED)
@@ -247,7 +278,7 @@ static int restore(struct restoring *c)
 
 int migrate_restore(struct migrate_dest *d, struct err *e)
 {
-	struct restoring c = {.d = d, .run = d->run, .e = e};
+	struct restoring c = {.d = d, .run = d->run, .ram = &d->ram, .e = e};
 	const int fd = d->fd;
 	int ret;
 
@@ -255,12 +286,13 @@ int migrate_restore(struct migrate_dest *d, struct err *e)
 	ret = channel_init(&c.file, fd, FRAME_FROM_SOURCE, d->cancel_fd, 0);
 	if (ret < 0)
 		return err_set(e, ret, "%s", strerror(-ret));
-	c.ram.fd = fd; /* lent by the channel */
-	c.ram.cancel_fd = d->cancel_fd;
+	c.ram->fd = fd; /* lent by the channel */
+	c.ram->cancel_fd = d->cancel_fd;
 	ret = restore(&c);
 	channel_fini(&c.file);
 	description_free(c.description);
 	frame_fini(&c.state);
-	free(c.ram.crc);
+	free(c.ram->crc);
+	c.ram->crc = NULL;
 	return ret;
 }

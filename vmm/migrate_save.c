@@ -191,10 +191,11 @@ static int write_file(struct saving *c)
 		ret = flush_disks(c);
 	if (!ret) {
 		f->offset = (front.len + RAM_ALIGN - 1) / RAM_ALIGN * RAM_ALIGN;
+		migrate_source_begin_round(c->s);
 		ret = ram_file_save(f, mem->map, mem->hugepages ? -1 : mem->fd, c->e);
 	}
 	if (!ret) {
-		c->finish.data_pages = f->written / GUEST_PAGE;
+		c->finish.data_pages = f->progress.bytes / GUEST_PAGE;
 		ret = make_front(c, &front);
 	}
 	if (!ret)
@@ -254,7 +255,7 @@ static void note_end(struct saving *c, int ret)
 		st->downtime_ns = st->end_ns - st->pause_ns;
 	for (i = 0; i < c->run->n_disks; i++)
 		st->writable_disks += !c->run->disk[i].readonly;
-	st->pages_normal = s->file.written / GUEST_PAGE;
+	st->pages_normal = s->file.progress.bytes / GUEST_PAGE;
 	st->code = ret;
 	snprintf(st->error, sizeof(st->error), "%s", ret ? c->e->text : "");
 	pthread_mutex_unlock(&s->lock);

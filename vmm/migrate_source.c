@@ -21,11 +21,16 @@ void migrate_source_stats(struct migrate_source *s, struct migrate_stats *stats)
 {
 	pthread_mutex_lock(&s->lock);
 	*stats = s->stats;
-	if (s->saving) {
-		stats->into_file = true;
-		stats->sent_bytes = __atomic_load_n(&s->file.written, __ATOMIC_RELAXED);
-		stats->ram_left -= __atomic_load_n(&s->file.done, __ATOMIC_RELAXED);
-	}
+	stats->into_file = s->saving;
+	migrate_progress_show(s->saving ? &s->file.progress : &s->progress,
+			      stats->end_ns ? stats->end_ns : migrate_now_ns(), stats);
+	pthread_mutex_unlock(&s->lock);
+}
+
+void migrate_source_begin_round(struct migrate_source *s)
+{
+	pthread_mutex_lock(&s->lock);
+	s->stats.round_ns = migrate_now_ns();
 	pthread_mutex_unlock(&s->lock);
 }
 
@@ -212,11 +217,13 @@ static void begin(struct migrate_source *s, const struct migrate_params *params)
 	s->handed_over = false;
 	pthread_mutex_lock(&s->lock);
 	s->saving = false;
+	s->progress = (struct migrate_progress) {0};
 	s->stats = (struct migrate_stats) {
 		.status = MIGRATE_SETUP,
 		.begin_ns = migrate_now_ns(),
 		.ram_total = s->run->machine.memory.size_bytes,
 		.ram_left = s->run->machine.memory.size_bytes,
+		.dry_run = params->dry_run,
 	};
 	pthread_mutex_unlock(&s->lock);
 }

@@ -36,8 +36,9 @@ struct migrate_source {
 	/* of the loop's thread: the disks are locked here no more, the guest may not run as it is
 	 */
 	bool handed_disks;
-	bool saving;	      /* into a file: migrate_save.h does the work */
-	struct ram_file file; /* its own, but for how far it is */
+	bool saving;			  /* into a file: migrate_save.h does the work */
+	struct ram_file file;		  /* its own, but for how far it is */
+	struct migrate_progress progress; /* of the round that goes on */
 
 	/* the thread's own */
 	struct channel control;
@@ -78,6 +79,9 @@ int migrate_source_save(struct migrate_source *s, const struct migrate_params *p
 
 /** migrate_source_close - its channels; for the thread, or when there is none */
 void migrate_source_close(struct migrate_source *s);
+
+/** migrate_source_begin_round - for the thread: progress counts from here on */
+void migrate_source_begin_round(struct migrate_source *s);
 
 /** migrate_source_set_status - for the thread: note how far it is and tell clients */
 void migrate_source_set_status(struct migrate_source *s, enum migrate_status status);

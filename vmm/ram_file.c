@@ -55,7 +55,7 @@ static int save_part(struct ram_file *f, const uint8_t *map, uint64_t part, uint
 		zero = false;
 		ret = write_all(f->fd, p + first * GUEST_PAGE, (i - first) * GUEST_PAGE,
 				f->offset + start + first * GUEST_PAGE, e);
-		__atomic_fetch_add(&f->written, (i - first) * GUEST_PAGE, __ATOMIC_RELAXED);
+		migrate_progress_add(&f->progress, (i - first) * GUEST_PAGE, 0);
 	}
 	f->crc[part] = zero ? 0 : crc32c_pages(p, n_pages);
 	return ret;
@@ -87,6 +87,11 @@ static bool is_cancelled(const struct ram_file *f)
 	return poll(&cancel, 1, 0) > 0;
 }
 
+static void note_done(struct ram_file *f, uint64_t done)
+{
+	__atomic_store_n(&f->progress.done, done, __ATOMIC_RELAXED);
+}
+
 int ram_file_save(struct ram_file *f, const uint8_t *map, int hole_fd, struct err *e)
 {
 	const uint64_t n = ram_file_parts(f->n_bytes), end = f->offset + f->n_bytes;
@@ -96,8 +101,7 @@ int ram_file_save(struct ram_file *f, const uint8_t *map, int hole_fd, struct er
 	memset(f->crc, 0, n * sizeof(*f->crc));
 	while (!ret) {
 		part = next_part(hole_fd, 0, part, n);
-		__atomic_store_n(&f->done, part < n ? part * RAM_FILE_PART : f->n_bytes,
-				 __ATOMIC_RELAXED);
+		note_done(f, part < n ? part * RAM_FILE_PART : f->n_bytes);
 		if (part == n)
 			break;
 		if (is_cancelled(f))
@@ -138,7 +142,7 @@ static int check_part(int fd, uint64_t at, uint8_t *buf, uint64_t len, uint32_t 
 	return 0;
 }
 
-int ram_file_check(const struct ram_file *f, struct err *e)
+int ram_file_check(struct ram_file *f, struct err *e)
 {
 	const uint64_t n = ram_file_parts(f->n_bytes);
 	uint64_t part, data = 0;
@@ -154,12 +158,16 @@ int ram_file_check(const struct ram_file *f, struct err *e)
 		/* a hole that ought to have data in it is read, and found wrong */
 		if (part < data && !f->crc[part])
 			continue;
+		note_done(f, part * RAM_FILE_PART);
 		if (is_cancelled(f))
 			ret = err_set(e, -ECANCELED, "saved guest: the check was cancelled");
 		else
 			ret = check_part(f->fd, f->offset + part * RAM_FILE_PART, buf,
 					 part_bytes(f->n_bytes, part), f->crc[part], e);
 		data = part >= data ? part + 1 : data;
+		migrate_progress_add(&f->progress, part_bytes(f->n_bytes, part), 0);
+		if (f->tell)
+			f->tell(f);
 	}
 	munmap(buf, RAM_FILE_PART);
 	return ret;

@@ -8,6 +8,8 @@
 
 #include <stdint.h>
 
+#include "vmm/migrate.h"
+
 struct err;
 
 #define RAM_FILE_PART (1024 * 1024ULL) /* what one checksum covers */
@@ -24,8 +26,8 @@ struct ram_file {
 	uint64_t n_bytes; /* of RAM, a multiple of GUEST_PAGE */
 	uint32_t *crc;	  /* ram_file_parts(): crc32c_pages() of each, 0 for one that is all zero */
 	int cancel_fd;	  /* readable: give up. -1: never */
-	/* how far ram_file_save() is, bytes; atomic, for other threads */
-	uint64_t done, written;
+	struct migrate_progress progress; /* how far it is, for other threads */
+	void (*tell)(struct ram_file *f); /* called now and then by ram_file_check(); may be NULL */
 };
 
 /**
@@ -44,6 +46,6 @@ int ram_file_save(struct ram_file *f, const uint8_t *map, int hole_fd, struct er
  * to know first.
  * Return: 0; -EILSEQ naming the first part that differs; -ECANCELED; -errno
  */
-int ram_file_check(const struct ram_file *f, struct err *e);
+int ram_file_check(struct ram_file *f, struct err *e);
 
 #endif

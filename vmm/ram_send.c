@@ -97,6 +97,15 @@ static uint64_t data_bits(struct ram_send *s, uint64_t word)
 	return bits;
 }
 
+/* Pages of the words from @word up to @end; the last word may not be a whole one. */
+static uint64_t pages_in(const struct ram_send *s, uint64_t word, uint64_t end)
+{
+	const uint64_t n_pages = s->config.log->n_pages;
+
+	return (end * DIRTY_WORD_PAGES < n_pages ? end * DIRTY_WORD_PAGES : n_pages) -
+	       word * DIRTY_WORD_PAGES;
+}
+
 /*
  * First round: watch, and only then look for holes. A page that is a hole after it is watched holds
  * zeros, and who fills it later makes it dirty.
@@ -132,6 +141,7 @@ static int hand_out_all(struct ram_send *s, struct group *g, struct err *e)
 			return ret;
 		if (next_data(s, word * DIRTY_WORD_PAGES) / DIRTY_WORD_PAGES < data)
 			continue; /* somebody filled it in the meantime */
+		migrate_progress_add(s->config.progress, 0, pages_in(s, word, data) * GUEST_PAGE);
 		s->next_word = data;
 	}
 }
@@ -171,6 +181,7 @@ static int flush(struct ram_send_channel *c, struct err *e)
 	uint8_t head[RAM_HEAD_BYTES + RAM_FRAME_RUNS * RAM_RUN_BYTES];
 	const size_t table = (size_t)c->n_runs * RAM_RUN_BYTES;
 	const size_t pages = (size_t)c->n_pages * GUEST_PAGE;
+	int ret;
 	struct iovec iov[] = {
 		{.iov_base = head, .iov_len = RAM_HEAD_BYTES + table},
 		{.iov_base = c->staging, .iov_len = pages},
@@ -189,7 +200,10 @@ static int flush(struct ram_send_channel *c, struct err *e)
 	ram_head_put(head, &h);
 	c->count.bytes += RAM_HEAD_BYTES + table + pages;
 	c->n_runs = c->n_pages = 0;
-	return ram_io_send(&c->send->io, c->fd, iov, ARRAY_SIZE(iov), e);
+	ret = ram_io_send(&c->send->io, c->fd, iov, ARRAY_SIZE(iov), e);
+	if (!ret)
+		migrate_progress_add(c->send->config.progress, RAM_HEAD_BYTES + table + pages, 0);
+	return ret;
 }
 
 /*
@@ -246,6 +260,19 @@ static int check_cancel(const struct ram_send *s, struct err *e)
 	return err_set(e, -ECANCELED, "the migration was cancelled");
 }
 
+/* What a group was of the round: in the first one all pages, whatever is in them. */
+static uint64_t pages_of(const struct ram_send *s, const struct group *g)
+{
+	uint64_t n = 0;
+	unsigned int i;
+
+	if (s->first)
+		return pages_in(s, g->word, g->word + g->n);
+	for (i = 0; i < g->n; i++)
+		n += (unsigned int)__builtin_popcountll(g->bits[i]);
+	return n;
+}
+
 static void run_round(struct ram_send_channel *c)
 {
 	struct err e = {0};
@@ -259,6 +286,9 @@ static void run_round(struct ram_send_channel *c)
 		ret = hand_out(c->send, &g, &e);
 		for (i = 0; !ret && i < g.n; i++)
 			ret = send_word(c, g.word + i, g.bits[i], &e);
+		if (!ret && g.n)
+			migrate_progress_add(c->send->config.progress, 0,
+					     pages_of(c->send, &g) * GUEST_PAGE);
 		if (!ret)
 			ret = check_cancel(c->send, &e);
 	} while (!ret && g.n);

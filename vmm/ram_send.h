@@ -11,6 +11,7 @@
 
 #include "base/err.h"
 #include "vmm/dirty_log.h"
+#include "vmm/migrate.h"
 #include "vmm/ram_frame.h"
 
 struct ram_send_config {
@@ -20,7 +21,8 @@ struct ram_send_config {
 	const int *fds;	       /* stream sockets, still the caller's; copied */
 	unsigned int n;	       /* 1 to RAM_CHANNELS_MAX */
 	int cancel_fd;	       /* readable: give up. -1: never */
-	unsigned int stall_ms; /* give up when a channel has not moved for so long */
+	struct migrate_progress *progress; /* counts as it goes; NULL: nobody looks */
+	unsigned int stall_ms;		   /* give up when a channel has not moved for so long */
 };
 
 /* One round, or what was counted in one. */

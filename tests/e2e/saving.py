@@ -13,7 +13,7 @@ FRAMES = ["hello", "description", "memory", "state", "checksums", "finish"]
 
 
 def command(g, path, *args):
-    return [str(harness.TESTUDO), "save", g.name, str(path), *map(str, args)]
+    return [str(harness.TESTUDO), "save", g.name, str(path), "--json", *map(str, args)]
 
 
 def save(g, path, *args):

@@ -1,13 +1,16 @@
 """Moving guests on this machine: they go on where they were, with the memory that they had."""
 
+import json
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import time
 
 import pytest
 
+import faulty
 import harness
 import moving
 
@@ -241,3 +244,121 @@ def test_usage():
                         (["x", "unix:y", "--on-timeout", "pray"], "cancel, force or throttle")):
         p = subprocess.run([harness.TESTUDO, "migrate", *words], capture_output=True, text=True)
         assert p.returncode == moving.USAGE and text in p.stderr and p.stderr.count("\n") == 1, (words, p.stderr)
+
+
+# ---- what is said, and to whom ----
+
+def told(guest, *words, **kwargs):
+    return subprocess.run([harness.TESTUDO, *map(str, words)], env=guest.env, cwd=guest.work, stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True, timeout=harness.patience(120), **kwargs)
+
+
+def test_a_dry_run_is_never_taken_for_a_move(launch, work):
+    """Its status is its own, wherever it is asked for; a refused one says which side goes on."""
+    a = launch("a", params="heartbeat")
+    a.wait_beats()
+    b = launch("b", incoming=f"unix:{work}/m")
+    moving.wait_listening(b)
+    code, events, _ = moving.migrate(a, f"unix:{work}/m", "--dry-run")
+    assert code == 0 and events[-1]["event"] == events[-1]["status"] == "dry-run-passed"
+    assert events[-1]["x-testudo-outcome"] == "here"
+    assert all(event["x-testudo-dry-run"] and "completed" not in event.values() for event in events)
+    q = moving.Qmp(a)
+    assert q.ask("query-migrate")["status"] == "dry-run-passed"
+    q.close()
+    p = told(a, "migrate", "a", f"unix:{work}/m", "--dry-run")
+    assert p.returncode == 0 and p.stdout.startswith("dry run: guest 'a' could move to unix:"), p
+    assert "moved in" not in p.stdout and "nothing was moved" in p.stdout
+    c = launch("c", "-m", "32", incoming=f"unix:{work}/n")
+    moving.wait_listening(c)
+    code, events, err = moving.migrate(a, f"unix:{work}/n", "--dry-run")
+    assert code == moving.SOURCE_RUNS and events[-1]["event"] == "failed" and events[-1]["x-testudo-dry-run"]
+    assert "the destination refuses" in err and "it goes on at the source" in err, err
+    a.wait_beats()
+    end = moving.moved(a, b, f"unix:{work}/m")
+    assert end["event"] == "completed" and "x-testudo-dry-run" not in end
+
+
+@pytest.mark.parametrize("words, out, lines", [([], "text", 2), (["--json"], "json", None), (["-q"], "none", 0),
+                                               (["--quiet", "--json"], "json", None)], ids=lambda w: " ".join(w) if isinstance(w, list) else None)
+def test_words_in_a_pipe(launch, work, words, out, lines):
+    """People's words unless --json is given, and with -q nothing; for save as for migrate."""
+    a = launch("a", params="heartbeat")
+    a.wait_beats()
+    b = launch("b", incoming=f"unix:{work}/m")
+    moving.wait_listening(b)
+    for p in (told(a, "save", "a", f"{work}/snap", "--keep-running", *words), told(a, "migrate", "a", f"unix:{work}/m", *words)):
+        assert p.returncode == 0, p
+        if out == "json":
+            assert [json.loads(line) for line in p.stdout.splitlines()][-1]["event"] == "completed"
+        elif out == "none":
+            assert p.stdout == p.stderr == ""
+        else:
+            assert p.stdout.startswith("guest 'a' ") and "{" not in p.stdout and "\r" not in p.stdout, p.stdout
+            assert p.stdout.count("\n") <= lines
+    p = told(b, "list", "-q")
+    assert p.returncode == 0 and "b " in p.stdout
+    p = told(b, "stop", "--quiet", "nobody")
+    assert p.returncode == moving.NO_GUEST and "nobody" in p.stderr
+
+
+def slow(channel, number, head, rest):
+    """chunk= of a Proxy: a way that takes 8 MiB/s by two channels."""
+    time.sleep(len(rest) / (4 << 20))
+    return head, rest
+
+
+def shown_on_a_terminal(guest, *words):
+    """What a command writes to a terminal, in pieces between two carriage returns."""
+    ours, theirs = os.openpty()
+    p = subprocess.Popen([harness.TESTUDO, *map(str, words)], env=guest.env, cwd=guest.work, stdin=subprocess.DEVNULL,
+                         stdout=theirs, stderr=subprocess.PIPE)
+    os.close(theirs)
+    seen = b""
+    try:
+        while more := os.read(ours, 65536):
+            seen += more
+    except OSError:  # the other side is gone
+        pass
+    os.close(ours)
+    assert p.wait(harness.patience()) == 0, p.stderr.read()
+    p.stderr.close()
+    return seen.decode().split("\r")
+
+
+def test_progress_counts_from_the_start(launch, work):
+    """Within the first round, over a way that takes its time: amounts grow, and speed and time left are there."""
+    a = launch("a", params="heartbeat", mem=64)
+    a.wait_beats()
+    a.fill(16 << 20, 16)
+    b = launch("b", incoming=f"unix:{work}/m")
+    moving.wait_listening(b)
+    with faulty.Proxy(f"unix:{work}/slow", f"unix:{work}/m", chunk=slow):
+        code, events, err = moving.migrate(a, f"unix:{work}/slow", "--downtime-ms", 2000)
+    assert code == moving.MOVED, err
+    first = [e for e in events if e["event"] == "progress" and e["status"] == "active" and e["ram"]["dirty-sync-count"] == 0]
+    assert len(first) > 8, events
+    sent = [e["ram"]["transferred"] for e in first]
+    left = [e["ram"]["remaining"] for e in first]
+    assert sent == sorted(sent) and len(set(sent)) > len(sent) / 2, sent
+    assert left == sorted(left, reverse=True) and len(set(left)) > len(left) / 2, left
+    for e in first[3:]:
+        assert 1 < e["ram"]["mbps"] / 8 < 100, e
+        assert 0 < e["x-testudo-time-left"] < 60000, e
+    assert "x-testudo-time-left" not in events[-1]
+
+
+def test_bar_on_a_terminal(launch, work):
+    """One bar for migrate and save: speed, how far, and the time that is left. -q leaves it out."""
+    a = launch("a", params="heartbeat", mem=64)
+    a.wait_beats()
+    a.fill(16 << 20, 16)
+    b = launch("b", incoming=f"unix:{work}/m")
+    moving.wait_listening(b)
+    with faulty.Proxy(f"unix:{work}/slow", f"unix:{work}/m", chunk=slow):
+        pieces = shown_on_a_terminal(a, "migrate", "a", f"unix:{work}/slow", "--downtime-ms", 2000)
+    bars = [p for p in pieces if p.startswith("[") and "active" in p and "round 0" in p]
+    assert len(bars) > 8 and all(re.search(r"\d+ of 64 MiB  +[1-9]\d* MB/s  about \d+ s left", bar) for bar in bars[3:]), bars
+    assert any("guest 'a' moved" in p for p in pieces), pieces
+    quiet = shown_on_a_terminal(b, "save", "b", f"{work}/snap", "-q")
+    assert quiet == [""], quiet

@@ -46,8 +46,8 @@ static void save(struct saved *s)
 	s->file = (struct ram_file) {
 		.fd = s->fd, .offset = OFFSET, .n_bytes = SIZE, .crc = s->crc, .cancel_fd = -1};
 	assert_int_equal(ram_file_save(&s->file, s->m.map, s->m.fd, NULL), 0);
-	assert_int_equal(s->file.done, SIZE);
-	assert_int_equal(s->file.written, MiB + 4 * 4 * KiB);
+	assert_int_equal(s->file.progress.done, SIZE);
+	assert_int_equal(s->file.progress.bytes, MiB + 4 * 4 * KiB);
 }
 
 static void saved_fini(struct saved *s)

@@ -45,6 +45,7 @@ struct rig {
 	int pair[CHANNELS][2];
 	struct ram_send send;
 	struct ram_recv recv;
+	struct migrate_progress progress;
 };
 
 static int fake_watch(void *ctx, uint32_t slot, const struct guest_mem_region *r, bool on)
@@ -150,6 +151,7 @@ static void start_send(struct rig *r, unsigned int stall_ms)
 		.n = r->n,
 		.cancel_fd = r->cancel_fd,
 		.stall_ms = stall_ms,
+		.progress = &r->progress,
 	};
 	unsigned int i;
 
@@ -257,6 +259,11 @@ static void test_patterns(void **state)
 				assert_int_equal(round.pages + round.zero_pages + round.hole_pages,
 						 PAGES);
 				assert_int_equal(round.pages > 0, cases[i].sends);
+				/* all of it was counted as it went, but for the ends of the round
+				 */
+				assert_int_equal(r.progress.done, (uint64_t)PAGES * GUEST_PAGE);
+				assert_int_equal(r.progress.bytes + n * RAM_HEAD_BYTES,
+						 round.bytes);
 				assert_int_equal(round.hole_pages < PAGES, cases[i].reads);
 				assert_int_equal(
 					ram_send_round(&r.send, RAM_ROUND_LAST, &round, NULL), 0);
