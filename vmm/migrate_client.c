@@ -61,6 +61,7 @@ static void tell_bar(struct migrate_client *c, const json_t *state)
 	const json_int_t total = migrate_client_int(ram, "total");
 	const json_int_t left = migrate_client_int(ram, "remaining");
 	const unsigned int full = total ? (unsigned int)((total - left) * BAR_WIDTH / total) : 0;
+	const double rate = json_number_value(json_object_get(ram, "mbps")) / 8;
 	char left_words[40] = "";
 	unsigned int i;
 
@@ -70,8 +71,8 @@ static void tell_bar(struct migrate_client *c, const json_t *state)
 	printf("] %s", migrate_client_text(state, "status"));
 	if (!c->into_file)
 		printf("  round %lld", (long long)migrate_client_int(ram, "dirty-sync-count"));
-	printf("  %.0f of %.0f MiB  %.0f MB/s%s", (double)(total - left) / (double)MiB,
-	       (double)total / (double)MiB, json_number_value(json_object_get(ram, "mbps")) / 8,
+	printf("  %.0f of %.0f MiB  %.*f MB/s%s", (double)(total - left) / (double)MiB,
+	       (double)total / (double)MiB, rate < 10 ? 1 : 0, rate,
 	       left_text(migrate_client_int(state, "x-testudo-time-left"), left_words,
 			 sizeof(left_words)));
 	if (migrate_client_int(ram, "dirty-sync-count"))

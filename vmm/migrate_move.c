@@ -63,6 +63,8 @@ static void count(struct transfer *t, const struct ram_round *round)
 	st->ram_left -= copied < st->ram_left ? copied : st->ram_left;
 	st->rounds = round->number;
 	st->round_ns = 0;
+	if (round->ns) /* until converge_round() has made a steady one of it */
+		st->bytes_per_s = (uint64_t)((double)round->bytes / (double)round->ns * 1e9);
 	t->s->progress = (struct migrate_progress) {0};
 	pthread_mutex_unlock(&t->s->lock);
 }

@@ -260,17 +260,10 @@ static int check_cancel(const struct ram_send *s, struct err *e)
 	return err_set(e, -ECANCELED, "the migration was cancelled");
 }
 
-/* What a group was of the round: in the first one all pages, whatever is in them. */
-static uint64_t pages_of(const struct ram_send *s, const struct group *g)
+/* What a word was of the round: in the first one all of its pages, whatever is in them. */
+static uint64_t pages_of(const struct ram_send *s, uint64_t word, uint64_t bits)
 {
-	uint64_t n = 0;
-	unsigned int i;
-
-	if (s->first)
-		return pages_in(s, g->word, g->word + g->n);
-	for (i = 0; i < g->n; i++)
-		n += (unsigned int)__builtin_popcountll(g->bits[i]);
-	return n;
+	return s->first ? pages_in(s, word, word + 1) : (uint64_t)__builtin_popcountll(bits);
 }
 
 static void run_round(struct ram_send_channel *c)
@@ -284,11 +277,11 @@ static void run_round(struct ram_send_channel *c)
 	memset(&c->count, 0, sizeof(c->count));
 	do {
 		ret = hand_out(c->send, &g, &e);
-		for (i = 0; !ret && i < g.n; i++)
+		for (i = 0; !ret && i < g.n; i++) {
 			ret = send_word(c, g.word + i, g.bits[i], &e);
-		if (!ret && g.n)
 			migrate_progress_add(c->send->config.progress, 0,
-					     pages_of(c->send, &g) * GUEST_PAGE);
+					     pages_of(c->send, g.word + i, g.bits[i]) * GUEST_PAGE);
+		}
 		if (!ret)
 			ret = check_cancel(c->send, &e);
 	} while (!ret && g.n);
