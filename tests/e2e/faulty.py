@@ -256,14 +256,15 @@ def on(name, action):
     return at
 
 def open_files(pid):
-    """Names of what a process has open, less what comes and goes."""
+    """Names of what a process has open, less what comes and goes: VMs that were tried are closed beside the guest."""
     names = []
     for fd in os.listdir(f"/proc/{pid}/fd"):
         try:
             name = os.readlink(f"/proc/{pid}/fd/{fd}")
         except OSError:
             continue
-        names.append(name.split(":")[0] if name.startswith(("socket", "pipe")) else name)
+        if not name.startswith("anon_inode:kvm"):
+            names.append(name.split(":")[0] if name.startswith(("socket", "pipe")) else name)
     return sorted(names)
 
 def threads(pid):

@@ -93,6 +93,11 @@ def environment(env):
     return ["env", *ours, *(f"{name}={value}" for name, value in env.items())]
 
 
+def holds_nothing(name):
+    """The first words of a command for testudo on the host of that name in tests/data/hosts, whose KVM takes no bit."""
+    return environment(overlay(HOSTS / f"{name}.json", "drops"))
+
+
 def preloading(name):
     """The environment of a program under tests/e2e/@name.c, on the overlay if there is one."""
     libraries = [str(BUILD / "tests" / "e2e" / f"{name}.so"), *filter(None, [os.environ.get("LD_PRELOAD")])]

@@ -125,14 +125,13 @@ def test_dry_run_moves_nothing_and_can_be_repeated(launch, work):
     b.wait_beats()
 
 
-@pytest.mark.host("none")
+@pytest.mark.shim
 def test_refused_by_policy(launch, work):
     """The default policy, on a host whose KVM can hold nothing and whose CPU may need it."""
-    facts = pathlib.Path(harness.ROOT, "tests/data/hosts")
-    a = launch("a", "--host-facts", facts / "icelake-server.json", params="heartbeat")
+    a = launch("a", prefix=harness.holds_nothing("icelake-server"), params="heartbeat")
     a.wait_beats()
     uri = f"unix:{work}/m"
-    with moving.Guest(work, "b", "--host-facts", facts / "sapphire-rapids.json", incoming=uri) as b:
+    with moving.Guest(work, "b", prefix=harness.holds_nothing("sapphire-rapids"), incoming=uri) as b:
         moving.wait_listening(b)
         code, events, err = moving.migrate(a, uri)
         assert code == moving.REFUSED, err

@@ -861,11 +861,11 @@ def test_device_is_missing_there(lab):
     lab.retry()
 
 
+@pytest.mark.shim
 def test_policy_refuses(lab):
-    hosts = pathlib.Path(harness.ROOT, "tests/data/hosts")
-    lab.source("--host-facts", hosts / "icelake-server.json")
+    lab.source(prefix=harness.holds_nothing("icelake-server"))
     pathlib.Path(lab.policy).write_text("version: 1\n")
-    lab.destination("--host-facts", hosts / "sapphire-rapids.json")
+    lab.destination(prefix=harness.holds_nothing("sapphire-rapids"))
     with lab.proxy():
         code, _, err = lab.migrate()
     assert code == moving.REFUSED and "BHI_DIS_S" in err and "it goes on at the source" in err, err

@@ -159,10 +159,12 @@ def reports(guest, home):
 
 
 def check_refused(a, b, code, err, steps):
-    """@steps: of the decision. The message names each row that refuses, its bits and reason; the guest goes on."""
+    """@steps: of the decision. The message names each row that refuses, its bits and reason; the guest goes on. The last
+    row, features of the CPU, is not looked at where another one refuses."""
     assert code == moving.REFUSED, f"{code}: {err}\n{b.log()}\n{steps}"
-    for step in steps:
-        if step["verdict"] == "refuse":
+    refusals = [step for step in steps if step["verdict"] == "refuse"]
+    for step in refusals:
+        if (step["table"], step["row"]) != ("migration", 13) or len(refusals) == 1:
             assert f"{step['table']} row {step['row']}" in err and step["reason"] in err, err
             assert all(bit in err for bit in step["bits"]), err
     assert "it goes on at the source" in err

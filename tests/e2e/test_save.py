@@ -187,14 +187,13 @@ def test_disks_are_locked_and_compared(launch, work, policy):
     b.wait_beats()
 
 
-@pytest.mark.host("none")
+@pytest.mark.shim
 def test_refused_by_policy(launch, work):
     """The default policy, on a host whose KVM can hold nothing and whose CPU needs it where the first one did not."""
-    facts = pathlib.Path(harness.ROOT, "tests/data/hosts")
-    a = launch("a", "--host-facts", facts / "icelake-server.json")
+    a = launch("a", prefix=harness.holds_nothing("icelake-server"))
     a.wait_beats()
     saved(a, f"{work}/snap")
-    with moving.Guest(work, "b", "--host-facts", facts / "sapphire-rapids.json", incoming=f"file:{work}/snap") as b:
+    with moving.Guest(work, "b", prefix=harness.holds_nothing("sapphire-rapids"), incoming=f"file:{work}/snap") as b:
         assert b.end() == REFUSED, b.log()
         assert "BHI_DIS_S" in b.log() and "row" in b.log()
     assert moving.leftovers(work) == []
