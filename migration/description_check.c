@@ -224,7 +224,8 @@ int description_check(const struct machine_description *from,
 
 		if (!mine)
 			ret = err_set(e, -ENODEV,
-				      "the guest has %s, this testudo puts nothing there; use the "
+				      "the guest has %s, the destination puts nothing in that "
+				      "place; use the "
 				      "version of the source (%s)",
 				      place_of(dev).s, from->program);
 		else
@@ -232,10 +233,10 @@ int description_check(const struct machine_description *from,
 	}
 	for (i = 0; !ret && i < here->n_devices; i++)
 		if (!same_place(from, &here->device[i]))
-			ret = err_set(
-				e, -ENODEV,
-				"this testudo has %s, the guest has nothing there; use the version "
-				"of the source (%s)",
-				place_of(&here->device[i]).s, from->program);
+			ret = err_set(e, -ENODEV,
+				      "the destination has %s, the guest has nothing in that "
+				      "place; use the "
+				      "version of the source (%s)",
+				      place_of(&here->device[i]).s, from->program);
 	return ret;
 }

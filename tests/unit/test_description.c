@@ -537,7 +537,7 @@ static const struct {
 	 "the guest has virtio-blk in slot 0, the destination has virtio-rng",
 	 "order of the source"},
 	{here_elsewhere, -ENODEV,
-	 "the guest has virtio-blk in slot 0, this testudo puts nothing there",
+	 "the guest has virtio-blk in slot 0, the destination puts nothing in that place",
 	 "version of the source (testudo 0.1.0)"},
 	{here_irq, -EINVAL, "interrupt 5", "interrupt 9"},
 	{here_serial_number, -EINVAL, "serial-number 'disk-0', the destination's 'disk-1'",
