@@ -93,7 +93,7 @@ def test_cpu_features_and_templates(work):
     ("run v", {"vmlinuz"}),
     ("run -k v", {"vmlinuz"}),
     ("run -d r", {"root.img"}),
-    ("run -d root.img,", {"root.img,ro", "root.img,direct", "root.img,serial="}),
+    ("run -d root.img,", {"root.img,ro", "root.img,direct", "root.img,serial=", "root.img,format=raw"}),
     ("run --serial ", {"stdio", "file:", "unix:", "pty", "none"}),
     ("run --serial file:w", {"web.snap"}),  # the shell has "file:" already
     ("run --incoming ", {"tcp:", "unix:", "fd:", "file:"}),

@@ -78,6 +78,7 @@ CASES = {
     "--disk ro": Case(["-d", "disk.img,ro"], there=["-d", "disk.img"], params=DISK, says="ro=1"),
     "--disk direct": Case(["-d", "disk.img,direct"], there=["-d", "disk.img"], params=DISK, says="blk slot=0"),
     "--disk direct there": Case(["-d", "disk.img"], there=["-d", "disk.img,direct"], params=DISK, says="blk slot=0"),
+    "--disk format": Case(["-d", "disk.img,format=raw"], there=["-d", "disk.img"], params=DISK, says="blk slot=0"),
     "--disk serial": Case(["-d", "disk.img,serial=D1"], there=["-d", "disk.img"], params=DISK, says="serial=D1\n"),
     "--network": Case(["-n", "tap=t0"], there=["-n", "tap=t1"], params=INFO, says="net slot=0 .* mac=.[26ae]:"),
     "--network mac": Case(["-n", "tap=t0,mac=52:54:00:01:02:03"], there=["-n", "tap=t1"], params=INFO,
@@ -93,6 +94,7 @@ CASES = {
     "--daemonize": Case(["--daemonize"], goes="daemon"),
     "--ready-fd": Case(["--ready-fd", "1"], check=lambda g: g.wait_console("ready name=guest-")),
     "--verify-snapshot": Case([]),  # every guest that is restored here
+    "--clock-realtime": Case([]),  # those, too
     "--dump-dtb": Case(["--dump-dtb", "tree"], check=file_has("tree", b"testudo,machine-v1")),
     "--no-reboot": Case(["--no-reboot"], params="hello end=reset", goes="ends"),
     "--hugepages": Case(["--hugepages", "-m", "64"], goes="huge"),
@@ -236,7 +238,7 @@ def test_alone(start, work, taps, case):
                        timeout=harness.patience())
     assert p.returncode == 0, p.stderr
     assert b.end() == 0, b.story()
-    d = start([*there, "--verify-snapshot"], incoming="file:snap", prefix=taps)
+    d = start([*there, "--verify-snapshot", "--clock-realtime"], incoming="file:snap", prefix=taps)
     if a.called:
         d.called = a.called
     moving.wait_running(d)

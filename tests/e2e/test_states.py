@@ -71,7 +71,7 @@ def test_what_a_guest_says_is_for_both(path):
 ])
 def test_what_a_move_says_of_mitigations(work, names, change, says):
     """On a terminal. Nothing is 'held as before' where nothing was held."""
-    state = {"status": "completed", "ram": {"transferred": 0, "dirty-sync-count": 1}, "total-time": 1}
+    state = {"status": "dry-run-passed", "ram": {"transferred": 0, "dirty-sync-count": 1}, "total-time": 1}
     if change:
         state["x-testudo-mitigation"] = change
     answers = {"query-status": {"status": "running", "running": True}, "query-migrate": state, **SIZE,
