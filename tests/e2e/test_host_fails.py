@@ -84,8 +84,9 @@ def test_no_memory(work, limit):
     assert [w for w in LIMITS if w in r.log[0]] == [word], r
 
 
-@pytest.mark.parametrize("limit,word,values", [
-    ("as", "ulimit -v", range(96 << 20, 224 << 20, 16 << 20)), ("nofile", "ulimit -n", range(12, 44, 3))], ids=["as", "nofile"])
+@pytest.mark.parametrize("limit,word,values", [("as", "ulimit -v", range(96 << 20, 1 << 30, 48 << 20)),
+                                               ("nofile", "ulimit -n", [8, 16, 64, 300, 510, 600])],
+                         ids=["as", "nofile"])
 def test_whatever_fails_of_a_limit_names_it(work, limit, word, values):
     """More and more of it: each start fails at another place, until one does not."""
     binary = harness.TESTUDO.read_bytes()

@@ -1,10 +1,13 @@
 """Files of another kind than the option wants: each is told by name, with what to do, and is not touched."""
 
+import os
 import pathlib
+import signal
 
 import pytest
 
 import harness
+import moving
 from harness import BAD_INPUT, OFF
 
 SECTOR = harness.SECTOR
@@ -90,6 +93,23 @@ def test_insist(put, testudo):
     testudo("blk sectors=8 start=8", "-d", f"{path},format=raw").expect(OFF, "done blk")
     assert path.read_bytes()[:8] == b"QFI\xfb\0\0\0\3"
     assert path.read_bytes()[8 * SECTOR:16 * SECTOR] == harness.disk_words(8, 8)
+
+
+def test_a_guest_writes_a_magic_on_its_own_disk(put, work, testudo):
+    """It goes on, over a reset too, and is refused at the next start; a start that insists is not."""
+    path = put(image())
+    env = {**os.environ, "XDG_RUNTIME_DIR": work}
+    with harness.Live(["run", "--name", "again", "-p", "echo", "-k", harness.GUEST, "-d", path], work, env=env) as t:
+        t.read_until(b"echo ready\n")
+        with open(path, "r+b") as f:
+            f.write(b"QFI\xfb\0\0\0\3")
+        t.seen = b""
+        with moving.qmp.Client(moving.qmp.socket_path(work, "again")) as c:
+            c.execute("system_reset")
+            t.read_until(b"echo ready\n")
+        assert t.end() == -signal.SIGTERM
+    testudo("hello", "-d", path).expect_error(BAD_INPUT, path, "qcow2", ",format=raw")
+    testudo("hello", "-d", f"{path},format=raw").expect(OFF, "done hello")
 
 
 @pytest.mark.nokvm
