@@ -387,6 +387,7 @@ int cmd_migrate(int argc, char **argv)
 		fputs(help, stdout);
 		return 0;
 	}
+	c.client.limited = c.timeout_s;
 	signal(SIGPIPE, SIG_IGN);
 	code = code < 0 ? EXIT_USAGE : run(&c, &e);
 	qmp_client_close(&c.client.qmp);

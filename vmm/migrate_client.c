@@ -123,9 +123,10 @@ static void tell_stuck(struct migrate_client *c, const json_t *state)
 	migrate_client_end_bar(c);
 	log_warn(
 		"guest '%s' writes more than can be sent, also slowed down by %lld%%: rounds go on "
-		"until it writes less, or until Ctrl-C; allow a longer pause (--downtime-ms), or "
-		"end it by --timeout with --on-timeout",
-		c->name, (long long)migrate_client_int(state, "cpu-throttle-percentage"));
+		"until it writes less, %s, or until Ctrl-C; allow a longer pause (--downtime-ms)%s",
+		c->name, (long long)migrate_client_int(state, "cpu-throttle-percentage"),
+		c->limited ? "until --timeout" : "however long that takes",
+		c->limited ? "" : ", or end it by --timeout with --on-timeout");
 }
 
 static void our_signals(sigset_t *signals)

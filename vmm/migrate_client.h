@@ -19,6 +19,7 @@ struct migrate_client {
 	bool json;	  /* a line an event */
 	bool bar_wanted;  /* standard output is a terminal, and not to be quiet */
 	bool into_file;
+	bool limited; /* somebody said how long it may take */
 	struct qmp_client qmp;
 	bool bar;	  /* the progress bar is on the terminal's last line */
 	bool told_stuck;  /* the user knows that it may go on for ever */

@@ -55,6 +55,8 @@ def serve(s, answers):
                         break
                     text = text.lstrip()[end:]
                     value = answers.get(command["execute"], {})
+                    if isinstance(value, dict) and "then" in value:  # one after the other, the last for ever
+                        value = value["then"].pop(0) if len(value["then"]) > 1 else value["then"][0]
                     if isinstance(value, dict) and "error" in value:
                         answer = {"error": {"class": "GenericError", "desc": value["error"]}}
                     else:

@@ -177,7 +177,7 @@ def check_moved(a, b, code, err, events, decision, was, ctrl):
     """@was: bits held where it was; @ctrl: what it reported. Report file and words say what explain says."""
     assert code == moving.MOVED, f"{code}: {err}\n{b.log()}\n{decision}"
     vcpu = json.loads(pathlib.Path(b.work, "b.report").read_text())["vcpus"][0]
-    assert vcpu["wanted"] == {"mask": decision["mask"], "value": decision["value"], "names": decision["at-1"]}
+    assert vcpu["wanted"] == {key: decision[key] for key in ("mask", "value", "at-1", "at-0")}
     assert vcpu["held"] == vcpu["wanted"]
     assert vcpu["verdict"] == decision["verdict"] and rows(vcpu["steps"]) == rows(decision["steps"])
     assert vcpu["short-sequence-adequate"] == decision["short-sequence-adequate"]

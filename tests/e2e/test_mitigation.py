@@ -285,7 +285,7 @@ def test_guest_that_is_shown_bhi_ctrl_owns_the_bit(guest, mode):
 @pytest.mark.parametrize("pool,shown", [("this-host", CONTROLS), ("long-bhb", CONTROLS), ("mixed", 0), ("any", 0),
                                         ("[icx.json, spr.json]", 0), ("[icx.json]", 0), ("[spr.json]", CONTROLS)])
 def test_guest_is_shown_what_the_pool_can_keep(guest, work, mode, pool, shown):
-    """Booted on the newer part: where it could move to an older one it is not shown BHI_CTRL, and is forced."""
+    """Booted on the newer part: where it could move to an older one it is not shown BHI_CTRL, and the bit is held."""
     pool_files(work)
     g = guest(mode, [f"0.r.{EDX_7_2}", f"0.r.{HW}", "0.r.10a"], cpus=1, edx_7_2=CONTROLS, arch_cap=EIBRS | BHI_NO,
               policy=f"rrsba: off\nbhi-no-is-enough: off\npool: {pool}")
@@ -468,7 +468,7 @@ def test_reset_keeps_the_contract_and_forgets_the_report(guest, work, mode):
 
 @pytest.mark.parametrize("policy,code", [("", OFF), ("on-refuse: warn", OFF), ("on-refuse: stop", POLICY)])
 def test_bits_that_can_be_held_no_more(guest, monkeypatch, policy, code):
-    """KVM refuses the guest's SSBD together with the forced bit: the operator says what follows."""
+    """KVM refuses the guest's SSBD together with the held bit: the operator says what follows."""
     monkeypatch.setenv("KVM_SHIM_REFUSES", str(SSBD | BHI))
     g = guest("filter", ["0.w.48.1", "0.w.48.4", "0.spin.8000.48", f"0.r.{HW}"], cpus=1, policy=policy)
     assert g.result.code == code, str(g.result)

@@ -98,3 +98,16 @@ def test_what_a_move_says_of_mitigations(work, names, change, says):
         reader.join(harness.patience())
         os.close(master)
     assert p.returncode == 0 and says in b"".join(out).decode(), (out, err)
+
+
+@pytest.mark.parametrize("words,advised", [([], True), (["--timeout", "60"], False)])
+def test_no_advice_that_is_followed_already(work, words, advised):
+    state = {"status": "active", "x-testudo-stuck": True, "cpu-throttle-percentage": 99, "ram": {}}
+    answers = {"query-status": {"status": "running", "running": True}, **SIZE,
+               "query-migrate": {"then": [state, dict(state, status="completed")]}}
+    with socket.socket(socket.AF_UNIX) as there, silent.guest(work, answers=answers):
+        there.bind(f"{work}/there")
+        there.listen(8)
+        r = run(work, "migrate", "g", "unix:there", "--dry-run", *words)
+    assert r.returncode == 0 and "writes more than can be sent" in r.stderr, r
+    assert ("by --timeout with --on-timeout" in r.stderr) == advised and "--downtime-ms" in r.stderr, r.stderr

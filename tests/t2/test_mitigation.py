@@ -123,8 +123,8 @@ def test_report_says_not_affected(run):
         assert vcpu["verdict"] == "allow" and rows(vcpu["steps"]) == ROWS
 
 
-def test_nothing_is_forced(run):
-    nothing = {"mask": "0x0", "value": "0x0", "names": []}
+def test_nothing_is_held(run):
+    nothing = {"mask": "0x0", "value": "0x0", "at-1": [], "at-0": []}
     for vcpu in run["report"]["vcpus"]:
         assert (vcpu["wanted"], vcpu["held"], vcpu["failed"]) == (nothing, nothing, False)
         assert vcpu["effective"] == {"value": vcpu["guest-spec-ctrl"], "known": "read back"}
