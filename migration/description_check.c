@@ -182,8 +182,8 @@ static int check_counts(const struct machine_description *from,
 		if (there == mine)
 			continue;
 		snprintf(text + at, sizeof(text) - at,
-			 "%sthe guest has %s, testudo run --incoming was given %s: %s",
-			 at ? ". " : "", count_of(there, options[i].noun).s,
+			 "%sthe guest has %s (%s), testudo run --incoming was given %s: %s",
+			 at ? ". " : "", count_of(there, options[i].noun).s, options[i].type,
 			 count_of(mine, options[i].noun).s,
 			 there > mine ? options[i].add : options[i].leave_out);
 	}

@@ -164,11 +164,13 @@ def test_ports_of_the_outside_stay_open(launch, work):
 
 
 MISFITS = {
-    "a disk more here": (["-d", "disk.img"], [], "virtio-blk"),
-    "a disk more there": ([], ["-d", "disk.img"], "virtio-blk"),
+    "a disk more here": (["-d", "disk.img"], [], "was given no disk: add -d FILE"),
+    "a second disk here": (["-d", "disk.img", "-d", "small.img"], ["-d", "disk.img"], "the guest has 2 disks"),
+    "a disk more there": ([], ["-d", "disk.img"], "leave out -d"),
     "another serial number": (["-d", "disk.img,serial=A"], ["-d", "disk.img,serial=B"], "serial-number"),
     "another size": (["-d", "disk.img"], ["-d", "small.img"], "capacity"),
-    "no entropy source there": ([], ["--no-rng"], "virtio-rng"),
+    "no entropy source there": ([], ["--no-rng"], "leave out --no-rng"),
+    "none here": (["--no-rng"], [], "give --no-rng"),
     "other memory": ([], ["-m", "32"], "-m"),
     "other vCPUs": ([], ["-c", "2"], "-c"),
 }
@@ -191,6 +193,30 @@ def test_a_destination_that_does_not_fit(launch, work, case):
     b.end()
     a.wait_beats()
     assert moving.leftovers(work) == ["a"]
+
+
+def test_what_has_left_says_so(launch, work):
+    """To every command that would act on it, in words of the command line, with the one that helps."""
+    a = launch("a")
+    a.wait_beats()
+    uri = f"unix:{work}/m"
+    b = launch("b", incoming=uri)
+    moving.wait_listening(b)
+    monitor = moving.Qmp(a)  # testudo migrate would end it
+    monitor.migrate(uri)
+    assert monitor.wait_migration()["status"] == "completed"
+    for words in (["pause", "a"], ["resume", "a"], ["stop", "a"], ["save", "a", "f"], ["migrate", "a", f"unix:{work}/x"]):
+        with socket.socket(socket.AF_UNIX) as nobody:
+            if words[0] == "migrate":
+                nobody.bind(f"{work}/x")
+                nobody.listen(8)
+            r = subprocess.run([harness.TESTUDO, *words], cwd=work, env=a.env, capture_output=True, text=True, check=False,
+                               timeout=harness.patience())
+        assert r.returncode and "has left" in r.stderr and "testudo stop --force" in r.stderr, (words, r)
+        assert not any(word in r.stderr for word in ("query-", "quit", "cont:", "postmigrate")), (words, r.stderr)
+    r = subprocess.run([harness.TESTUDO, "stop", "--force", "a"], env=a.env, check=False, timeout=harness.patience())
+    assert r.returncode == 0 and a.end() == 0
+    b.wait_beats()
 
 
 def test_twice_at_once_is_refused(launch, work):
