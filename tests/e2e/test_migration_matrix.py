@@ -80,7 +80,7 @@ POLICIES = {
     "not unasked": "hold-unaware: off\n", "tighten": "honour-report: tighten\n", "relax": "honour-report: relax\n",
     "ignore": "honour-report: ignore\n", "no virtual MSRs": "virtual-msrs: off\n",
     "not enough": "bhi-no-is-enough: off\n", "on a report": "hold-when-shown: on\n",
-    "frozen": "frozen-mask: rebuild\n", "pool": "pool: mixed\n", "strict, not unasked": "strict: on\nforce-unaware: off\n",
+    "frozen": "frozen-mask: rebuild\n", "pool": "pool: mixed\n", "strict, not unasked": "strict: on\nhold-unaware: off\n",
 }
 
 

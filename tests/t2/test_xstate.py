@@ -32,7 +32,7 @@ exit 0
 # A KVM that freezes what is held when the VM is made (tests/shim), on what is taken for a Sapphire Rapids: for a guest that
 # reports retpolines later, the machine is built anew. The shim shows SPEC_CTRL, with which a guest writes an MSR that the
 # emulated CPU has not.
-POLICY = b"version: 1\nforce-unaware: off\nfrozen-mask: rebuild\n"
+POLICY = b"version: 1\nhold-unaware: off\nfrozen-mask: rebuild\n"
 SHIM = ("LD_PRELOAD=/tmp/move/kvm_shim.so KVM_SHIM=rfc KVM_SHIM_ARCH_CAP={kvm-arch-capabilities} "
         "KVM_SHIM_7_2_EDX={kvm-cpuid-7-2-edx}")
 

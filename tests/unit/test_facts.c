@@ -184,6 +184,25 @@ static void test_refused(void **state)
 	free(good);
 }
 
+/* The list of bits had another name in older files; both are too much. */
+static void test_earlier_name(void **state)
+{
+	char *good = host_file_format(&sapphire);
+	char *earlier = replace(good, "\"can-hold\"", "\"can-force\"");
+	char *both = replace(good, "\"can-hold\"", "\"can-force\": [], \"can-hold\"");
+	struct host_file f;
+	struct err e;
+
+	(void)state;
+	assert_int_equal(parse(earlier, &f, &e), 0);
+	assert_int_equal(f.backend.can_force, sapphire.backend.can_force);
+	assert_int_equal(parse(both, &f, &e), -EINVAL);
+	assert_non_null(strstr(e.text, "backend.can-force"));
+	free(both);
+	free(earlier);
+	free(good);
+}
+
 static void test_not_objects(void **state)
 {
 	static const struct {
@@ -490,11 +509,12 @@ static void test_mutations(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_round_trip), cmocka_unit_test(test_extremes),
-		cmocka_unit_test(test_refused),	   cmocka_unit_test(test_not_objects),
-		cmocka_unit_test(test_cpuid),	   cmocka_unit_test(test_many_leaves),
-		cmocka_unit_test(test_limits),	   cmocka_unit_test(test_info),
-		cmocka_unit_test(test_data),	   cmocka_unit_test(test_mutations),
+		cmocka_unit_test(test_round_trip),  cmocka_unit_test(test_extremes),
+		cmocka_unit_test(test_refused),	    cmocka_unit_test(test_earlier_name),
+		cmocka_unit_test(test_not_objects), cmocka_unit_test(test_cpuid),
+		cmocka_unit_test(test_many_leaves), cmocka_unit_test(test_limits),
+		cmocka_unit_test(test_info),	    cmocka_unit_test(test_data),
+		cmocka_unit_test(test_mutations),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

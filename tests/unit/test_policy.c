@@ -67,6 +67,8 @@ static const struct {
 	{V "? {a: b}\n: b\n", "line 2: a map is not a key", "bhi"},
 	{V "<<: {bhi: on}\n", "line 2: '<<' is not a key", "bhi"},
 	{V V, "line 2: version: given on line 1 already", "leave one out"},
+	{V "force-unaware: off\nhold-unaware: on\n",
+	 "line 3: hold-unaware: given on line 2 already", "leave one out"},
 	{V "bhi: on\nrrsba: on\nbhi: on\n", "line 4: bhi: given on line 2 already",
 	 "leave one out"},
 	{V "isolation:\n  observe-ibpb: on\n  observe-ibpb: off\n",
@@ -227,7 +229,7 @@ static void test_everything(void **state)
 	static const char all[] =
 		"---\nversion: 1   # the format\nbhi: on\nrrsba: \"off\"\nhonour-report: "
 		"'tighten'\n"
-		"strict: true\nbhi-no-is-enough: false\nforce-unaware: off\nforce-when-shown: on\n"
+		"strict: true\nbhi-no-is-enough: false\nhold-unaware: off\nhold-when-shown: on\n"
 		"trust-model: on\nspec-ctrl:\n  SSBD: on\n  stibp: off\n  IBRS: guest\n"
 		"virtual-msrs: off\ncannot: refuse\nincoming-cannot: warn\nmixed-pool: warn\n"
 		"frozen-mask: rebuild\n"
@@ -272,6 +274,19 @@ static void test_everything(void **state)
 }
 
 /* Each word of each row of the table is taken, and stored where the row says. */
+/* Names that keys had before are read, too. */
+static void test_earlier_names(void **state)
+{
+	struct policy p;
+	struct err e;
+
+	(void)state;
+	assert_int_equal(parse("version: 1\nforce-unaware: off\nforce-when-shown: on\n", &p, &e),
+			 0);
+	assert_false(p.mitigation.force_unaware);
+	assert_true(p.mitigation.force_when_shown);
+}
+
 static void test_each_word(void **state)
 {
 	unsigned int n, i;
@@ -720,6 +735,7 @@ int main(void)
 		cmocka_unit_test(test_example_of_the_issue),
 		cmocka_unit_test(test_nothing_but_the_version),
 		cmocka_unit_test(test_everything),
+		cmocka_unit_test(test_earlier_names),
 		cmocka_unit_test(test_each_word),
 		cmocka_unit_test(test_limits),
 		cmocka_unit_test(test_default_file),
