@@ -71,7 +71,8 @@ static const struct option_row {
 	 "the "
 	 "guest, Ctrl-a h tells more"},
 	{"name", OPT_NAME, "NAME",
-	 "what testudo list and its like know the guest by (default guest-PID)"},
+	 "what testudo list and its like know the guest by (default guest-PID; with --incoming the "
+	 "name that the guest had)"},
 	{"incoming", OPT_INCOMING, "URI",
 	 "do not boot: wait for a guest that testudo migrate sends to tcp:HOST:PORT, unix:PATH or "
 	 "fd:N, or load the one that testudo save wrote to file:PATH"},

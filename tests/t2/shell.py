@@ -31,7 +31,7 @@ PLACES = [
     ("/t2/guest/guest-report", "the program that reports in guests whose kernel cannot"),
     ("/t2/bin/abi", "the test of KVM_CAP_FORCE_SPEC_CTRL"),
     ("/t2/lib/kvm_shim.so", "a library that makes a KVM another: LD_PRELOAD, KVM_SHIM"),
-    ("/scratch", "a disk of this host alone, to write on"),
+    ("/scratch", "room to write; it goes with the host"),
     ("/dev/sda", "the disk that goes from host to host: mount it"),
 ]
 
