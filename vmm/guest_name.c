@@ -12,9 +12,13 @@
 #include "base/log.h"
 #include "vmm/control.h"
 
-/* How often, and how long, a name is asked for that the source has still. */
-#define TRY_MS	  20
-#define TRIES_MAX 500
+/*
+ * How often, and how long, a name is asked for that the source has still. Who has waited for the
+ * end of the source, and calls the guest by its name then, must find it: the start of a program
+ * takes longer than this.
+ */
+#define TRY_MS	  2
+#define TRIES_MAX 5000
 
 void guest_name_init(struct guest_name *n)
 {
