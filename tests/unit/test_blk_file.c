@@ -480,6 +480,43 @@ static void test_block_device(void **state)
 	blk_file_close(&a);
 }
 
+/* The guest that arrives knows its disk; what the host cannot be stays the host's. */
+static void test_suit(void **state)
+{
+	static const struct {
+		bool host_readonly, readonly;
+		uint32_t block_size; /* that the guest knows */
+		bool want_readonly;
+		uint32_t want_block_size;
+	} rows[] = {
+		{false, false, 512, false, 512},   {false, true, 512, true, 512},
+		{true, false, 512, true, 512},	   {true, true, 4096, true, 4096},
+		{false, false, 4096, false, 4096}, {false, false, 8192, false, 512},
+		{false, false, 1536, false, 512},  {false, false, 0, false, 512},
+		{false, false, 256, false, 512},   {false, false, UINT32_MAX, false, 512},
+		{false, false, 2048, false, 512}, /* the image is no multiple of it, below */
+	};
+	struct blk_file f;
+	struct err e;
+	size_t i;
+
+	(void)state;
+	make_file("image", MiB);
+	make_file("odd", MiB + 512);
+	for (i = 0; i < ARRAY_SIZE(rows); i++) {
+		const bool odd = rows[i].block_size == 2048;
+
+		assert_int_equal(open_image(&f, odd ? "odd" : "image", rows[i].host_readonly, &e),
+				 0);
+		/* one after the other: nothing of the first stays */
+		blk_file_suit(&f, !rows[i].readonly, 1024);
+		blk_file_suit(&f, rows[i].readonly, rows[i].block_size);
+		assert_int_equal(f.readonly, rows[i].want_readonly);
+		assert_int_equal(f.block_size, rows[i].want_block_size);
+		blk_file_close(&f);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -490,6 +527,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_qemu_locks, enter_dir, leave_dir),
 		cmocka_unit_test_setup_teardown(test_ring_is_restricted, enter_dir, leave_dir),
 		cmocka_unit_test_setup_teardown(test_no_io_uring, enter_dir, leave_dir),
+		cmocka_unit_test_setup_teardown(test_suit, enter_dir, leave_dir),
 		cmocka_unit_test_setup_teardown(test_block_device, enter_dir, leave_dir),
 	};
 
