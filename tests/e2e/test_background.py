@@ -373,7 +373,7 @@ def test_commands_wait_for_a_guest(work, launch, words):
         assert 9 < time.monotonic() - begin < LIMIT
         assert r.returncode in (VMM_ERROR, 5), r
         assert len(r.stderr.splitlines()) == 1, r
-        assert f"is awaited at unix:{work}/m and is not here after 10 s" in r.stderr.decode(), r
+        assert f"is awaited at unix:{work}/m and has not come after 10 s" in r.stderr.decode(), r
         # what only looks does not wait
         assert b"inmigrate" in command(work, "stat", "web").stdout
 

@@ -97,7 +97,7 @@ def test_a_host_that_keeps_half_of_an_msr(launch, work, msr, arrives):
     code, _, err = moving.migrate(a, f"unix:{work}/m")
     assert code == (moving.MOVED if arrives else moving.SOURCE_RUNS), err
     if not arrives:
-        assert f"MSR 0x{msr} was 0xffff888000003000, and this host's KVM keeps 0x3000" in err
+        assert f"MSR 0x{msr} was 0xffff888000003000, and the destination's KVM keeps 0x3000" in err
 
 
 def test_local_hand_over_copies_nothing(launch, work):
