@@ -125,7 +125,7 @@ static int check_device(const struct description_device *from,
 			       "the guest has %s, the destination has %s in its place; give the "
 			       "devices in the "
 			       "order of the source",
-			       place_of(from).s, place_of(here).s);
+			       place_of(from).s, here->type);
 	if (from->slot != here->slot || from->size != here->size || from->irq != here->irq)
 		return err_set(e, -EINVAL,
 			       "%s: the guest's has slot %d, 0x%llx bytes and interrupt %d, this "
