@@ -188,12 +188,15 @@ def run_raw(words, cwd, stdin=b"", timeout=TIMEOUT, prefix=(), binary=TESTUDO):
 
 
 def wait(p, timeout=TIMEOUT):
-    """Like p.wait(), with the peak resident memory (KiB)."""
+    """Like p.wait(), with the peak resident memory (KiB), as it was when it was last looked at: what wait4() tells is no
+    less than the size of the process that forked it, which may be this one."""
+    peak = 0
+
     def ended():
-        pid, status, usage = os.wait4(p.pid, os.WNOHANG)
-        if pid:
-            p.returncode = os.waitstatus_to_exitcode(status)
-        return pid and (p.returncode, usage.ru_maxrss)
+        nonlocal peak
+        status = pathlib.Path(f"/proc/{p.pid}/status").read_text()
+        peak = max([peak, *map(int, re.findall(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE))])
+        return p.poll() is not None and (p.returncode, peak)
 
     return until(ended, lambda: f"testudo still runs: {p.args}", timeout)
 

@@ -56,7 +56,10 @@ def test_descriptors_are_few_and_known(live, monkeypatch):
     with live("echo") as t:
         t.read_until(b"echo ready")
         for path in pathlib.Path(f"/proc/{t.p.pid}/fd").iterdir():
-            target = os.readlink(path)
+            try:
+                target = os.readlink(path)
+            except FileNotFoundError:  # a VM that was tried is closed beside the guest
+                continue
             assert target.startswith(allowed) or target.endswith("guest.elf") or int(path.name) <= 2, target
 
 
