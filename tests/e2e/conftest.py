@@ -5,6 +5,7 @@ Tests of testudo on this machine's /dev/kvm with the guest of tests/guest.
   TESTUDO_OVERLAY=intel|amd   on that host, whatever this machine is: tests/shim lays its fact file over /dev/kvm, for
                               every testudo that the tests start (none, or not set: this machine's own KVM)
   TESTUDO_SLICE=N             of each test with several cases the first and every Nth after it; for a slow machine
+  TESTUDO_SHARE=K/N           of the tests, each with its cases, the Kth of every N
 """
 
 import collections
@@ -28,7 +29,8 @@ QUICK = {"test_boot", "test_cpu", "test_end"}
 
 
 def pytest_collection_modifyitems(config, items):
-    slice_cases(config, items, int(os.environ.get("TESTUDO_SLICE", "1")))
+    keep(config, items, share(items, *map(int, os.environ.get("TESTUDO_SHARE", "1/1").split("/"))))
+    keep(config, items, every(items, int(os.environ.get("TESTUDO_SLICE", "1"))))
     why = harness.why_no_kvm()
     for item in items:
         if item.module.__name__ in QUICK:
@@ -43,13 +45,27 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason=why))
 
 
-def slice_cases(config, items, step):
-    """Leaves each test function its first case and every @step-th after it; the others count as deselected."""
+def share(items, k, n):
+    """The @k-th of every @n test functions, with all their cases."""
+    functions = list(dict.fromkeys(item.function for item in items))
+    chosen = set(functions[k - 1::n])
+    return [item for item in items if item.function in chosen]
+
+
+def every(items, step):
+    """Of each test function the first case and every @step-th after it."""
     seen = collections.Counter()
-    kept, left = [], []
+    kept = []
     for item in items:
-        (left if seen[item.function] % step else kept).append(item)
+        if seen[item.function] % step == 0:
+            kept.append(item)
         seen[item.function] += 1
+    return kept
+
+
+def keep(config, items, kept):
+    """The others count as deselected."""
+    left = list(set(items) - set(kept))
     if left:
         config.hook.pytest_deselected(items=left)
         items[:] = kept
