@@ -22,7 +22,7 @@ import host
 import later
 import shell
 
-# What a kind of host is: the CPU; whose kernel, Debian's, the next Debian's, or that version of our own.
+# What a kind of host is: the CPU; whose kernel, Debian's, the next Debian's, or the one of SERIES.
 Kind = collections.namedtuple("Kind", "model kernel")
 KINDS = {
     "intel-stock": Kind("arrow_lake", "debian"),
@@ -32,6 +32,7 @@ KINDS = {
     "intel-renumbered": Kind("arrow_lake", "6.12"),
 }
 BUILD = pathlib.Path(os.environ.get("TESTUDO_BUILD", files.TOP / "build"))
+SERIES = {"6.1": "bookworm", "6.12": "trixie"}  # of kernel/, for the KVM of that Debian's kernel
 MODULES = ["ata_piix", "sd_mod", "ext4", "msr", "kvm_intel"]
 
 MIPS = 100
@@ -48,14 +49,16 @@ ACCEPT_S = 20
 HUGE = "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
 
 
-def patched_kernel(version):
-    """The bzImage of the kernel with the series of kernel/ and what the lab reads; built if need be."""
-    out = files.cache_dir() / f"lab-kernel-{version}"
-    made = subprocess.run([files.TOP / "kernel" / "build", version, "--lab", out], stdin=subprocess.DEVNULL,
+def patched(version):
+    """That Debian's kernel whose KVM has the series of kernel/ and what the lab reads; built if need be."""
+    kernel = later.kernel(SERIES[version])
+    release = next(kernel.glob("boot/vmlinuz-*")).name.removeprefix("vmlinuz-")
+    out = files.cache_dir() / f"lab-kvm-{version}"
+    made = subprocess.run([files.TOP / "kernel" / "build", version, "--lab", release, out], stdin=subprocess.DEVNULL,
                           stderr=subprocess.PIPE, text=True, check=False)
     if made.returncode != 0:
         raise files.FilesError((made.stderr.strip().splitlines() or ["kernel/build failed"])[-1])
-    return out / "bzImage"
+    return files.Stock(signed=False, kernel=kernel, modules={"kvm": out / "kvm.ko", "kvm_intel": out / "kvm-intel.ko"})
 
 
 class IntelHost(host.EmulatedHost):
@@ -68,11 +71,11 @@ class IntelHost(host.EmulatedHost):
     def _bring_up(self, testudo, disks=(), tree=None):
         kind = KINDS[self.kind]
         self.stock = running = files.Stock(signed=False)
+        append = APPEND
         if kind.kernel == "later":
             running = files.Stock(signed=False, kernel=later.kernel())
-        kernel, modules, append = running.vmlinuz, MODULES, APPEND
-        if kind.kernel not in ("debian", "later"):
-            kernel, modules, append = patched_kernel(kind.kernel), [], f"{APPEND} {PATCHED}"
+        elif kind.kernel in SERIES:
+            running, append = patched(kind.kernel), f"{APPEND} {PATCHED}"
         self.work = self.work / self.kind
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir(parents=True)
@@ -85,9 +88,9 @@ class IntelHost(host.EmulatedHost):
         more = {f"t2/{name}": data if isinstance(data, bytes) else pathlib.Path(data).read_bytes()
                 for name, data in content.items()}
         initrd = self.work / "initrd"
-        initrd.write_bytes(files.initrd(running, modules, T2 / "host-init",
+        initrd.write_bytes(files.initrd(running, MODULES, T2 / "host-init",
                                         {"main": (T2 / "host-agent").read_bytes(), **more}))
-        bochs.make_disc(self.work / "disc.iso", kernel, initrd, f"{append} agent=/dev/ttyS1")
+        bochs.make_disc(self.work / "disc.iso", running.vmlinuz, initrd, f"{append} agent=/dev/ttyS1")
         for disk in disks:
             # Bochs's own mark, which it leaves when it is killed; so are those of earlier runs.
             pathlib.Path(f"{disk}.lock").unlink(missing_ok=True)
@@ -147,8 +150,8 @@ def prepare():
     bochs.folder()
     later.kernel()
     for kind in KINDS.values():
-        if kind.kernel not in ("debian", "later"):
-            patched_kernel(kind.kernel)
+        if kind.kernel in SERIES:
+            patched(kind.kernel)
 
 
 def main():

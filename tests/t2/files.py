@@ -108,9 +108,9 @@ def unpack(package, version, path):
 class Stock:
     """Debian's own kernel, its modules and busybox, unpacked in the cache. @signed: leave the modules' signatures in;
     a kernel takes modules without as well, and spends no time on the check. @kernel: a folder with another kernel's
-    package."""
+    package; @modules: {name: path} of modules that stand in for its own."""
 
-    def __init__(self, signed=True, kernel=None):
+    def __init__(self, signed=True, kernel=None, modules=None):
         self.signed = signed
         chosen = candidates()
         if not chosen:
@@ -129,7 +129,7 @@ class Stock:
         self.busybox = next(path for path in (folder / "usr/bin/busybox", folder / "bin/busybox") if path.exists())
         self._modules = {re.sub(r"\.ko(\.\w+)?$", "", path.name).replace("-", "_"): path
                          for root in ("lib/modules", "usr/lib/modules")
-                         for path in (self.kernel / root).rglob("*.ko*")}
+                         for path in (self.kernel / root).rglob("*.ko*")} | (modules or {})
 
     @staticmethod
     def _plain(version):

@@ -1,4 +1,4 @@
-"""Packages of the Debian after this machine's. Nothing of it is installed: mmdebstrap unpacks the packages, with all that
+"""Packages of another Debian than this machine's, mostly the next one. Nothing of it is installed: mmdebstrap unpacks the packages, with all that
 they need, into an archive, of which the wanted parts are kept in the cache."""
 import os
 import pathlib
@@ -12,27 +12,27 @@ SUITE = "trixie"
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
 
 
-def folder(name, packages, parts, keep):
-    """The cache's folder @name-..., filled by keep(tree, path) from the @parts (paths) of the unpacked @packages. It is
-    made anew when anything about how it is made has changed."""
+def folder(name, packages, parts, keep, suite=SUITE):
+    """The cache's folder @name-..., filled by keep(tree, path) from the @parts (paths) of the unpacked @packages of that
+    Debian. It is made anew when anything about how it is made has changed."""
     def fill(path):
         with tempfile.TemporaryDirectory(prefix="testudo-") as work:
             # Nothing is run of what is unpacked, so that any user may; root is asked for more in that mode.
             mode = "auto" if os.geteuid() == 0 else "chrootless"
             made = subprocess.run(
                 [files.tool("mmdebstrap"), "--quiet", f"--mode={mode}", "--variant=extract",
-                 f"--include={','.join(packages)}", "--components=main", SUITE, "tree.tar"], cwd=work, stdin=subprocess.DEVNULL, capture_output=True,
+                 f"--include={','.join(packages)}", "--components=main", suite, "tree.tar"], cwd=work, stdin=subprocess.DEVNULL, capture_output=True,
                 text=True, check=False)
             if made.returncode != 0:
                 why = (made.stderr.strip().splitlines() or ["no reason given"])[-1]
-                raise files.FilesError(f"cannot get {', '.join(packages)} of Debian {SUITE}: {why}")
+                raise files.FilesError(f"cannot get {', '.join(packages)} of Debian {suite}: {why}")
             tree = pathlib.Path(work) / "tree"
             tree.mkdir()
             subprocess.run(["tar", "-x", "--no-same-owner", "-C", tree, "-f", f"{tree}.tar",
                             *(f"./{part}" for part in parts)], check=True)
             keep(tree, path)
 
-    return files.cache_folder(files.recipe_name(f"{name}-{SUITE}", keep, SUITE, *packages, *parts), fill)
+    return files.cache_folder(files.recipe_name(f"{name}-{suite}", keep, suite, *packages, *parts), fill)
 
 
 def keep_libraries(tree, path, programs):
@@ -54,11 +54,13 @@ def program(path, name):
     return [path / LIBRARIES / "ld-linux-x86-64.so.2", "--library-path", path / LIBRARIES, path / name]
 
 
-def kernel():
+def kernel(suite=SUITE):
     """The cache's folder with that Debian's kernel and its modules."""
+    modules = "lib/modules" if suite == "bookworm" else "usr/lib/modules"
+
     def keep(tree, path):
         (tree / "boot").rename(path / "boot")
         (path / "lib").mkdir()
-        (tree / "usr/lib/modules").rename(path / "lib/modules")
+        (tree / modules).rename(path / "lib/modules")
 
-    return folder("linux-image", [files.KERNEL], ["boot", "usr/lib/modules"], keep)
+    return folder("linux-image", [files.KERNEL], ["boot", modules], keep, suite)
