@@ -8,10 +8,10 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/text.h"
 #include "control/process.h"
@@ -38,18 +38,10 @@ static int no_answer(const struct qmp_client *c, int code, struct err *e)
 	return err_set(e, code, "guest '%s': control socket: %s", c->name, strerror(-code));
 }
 
-static uint64_t now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
-
 /* Wait for bytes and take them. Return: 0; -ETIMEDOUT; -ECONNRESET; -errno */
 static int receive(struct qmp_client *c, uint64_t deadline)
 {
-	const uint64_t now = now_ms();
+	const uint64_t now = monotonic_ms();
 	struct pollfd p = {.fd = c->fd, .events = POLLIN};
 	int ready = poll(&p, 1, deadline > now ? (int)(deadline - now) : 0);
 	ssize_t n;
@@ -140,7 +132,7 @@ int qmp_client_negotiate(struct qmp_client *c, struct err *e)
 	/* who is stopped now greets nobody: no need to wait */
 	ret = process_stopped(c->pid, why, sizeof(why))
 		      ? -ETIMEDOUT
-		      : next_message(c, now_ms() + c->timeout_ms, &greeting);
+		      : next_message(c, monotonic_ms() + c->timeout_ms, &greeting);
 	if (ret < 0)
 		return no_answer(c, ret, e);
 	json_decref(greeting);
@@ -222,7 +214,7 @@ static int take_answer(const struct qmp_client *c, const char *command, json_t *
 int qmp_client_execute(struct qmp_client *c, const char *command, json_t *args, const int *fds,
 		       size_t n_fds, json_t **ret, struct err *e)
 {
-	const uint64_t deadline = now_ms() + c->timeout_ms;
+	const uint64_t deadline = monotonic_ms() + c->timeout_ms;
 	json_t *cmd = json_pack("{s:s, s:o*}", "execute", command, "arguments", args);
 	AUTO_FREE char *text = json_dumps(cmd, JSON_COMPACT);
 	int err = text ? send_all(c, text, fds, n_fds) : -ENOMEM;
@@ -246,7 +238,7 @@ int qmp_client_execute(struct qmp_client *c, const char *command, json_t *args, 
 
 int qmp_client_event(struct qmp_client *c, unsigned int timeout_ms, json_t **event, struct err *e)
 {
-	const uint64_t deadline = now_ms() + timeout_ms;
+	const uint64_t deadline = monotonic_ms() + timeout_ms;
 	int ret;
 
 	if (json_array_size(c->events)) {

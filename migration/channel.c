@@ -6,10 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/bytes.h"
+#include "base/clock.h"
 #include "base/crc32c.h"
 #include "migration/buf.h"
 #include "migration/stranger.h"
@@ -58,14 +58,6 @@ static const char *peer_name(const struct channel *ch)
 	return ch->peer == FRAME_FROM_SOURCE ? "source" : "destination";
 }
 
-static uint64_t now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
-
 /* Wait for @events of the transport (0: only look whether to give up). */
 static int wait_for(struct channel *ch, short events, struct err *e)
 {
@@ -73,13 +65,13 @@ static int wait_for(struct channel *ch, short events, struct err *e)
 		{.fd = ch->cancel_fd, .events = POLLIN}, /* ignored by poll(2) when -1 */
 		{.fd = events ? ch->transport->fd : -1, .events = events},
 	};
-	uint64_t end = now_ms() + ch->timeout_ms;
+	uint64_t end = monotonic_ms() + ch->timeout_ms;
 	int n;
 
 	if (!events && ch->cancel_fd < 0)
 		return 0;
 	do {
-		uint64_t now = now_ms();
+		uint64_t now = monotonic_ms();
 		int ms = -1;
 
 		if (!events)

@@ -7,9 +7,9 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/bytes.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "control/process.h"
@@ -85,27 +85,19 @@ int cmd_resume(int argc, char **argv)
 	return one_command(argc, argv, resume_help, "cont");
 }
 
-static uint64_t now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
-
 /*
  * Wait until the process has closed its side, its last act.
  * Return: 0; -EHOSTDOWN it is stopped and will not; -ETIMEDOUT; -errno
  */
 static int wait_end(struct qmp_client *c, uint64_t timeout_ms, struct err *e)
 {
-	const uint64_t deadline = now_ms() + timeout_ms;
+	const uint64_t deadline = monotonic_ms() + timeout_ms;
 	char why[PROCESS_WHY_MAX];
 	uint64_t left;
 	int ret;
 
 	do {
-		const uint64_t now = now_ms();
+		const uint64_t now = monotonic_ms();
 		json_t *event = NULL;
 
 		left = deadline > now ? deadline - now : 0;

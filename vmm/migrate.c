@@ -1,7 +1,5 @@
 #include "vmm/migrate.h"
 
-#include <time.h>
-
 const char *migrate_status_name(enum migrate_status status)
 {
 	static const char *const name[] = {
@@ -57,12 +55,4 @@ void migrate_progress_show(const struct migrate_progress *p, uint64_t now, struc
 	/* beyond a year it is no estimate */
 	if (rate > 0 && (double)s->ram_left / rate < 3.2e16)
 		s->time_left_ns = (uint64_t)((double)s->ram_left / rate);
-}
-
-uint64_t migrate_now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }

@@ -85,15 +85,12 @@ void migrate_progress_add(struct migrate_progress *p, uint64_t bytes, uint64_t d
 
 /**
  * migrate_progress_show - put into @s what @p has beyond it: amounts, speed, an estimate
- * @now: migrate_now_ns(). Pure but for reading @p.
+ * @now: monotonic_ns(). Pure but for reading @p.
  */
 void migrate_progress_show(const struct migrate_progress *p, uint64_t now, struct migrate_stats *s);
 
 /** names as QMP has them; never NULL */
 const char *migrate_status_name(enum migrate_status status);
 const char *migrate_outcome_name(enum migrate_outcome outcome);
-
-/** migrate_now_ns - CLOCK_MONOTONIC */
-uint64_t migrate_now_ns(void);
 
 #endif

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "migration/buf.h"
 #include "migration/clock.h"
@@ -362,7 +363,7 @@ static int send_clock(struct arrival *a, const struct frame_clock *c)
 /* Return: 0 or -errno; the answer is kept if it tells more than the last one did */
 static int ask_clock(struct arrival *a, bool first)
 {
-	const uint64_t asked_ns = migrate_now_ns();
+	const uint64_t asked_ns = monotonic_ns();
 	struct clock_reading heard, said;
 	struct frame_clock answer;
 	struct clock_link link;
@@ -398,7 +399,7 @@ static int hear_clocks(struct arrival *a)
 	unsigned int i;
 	int ret = 0;
 
-	a->earliest_ns = migrate_now_ns();
+	a->earliest_ns = monotonic_ns();
 	if (!has_clocks(a))
 		return 0;
 	for (i = 0; !ret && i < CLOCK_ASKS; i++)
@@ -499,7 +500,7 @@ static int hear_state(struct arrival *a, struct frame *state)
 		ret = hear_next(a, state);
 		if (ret < 0)
 			return ret;
-		a->latest_ns = migrate_now_ns();
+		a->latest_ns = monotonic_ns();
 		if (state->type != FRAME_ROUND_END)
 			break;
 		ret = count_round(a, state);
@@ -593,7 +594,7 @@ static int receive_memory(struct arrival *a, struct frame *state)
 
 static int receive(struct arrival *a)
 {
-	const uint64_t begin = migrate_now_ns();
+	const uint64_t begin = monotonic_ns();
 	struct frame_ready ready;
 	struct frame state = {0};
 	struct wbuf w = {0};
@@ -601,14 +602,14 @@ static int receive(struct arrival *a)
 
 	if (!ret)
 		ret = hear_finish(a);
-	if (!ret && has_clocks(a) && clock_link_is_stale(&a->clocks, migrate_now_ns()))
+	if (!ret && has_clocks(a) && clock_link_is_stale(&a->clocks, monotonic_ns()))
 		ret = ask_clock(a, false);
 	if (!ret)
 		ret = call(a, load_on_loop, &state);
 	frame_fini(&state);
 	if (ret < 0)
 		return ret;
-	ready.load_ns = migrate_now_ns() - begin;
+	ready.load_ns = monotonic_ns() - begin;
 	snprintf(ready.change, sizeof(ready.change), "%s", a->change);
 	frame_ready_encode(&ready, &w);
 	return channel_send_built(&a->control, FRAME_READY, &w, a->e);
@@ -632,7 +633,7 @@ static int hear_commit(struct arrival *a)
 /* From here on the guest is ours, and nobody's if we lose it. */
 static int take_over(struct arrival *a)
 {
-	const uint64_t begin = migrate_now_ns();
+	const uint64_t begin = monotonic_ns();
 	struct frame_ack ack = {0};
 	struct wbuf w = {0};
 	int ret;
@@ -642,7 +643,7 @@ static int take_over(struct arrival *a)
 		a->verdict_said = true; /* a part of it may have run: FAIL would be a lie */
 	if (ret < 0)
 		return ret;
-	ack.resume_ns = a->running ? migrate_now_ns() - begin : 0;
+	ack.resume_ns = a->running ? monotonic_ns() - begin : 0;
 	if (a->change[0])
 		log_info("mitigations of the guest that came: %s", a->change);
 	frame_ack_encode(&ack, &w);

@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "vmm/migrate_arrive.h"
 #include "vmm/migrate_restore.h"
@@ -122,7 +123,7 @@ bool migrate_dest_check_stats(struct migrate_dest *d, struct migrate_stats *stat
 		.ram_total = d->ram.n_bytes,
 		.ram_left = d->ram.n_bytes,
 	};
-	migrate_progress_show(&d->ram.progress, migrate_now_ns(), stats);
+	migrate_progress_show(&d->ram.progress, monotonic_ns(), stats);
 	return true;
 }
 

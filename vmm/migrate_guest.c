@@ -2,6 +2,7 @@
 
 #include <errno.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "migration/buf.h"
 #include "vmm/describe.h"
@@ -31,7 +32,7 @@ static int pause_vcpus(void *arg)
 	struct migrate_source *s = c->g->s;
 
 	pthread_mutex_lock(&s->lock);
-	s->stats.pause_ns = migrate_now_ns();
+	s->stats.pause_ns = monotonic_ns();
 	pthread_mutex_unlock(&s->lock);
 	/* a state that is left alone says how the next life begins */
 	if (run_event_waits(s->run))

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/bytes.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "migration/buf.h"
@@ -140,7 +141,7 @@ static int answer_clock(struct transfer *t)
 	const struct clock_reading *base = &t->s->base;
 	struct frame_clock answer = {
 		.what = FRAME_CLOCK_ANSWER,
-		.mono_ns = migrate_now_ns(),
+		.mono_ns = monotonic_ns(),
 		.tsc_khz = t->machine->tsc_khz,
 	};
 	struct wbuf w = {0};
@@ -253,7 +254,7 @@ static int handshake(struct transfer *t)
 	if (!ret)
 		ret = hear_verdict(t);
 	pthread_mutex_lock(&s->lock);
-	s->stats.setup_ns = migrate_now_ns() - t->begin_ns;
+	s->stats.setup_ns = monotonic_ns() - t->begin_ns;
 	pthread_mutex_unlock(&s->lock);
 	return ret;
 }
@@ -323,7 +324,7 @@ static int decide(struct transfer *t, const struct ram_round *round)
 		.sent_bytes = round->bytes,
 		.sent_ns = round->ns,
 		.fixed_ns = FIXED_NS,
-		.elapsed_ns = migrate_now_ns() - t->begin_ns,
+		.elapsed_ns = monotonic_ns() - t->begin_ns,
 	};
 	struct converge_step step;
 	uint64_t pages;
@@ -554,14 +555,14 @@ static void tell_destination(struct transfer *t, int ret)
 static void take_back(struct transfer *t)
 {
 	const uint64_t end =
-		migrate_now_ns() + (t->s->params.stall_ms + LET_GO_MS) * UINT64_C(1000000);
+		monotonic_ns() + (t->s->params.stall_ms + LET_GO_MS) * UINT64_C(1000000);
 	struct err again;
 	int ret;
 
 	for (;;) {
 		again = (struct err) {0};
 		ret = migrate_guest_take_back(&t->guest, &again);
-		if (ret != -EBUSY || migrate_now_ns() >= end)
+		if (ret != -EBUSY || monotonic_ns() >= end)
 			break;
 		poll(NULL, 0, LET_GO_NAP);
 	}
@@ -592,7 +593,7 @@ static void note_end(struct transfer *t, int ret)
 	struct migrate_stats *st = &s->stats;
 
 	pthread_mutex_lock(&s->lock);
-	st->end_ns = migrate_now_ns();
+	st->end_ns = monotonic_ns();
 	if (st->pause_ns && !ret)
 		st->downtime_ns = st->end_ns - st->pause_ns;
 	st->outcome = !t->committed ? OUTCOME_HERE : ret ? OUTCOME_UNKNOWN : OUTCOME_MOVED;

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/bytes.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "control/qmp_server.h"
 #include "devices/guest_mem.h"
@@ -51,7 +52,7 @@ void migrate_tell(struct control *control, enum migrate_status status)
 json_t *migrate_query(const struct migrate_stats *s)
 {
 	json_t *o = json_pack("{ss}", "status", migrate_status_name(s->status));
-	const uint64_t now = s->end_ns ? s->end_ns : migrate_now_ns();
+	const uint64_t now = s->end_ns ? s->end_ns : monotonic_ns();
 
 	if (!o || s->status == MIGRATE_NONE)
 		return o;

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/bytes.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/file.h"
 #include "base/file_magic.h"
@@ -236,7 +237,7 @@ static int build_on_loop(void *arg)
 static void tell_check(struct ram_file *f)
 {
 	struct migrate_dest *d = container_of(f, struct migrate_dest, ram);
-	const uint64_t now = migrate_now_ns();
+	const uint64_t now = monotonic_ns();
 	struct migrate_stats s;
 
 	if (now - d->told_ns < TELL_NS || !migrate_dest_check_stats(d, &s))
@@ -254,7 +255,7 @@ static int check(struct restoring *c)
 	int ret;
 
 	c->ram->tell = tell_check;
-	c->d->told_ns = migrate_now_ns();
+	c->d->told_ns = monotonic_ns();
 	__atomic_store_n(&c->d->check_ns, c->d->told_ns, __ATOMIC_RELEASE);
 	ret = ram_file_check(c->ram, c->e);
 	__atomic_store_n(&c->d->check_ns, 0, __ATOMIC_RELEASE);

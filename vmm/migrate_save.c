@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/bytes.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "migration/buf.h"
@@ -250,7 +251,7 @@ static void note_end(struct saving *c, int ret)
 	unsigned int i;
 
 	pthread_mutex_lock(&s->lock);
-	st->end_ns = migrate_now_ns();
+	st->end_ns = monotonic_ns();
 	if (st->pause_ns && !ret && s->params.keep_running)
 		st->downtime_ns = st->end_ns - st->pause_ns;
 	for (i = 0; i < c->run->n_disks; i++)

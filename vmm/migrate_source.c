@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/bytes.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "vmm/migrate_guest.h"
@@ -23,14 +24,14 @@ void migrate_source_stats(struct migrate_source *s, struct migrate_stats *stats)
 	*stats = s->stats;
 	stats->into_file = s->saving;
 	migrate_progress_show(s->saving ? &s->file.progress : &s->progress,
-			      stats->end_ns ? stats->end_ns : migrate_now_ns(), stats);
+			      stats->end_ns ? stats->end_ns : monotonic_ns(), stats);
 	pthread_mutex_unlock(&s->lock);
 }
 
 void migrate_source_begin_round(struct migrate_source *s)
 {
 	pthread_mutex_lock(&s->lock);
-	s->stats.round_ns = migrate_now_ns();
+	s->stats.round_ns = monotonic_ns();
 	pthread_mutex_unlock(&s->lock);
 }
 
@@ -211,7 +212,7 @@ static void begin(struct migrate_source *s, const struct migrate_params *params)
 	if (read(s->cancel_fd, &drain, sizeof(drain)) < 0 && errno != EAGAIN)
 		log_debug("eventfd: %s", strerror(errno));
 	if (getrandom(&s->session, sizeof(s->session), 0) != sizeof(s->session))
-		s->session = migrate_now_ns();
+		s->session = monotonic_ns();
 	s->params = *params;
 	s->base = vm_time_now();
 	s->handed_over = false;
@@ -220,7 +221,7 @@ static void begin(struct migrate_source *s, const struct migrate_params *params)
 	s->progress = (struct migrate_progress) {0};
 	s->stats = (struct migrate_stats) {
 		.status = MIGRATE_SETUP,
-		.begin_ns = migrate_now_ns(),
+		.begin_ns = monotonic_ns(),
 		.ram_total = s->run->machine.memory.size_bytes,
 		.ram_left = s->run->machine.memory.size_bytes,
 		.dry_run = params->dry_run,

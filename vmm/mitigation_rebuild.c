@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/bytes.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "vmm/machine_state.h"
@@ -21,11 +22,6 @@
 #define EVERY_MS 1000
 /* A migration, or a user's pause of its end, is over some time. */
 #define RETRY_MS 200
-
-static uint64_t now_ms(void)
-{
-	return migrate_now_ns() / 1000000;
-}
 
 static void arm(struct mitigation_rebuild *b, uint64_t ms)
 {
@@ -54,7 +50,7 @@ static void changed(struct mitigation_listener *l, uint32_t vcpu, enum mitigatio
 static uint64_t must_wait(const struct mitigation_rebuild *b)
 {
 	const struct run *r = b->run;
-	const uint64_t passed = now_ms() - b->last_ms;
+	const uint64_t passed = monotonic_ms() - b->last_ms;
 
 	if (__atomic_load_n(&r->source.busy, __ATOMIC_ACQUIRE))
 		return RETRY_MS;
@@ -73,17 +69,17 @@ static bool has_guest(const struct run *r)
 static void rebuild(struct mitigation_rebuild *b)
 {
 	struct run *r = b->run;
-	const uint64_t begin = migrate_now_ns();
+	const uint64_t begin = monotonic_ns();
 	struct err e = {0};
 	bool gone;
 	int ret = machine_rebuild(&r->machine, &gone, &e);
 
-	b->last_ms = now_ms();
+	b->last_ms = monotonic_ms();
 	if (!ret) {
 		__atomic_fetch_add(&r->mitigation.rebuilds, 1, __ATOMIC_RELAXED);
 		log_info("mitigation: a report asked for bits that were fixed: the VM was built "
 			 "anew in %llu us and holds mask=%#llx value=%#llx",
-			 (unsigned long long)((migrate_now_ns() - begin) / 1000),
+			 (unsigned long long)((monotonic_ns() - begin) / 1000),
 			 (unsigned long long)r->mitigation.vcpu[0].held.mask,
 			 (unsigned long long)r->mitigation.vcpu[0].held.value);
 		mitigation_notify(&r->mitigation, 0, MITIGATION_REBUILT);

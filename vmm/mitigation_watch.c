@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/bytes.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "vmm/machine.h"
@@ -16,14 +17,6 @@
 #define TICK_SEC 1
 /* A guest may change its report in a loop: what comes sooner than this waits for the tick. */
 #define WRITE_EVERY_MS 50
-
-static uint64_t now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
 
 void mitigation_watch_write(struct mitigation_watch *w, const char *state, const char *reason)
 {
@@ -35,7 +28,7 @@ void mitigation_watch_write(struct mitigation_watch *w, const char *state, const
 	report = mitigation_report(w->mitigation, w->isolation, state, reason);
 	report_file_write(&w->file, report);
 	json_decref(report);
-	w->written_ms = now_ms();
+	w->written_ms = monotonic_ms();
 }
 
 static void changed(struct mitigation_listener *l, uint32_t vcpu, enum mitigation_change what)
@@ -58,7 +51,7 @@ static void wake_ready(struct loop_watch *lw, uint32_t events)
 
 	(void)events;
 	if (read(w->wake_fd, &n, sizeof(n)) == sizeof(n) &&
-	    now_ms() - w->written_ms >= WRITE_EVERY_MS)
+	    monotonic_ms() - w->written_ms >= WRITE_EVERY_MS)
 		mitigation_watch_write(w, "running", NULL);
 }
 

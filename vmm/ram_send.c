@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/bytes.h"
+#include "base/clock.h"
 #include "base/crc32c.h"
 #include "vmm/migrate.h"
 
@@ -451,7 +452,7 @@ static int send_round(struct ram_send *s, struct ram_round *out)
 
 int ram_send_round(struct ram_send *s, unsigned int flags, struct ram_round *out, struct err *e)
 {
-	const uint64_t start = migrate_now_ns();
+	const uint64_t start = monotonic_ns();
 	int ret;
 
 	memset(out, 0, sizeof(*out));
@@ -462,6 +463,6 @@ int ram_send_round(struct ram_send *s, unsigned int flags, struct ram_round *out
 	ret = send_round(s, out);
 	if (ret < 0)
 		err_set(e, ret, "%s", s->err.text);
-	out->ns = migrate_now_ns() - start;
+	out->ns = monotonic_ns() - start;
 	return ret;
 }

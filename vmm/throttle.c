@@ -4,6 +4,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "vmm/dirty_ring.h"
 #include "vmm/migrate.h"
@@ -126,7 +127,7 @@ void throttle_share(const uint64_t *demand, unsigned int n, unsigned int percent
 /* Who stands still for half of the time would write twice as much. */
 static void note_demand(struct throttle *t)
 {
-	const uint64_t now = migrate_now_ns();
+	const uint64_t now = monotonic_ns();
 	const bool fade = now - t->faded_ns >= FADE_NS;
 	unsigned int i;
 

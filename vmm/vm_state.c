@@ -4,15 +4,14 @@
 #include <linux/kvm.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <time.h>
 
 #include "base/bytes.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "migration/section.h"
 #include "vmm/vm.h"
 
 #define VERSION	       1
-#define NS_PER_SEC     1000000000
 #define PIT_MODE_RESET 0xff /* KVM's, of a channel that was never programmed */
 
 static int call(const struct vm *vm, unsigned long request, void *arg, const char *name,
@@ -35,14 +34,6 @@ static const struct {
 	{"ioapic", KVM_IRQCHIP_IOAPIC, sizeof(struct kvm_ioapic_state)},
 };
 
-static uint64_t now_ns(clockid_t clock)
-{
-	struct timespec t;
-
-	clock_gettime(clock, &t);
-	return (uint64_t)t.tv_sec * NS_PER_SEC + (uint64_t)t.tv_nsec;
-}
-
 /*
  * KVM counts a channel from count_load_time, in this host's monotonic time: an age is what another
  * host understands.
@@ -51,7 +42,7 @@ static int save_pit(const struct vm *vm, struct wbuf *w, struct err *e)
 {
 	struct kvm_pit_state2 pit;
 	const struct wbuf body = {.data = (uint8_t *)&pit, .len = sizeof(pit)};
-	const uint64_t now = now_ns(CLOCK_MONOTONIC);
+	const uint64_t now = monotonic_ns();
 	size_t i;
 	int ret = call(vm, KVM_GET_PIT2, &pit, "KVM_GET_PIT2", e);
 
@@ -117,7 +108,7 @@ static int check_pit(const struct kvm_pit_state2 *pit, struct err *e)
 static int restore_pit(const struct vm *vm, struct rbuf *r, struct err *e)
 {
 	struct kvm_pit_state2 pit;
-	const uint64_t now = now_ns(CLOCK_MONOTONIC);
+	const uint64_t now = monotonic_ns();
 	size_t i;
 	int ret = read_struct(r, "pit", 0, &pit, sizeof(pit), e);
 

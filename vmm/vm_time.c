@@ -20,11 +20,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <time.h>
 #include <unistd.h>
 #include <x86intrin.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "migration/section.h"
@@ -47,14 +47,6 @@ static int call(const struct vm *vm, unsigned long request, void *arg, const cha
 	return err_set(e, -errno, "%s: %s; see the kernel's log", name, strerror(errno));
 }
 
-static uint64_t now_ns(clockid_t clock)
-{
-	struct timespec t;
-
-	clock_gettime(clock, &t);
-	return (uint64_t)t.tv_sec * CLOCK_NS_PER_S + (uint64_t)t.tv_nsec;
-}
-
 /* Of some tries the one that was not interrupted, as read_pair() */
 struct clock_reading vm_time_now(void)
 {
@@ -63,8 +55,8 @@ struct clock_reading vm_time_now(void)
 	unsigned int i;
 
 	for (i = 0; i < 3; i++) {
-		const uint64_t before = now_ns(CLOCK_MONOTONIC), wall = now_ns(CLOCK_REALTIME);
-		const uint64_t took = now_ns(CLOCK_MONOTONIC) - before;
+		const uint64_t before = monotonic_ns(), wall = clock_ns(CLOCK_REALTIME);
+		const uint64_t took = monotonic_ns() - before;
 
 		if (took >= best)
 			continue;
@@ -161,7 +153,7 @@ static int read_pair(const struct vcpu *v, uint64_t *tsc, uint64_t *mono_ns, str
 
 	for (i = 0; i < 5; i++) {
 		uint64_t t = 0;
-		const uint64_t before = __rdtsc(), mono = now_ns(CLOCK_MONOTONIC);
+		const uint64_t before = __rdtsc(), mono = monotonic_ns();
 		int ret = backend_get_msr(v->fd, MSR_IA32_TSC, &t);
 		const uint64_t took = __rdtsc() - before;
 
@@ -274,8 +266,7 @@ static int set_kvmclock(const struct vm *vm, const struct saved_time *t, struct 
 {
 	struct kvm_clock_data clock = {.clock = t->kvmclock_ns};
 
-	clock.clock +=
-		clock_passed(&load->window, t->wall_ns, now_ns(CLOCK_MONOTONIC), &load->off_ns);
+	clock.clock += clock_passed(&load->window, t->wall_ns, monotonic_ns(), &load->off_ns);
 	if (clock.clock > INT64_MAX)
 		clock.clock = INT64_MAX;
 	return call(vm, KVM_SET_CLOCK, &clock, "KVM_SET_CLOCK", e);
