@@ -17,6 +17,7 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/file_magic.h"
 #include "base/log.h"
 
 #define SAY_AFTER_MS 1000  /* a wait that lasts is told */
@@ -193,11 +194,17 @@ int file_read(const char *what, const char *path, size_t max, char **out, size_t
 	AUTO_FREE char *buf = NULL;
 	struct stat st;
 	AUTO_CLOSE int fd = open_input(what, path, &st, e);
+	const struct file_magic *m;
+	char cure[FILE_CURE_MAX];
 	bool begun = false;
 	ssize_t n;
 
 	if (fd < 0)
 		return fd;
+	m = S_ISREG(st.st_mode) ? file_magic_find(fd, (uint64_t)st.st_size) : NULL;
+	if (m)
+		return err_set(e, -EINVAL, "%s %s: is %s; %s", what, path, m->name,
+			       file_magic_cure(m, false, cure));
 	buf = malloc(max + 2);
 	if (!buf)
 		return err_set(e, -ENOMEM, "out of memory");

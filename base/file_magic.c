@@ -110,7 +110,7 @@ const struct file_magic *file_magic_find(int fd, uint64_t size)
 	return NULL;
 }
 
-const char *file_magic_cure(const struct file_magic *m, char buf[FILE_CURE_MAX])
+const char *file_magic_cure(const struct file_magic *m, bool disk_wanted, char buf[FILE_CURE_MAX])
 {
 	static const struct {
 		const char *before, *after; /* the tool */
@@ -124,7 +124,8 @@ const char *file_magic_cure(const struct file_magic *m, char buf[FILE_CURE_MAX])
 		[FILE_SAVED] = {"give it with --incoming file:", ""},
 	};
 
-	snprintf(buf, FILE_CURE_MAX, "%s%s%s", cures[m->class].before, m->tool ? m->tool : "",
-		 cures[m->class].after);
+	snprintf(buf, FILE_CURE_MAX, "%s%s%s%s", cures[m->class].before, m->tool ? m->tool : "",
+		 cures[m->class].after,
+		 m->class == FILE_DISK && !disk_wanted ? ", and give it with -d" : "");
 	return buf;
 }

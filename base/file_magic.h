@@ -6,6 +6,7 @@
 #ifndef BASE_FILE_MAGIC_H
 #define BASE_FILE_MAGIC_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -39,8 +40,12 @@ const struct file_magic *file_magic_find(int fd, uint64_t size);
 
 #define FILE_CURE_MAX 160
 
-/** file_magic_cure - where such a file belongs, or what to make of it first; @buf is filled */
-const char *file_magic_cure(const struct file_magic *m, char buf[FILE_CURE_MAX]);
+/**
+ * file_magic_cure - where such a file belongs, or what to make of it first
+ * @disk_wanted: it was given as a disk; elsewhere a raw one helps no more than what it is made from
+ * Return: @buf, filled
+ */
+const char *file_magic_cure(const struct file_magic *m, bool disk_wanted, char buf[FILE_CURE_MAX]);
 
 /** file_magic_table - all rows, for tests; @n receives their number */
 const struct file_magic *file_magic_table(size_t *n);

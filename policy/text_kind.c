@@ -41,8 +41,9 @@ int text_kind_check(const char *what, const char *name, const char *text, size_t
 	size_t i;
 
 	if (memchr(text, '\0', len))
-		return err_set(e, -EINVAL, "%s %s: is no text file: it begins with %s; give a %s",
-			       what, name, text_quote(text, len < 8 ? len : 8).s, what);
+		return err_set(e, -EINVAL,
+			       "%s %s: is no text file: it begins with %s; is it the right file?",
+			       what, name, text_quote(text, len < 8 ? len : 8).s);
 	for (i = 0; i < ARRAY_SIZE(kinds); i++) {
 		if (kinds[i].json != json || !has(text, len, kinds[i].mark))
 			continue;

@@ -49,7 +49,7 @@ static int check_saved(const char *path, int fd, uint64_t size, struct err *e)
 	if (m)
 		return err_set(e, -EINVAL,
 			       "--incoming file:%s: is %s, no guest that testudo save wrote; %s",
-			       path, m->name, file_magic_cure(m, cure));
+			       path, m->name, file_magic_cure(m, false, cure));
 	n = pread(fd, head, sizeof(head), 0);
 	if (n <= 0)
 		return err_set(e, n < 0 ? -errno : -EINVAL,
@@ -68,10 +68,13 @@ int migrate_restore_open(const char *path, struct err *e)
 	struct stat st;
 	int ret;
 
-	if (fd < 0)
-		return err_set(e, -errno, "--incoming file:%s: %s", path, strerror(errno));
-	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) {
-		close(fd);
+	if (fd < 0 && (errno != ENXIO || stat(path, &st) < 0)) /* a socket */
+		return err_set(e, -errno,
+			       "--incoming file:%s: %s; give a file that testudo save wrote", path,
+			       strerror(errno));
+	if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) {
+		if (fd >= 0)
+			close(fd);
 		return err_set(e, -EINVAL,
 			       "--incoming file:%s: is %s, and memory is mapped from it; give a "
 			       "regular file that testudo save wrote",

@@ -175,7 +175,7 @@ static int blk_check_raw(const struct blk_file *f, struct err *e)
 	return err_set(e, -EINVAL,
 		       "disk image '%s' is %s, not a raw image; %s, or add ',format=raw' if a "
 		       "guest wrote that on its own disk",
-		       f->path, m->name, file_magic_cure(m, cure));
+		       f->path, m->name, file_magic_cure(m, true, cure));
 }
 
 static int blk_find_size(struct blk_file *f, struct err *e)

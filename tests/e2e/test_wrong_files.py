@@ -3,6 +3,7 @@
 import os
 import pathlib
 import signal
+import socket
 
 import pytest
 
@@ -119,6 +120,19 @@ def test_saved_guest(put, work, name):
     path = put(data)
     r = harness.run_raw(["run", "--incoming", f"file:{path}"], work)
     r.expect_error(BAD_INPUT, f"file:{path}", what, "testudo save")
+    if "disk image" in r.err:
+        assert "give it with -d" in r.err, r  # a raw one is no saved guest either
+
+
+@pytest.mark.nokvm
+def test_no_file(work):
+    """One that is not there, or cannot be opened at all."""
+    with socket.socket(socket.AF_UNIX) as s:
+        s.bind(f"{work}/s")
+        r = harness.run_raw(["run", "--incoming", f"file:{work}/s"], work)
+    r.expect_error(BAD_INPUT, "is a socket", "testudo save")
+    r = harness.run_raw(["run", "--incoming", f"file:{work}/none"], work)
+    r.expect_error(BAD_INPUT, "No such file", "testudo save wrote")
 
 
 KERNELS = {name: FORMATS[name] for name in ("qcow2", "vhd, fixed", "vmdk description", "gzip", "saved guest", "initrd")}
@@ -163,7 +177,12 @@ TEXTS = {
     "facts": (FACTS.read_bytes(), "is a host's facts", "--host"),
     "template": (TEMPLATE, "is a CPU template", "--cpu"),
     "report": (b'{"schema": 3, "testudo": "0"}', "is a mitigation report", "never reads"),
-    "binary": (harness.GUEST.read_bytes()[:4096], "is no text file", "give a"),
+    "binary": (b"\0\1\2 binary", "is no text file", "right file?"),
+    "ELF": FORMATS["ELF"],
+    "small qcow2": (image(b"QFI\xfb\0\0\0\3", size=4096), "qcow2", "give it with -d"),
+    "large qcow2": (image(b"QFI\xfb\0\0\0\3"), "qcow2", "give it with -d"),
+    "gzip": FORMATS["gzip"],
+    "initrd": FORMATS["initrd"],
 }
 
 

@@ -42,7 +42,13 @@ static void test_rows(void **state)
 		m = file_magic_find(fd, SIZE);
 		close(fd);
 		assert_ptr_equal(m, &table[i]); /* no row hides another */
-		file_magic_cure(m, cure);
+		file_magic_cure(m, false, cure);
+		assert_true(strlen(cure) > 0 && strlen(cure) < sizeof(cure) - 1);
+		if (m->class == FILE_DISK)
+			assert_non_null(strstr(cure, "-d")); /* raw, it is no kernel either */
+		file_magic_cure(m, true, cure);
+		if (m->class == FILE_DISK)
+			assert_null(strstr(cure, "-d"));
 		assert_true(strlen(cure) > 0 && strlen(cure) < sizeof(cure) - 1);
 		assert_true(!!m->tool == (m->class == FILE_DISK || m->class == FILE_PACKED));
 		if (m->tool)

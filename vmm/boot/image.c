@@ -33,7 +33,7 @@ int image_init(struct image *im, const char *what, const char *path, int fd, str
 	if (!S_ISREG(st.st_mode))
 		return image_err(im, e, "is not a regular file; give the path of a %s file", what);
 	if (!st.st_size)
-		return image_err(im, e, "is empty (0 bytes); give the path of a %s file", what);
+		return image_err(im, e, "is empty (0 bytes); give a whole %s", what);
 	im->size_bytes = (uint64_t)st.st_size;
 	return 0;
 }

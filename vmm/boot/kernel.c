@@ -72,7 +72,8 @@ static int refuse(const struct loader *l, struct err *e)
 				 "at 0x%x; give a whole bzImage",
 				 l->head_len, BZIMAGE_MAGIC_OFFSET);
 	if (m)
-		return image_err(&l->kernel, e, "is %s; %s", m->name, file_magic_cure(m, cure));
+		return image_err(&l->kernel, e, "is %s; %s", m->name,
+				 file_magic_cure(m, false, cure));
 	if (!memcmp(l->head, "MZ", 2))
 		return image_err(&l->kernel, e,
 				 "is an EFI program, not a bzImage; if it is a unified kernel "

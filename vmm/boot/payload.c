@@ -48,7 +48,7 @@ int initrd_check(const struct loader *l, struct err *e)
 	if (!m || m->class == FILE_INITRD || m->class == FILE_PACKED || m->class == FILE_RAW)
 		return 0;
 	return image_err(&im, e, "is %s, which Linux takes for no initrd; %s", m->name,
-			 file_magic_cure(m, cure));
+			 file_magic_cure(m, false, cure));
 }
 
 int initrd_load(const struct loader *l, gpa_t kernel_end, gpa_t limit, struct initrd *out,
