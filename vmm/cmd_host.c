@@ -83,7 +83,7 @@ int cmd_host(int argc, char **argv)
 		json = 1;
 	}
 	if (optind < argc) {
-		log_err("host: argument '%s' is not wanted; see testudo host --help", argv[optind]);
+		log_err("'%s' is one word too many; see testudo host --help", argv[optind]);
 		return EXIT_USAGE;
 	}
 	if (host_here_read(&f, force_cap, &e) < 0) {

@@ -43,9 +43,7 @@ static const char help[] =
 	"        the guest started on that host, and comes from there\n"
 	"    --cpu CPU\n"
 	"        the CPU that the guest is shown, as for testudo run (help lists them);\n"
-	"        features that an older "
-	"fact\n"
-	"        file does not tell are taken to be there\n"
+	"        features that an older fact file does not tell are taken to be there\n"
 	"    --guest WORD[,WORD]...\n"
 	"        reported=short,retpoline  what the guest reports by the virtual MSRs; none: it\n"
 	"                                  knows them and uses neither; unaware (default, also\n"
@@ -247,8 +245,7 @@ static int read_options(struct ask *ask, int argc, char **argv, struct err *e)
 			       "is shown; give one");
 	if (!ret && optind < argc)
 		return err_set(e, -EXIT_USAGE,
-			       "policy explain: argument '%s' is not wanted; see testudo policy "
-			       "--help",
+			       "'%s' is one word too many; see testudo policy --help",
 			       argv[optind]);
 	return ret;
 }

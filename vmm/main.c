@@ -16,16 +16,34 @@
 static int cmd_version(int argc, char **argv);
 static int cmd_help(int argc, char **argv);
 
+static bool is_quiet(const char *word)
+{
+	static const char name[] = "--quiet";
+	const size_t len = strlen(word);
+
+	if (word[0] == '-' && word[1] == 'q')
+		return strspn(word + 1, "q") == len - 1;
+	/* shortened, as getopt takes it */
+	return len > 2 && strncmp(word, name, len) == 0;
+}
+
 /*
  * -q, --quiet of every command: nothing but what went wrong, and what was asked for (list, --json).
  * testudo run has it in its own table: what follows its -p is for the guest.
+ * Return: the number of words that are left, or -1 after a message
  */
 static int take_quiet(int argc, char **argv)
 {
 	int i, n = 0;
 
 	for (i = 0; i < argc && strcmp(argv[i], "--") != 0; i++) {
-		if (i && (strcmp(argv[i], "-q") == 0 || strcmp(argv[i], "--quiet") == 0))
+		if (i && strncmp(argv[i], "--quiet=", 8) == 0) {
+			log_err("option %s: --quiet takes no value; leave out %s",
+				text_quote(argv[i], strlen(argv[i])).s,
+				text_quote(argv[i] + 7, strlen(argv[i] + 7)).s);
+			return -1;
+		}
+		if (i && is_quiet(argv[i]))
 			log_set_level(LOG_ERR);
 		else
 			argv[n++] = argv[i];
@@ -54,6 +72,11 @@ static const struct command {
 	{"version", "print the version", cmd_version, true},
 	{"help", "print this text, or that of a command", cmd_help, true},
 };
+
+static bool is_help(const char *word)
+{
+	return strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0;
+}
 
 static const struct command *find_command(const char *name)
 {
@@ -151,20 +174,21 @@ static int run_command(int argc, char **argv, bool *prints)
 		log_err("no command given; see testudo help");
 		return EXIT_USAGE;
 	}
-	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)
+	if (is_help(argv[1]))
 		return cmd_help(1, argv + 1);
 	if (strcmp(argv[1], "--version") == 0)
 		return cmd_version(argc - 1, argv + 1);
 	c = find_command(argv[1]);
 	if (!c)
 		return no_command(argv[1]);
-	*prints = c->prints || (argc > 2 && strcmp(argv[2], "--help") == 0);
-	if (argc > 2 && (c->run == cmd_version || c->run == cmd_help) &&
-	    strcmp(argv[2], "--help") == 0)
+	*prints = c->prints || (argc > 2 && is_help(argv[2]));
+	if (argc > 2 && (c->run == cmd_version || c->run == cmd_help) && is_help(argv[2]))
 		return cmd_help(1, argv + 1);
 	argc--;
 	argv++;
-	return c->run(c->run == cmd_run ? argc : take_quiet(argc, argv), argv);
+	if (c->run != cmd_run)
+		argc = take_quiet(argc, argv);
+	return argc < 0 ? EXIT_USAGE : c->run(argc, argv);
 }
 
 int main(int argc, char **argv)

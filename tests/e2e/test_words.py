@@ -1,11 +1,12 @@
 """Words of the command line that are wrong: each is said to be what it is, with the nearest that is right."""
 
+import os
 import subprocess
 
 import pytest
 
 import harness
-from harness import USAGE
+from harness import OFF, USAGE
 
 pytestmark = pytest.mark.nokvm
 
@@ -63,6 +64,26 @@ def test_not_unique():
     (["stop", "--foo", "g"], "option '--foo' is unknown; the nearest is --force"),
     (["list", "--force"], "option '--force' is unknown"),
     (["run", "-verbose", "k"], "give --verbose"),
+    (["list", "--quiet=1"], "option '--quiet=1': --quiet takes no value; leave out '=1'"),
+    (["list", "--quite"], "option '--quite' is unknown"),
+    (["host", "more"], "'more' is one word too many"),
+    (["policy", "explain", "more"], "'more' is one word too many"),
+    (["stat", "a", "b"], "'b' is one word too many"),
 ], ids=lambda x: " ".join(x) if isinstance(x, list) else "")
 def test_words(words, text):
     assert text in refused(*words)
+
+
+@pytest.mark.parametrize("words", [["-q"], ["-qq"], ["--qui"], ["-q", "--json", "--quiet"]], ids=" ".join)
+def test_quiet(words, work):
+    """As often as one likes, and shortened as every option may be: an empty list has nothing to say then."""
+    r = subprocess.run([harness.TESTUDO, "list", *words], capture_output=True, text=True, timeout=harness.patience(), check=False,
+                       env={**os.environ, "XDG_RUNTIME_DIR": work})
+    assert r.returncode == OFF and r.stderr == "", r
+
+
+@pytest.mark.parametrize("command", [["version"], ["help"], ["list"], ["policy"], ["policy", "check"], []], ids=" ".join)
+def test_help(command):
+    for word in ("-h", "--help"):
+        r = subprocess.run([harness.TESTUDO, *command, word], capture_output=True, text=True, timeout=harness.patience(), check=False)
+        assert r.returncode == OFF and r.stderr == "" and r.stdout.startswith("Usage: testudo "), r
