@@ -118,8 +118,8 @@ static void tell_end(struct command *c, const json_t *state)
 	const char *change = migrate_client_text(state, "x-testudo-mitigation");
 
 	if (c->dry_run) {
-		printf("dry run: guest '%s' could move to %s now; nothing was moved\n", c->name,
-		       c->where);
+		text_say("dry run: guest '%s' could move to %s now; nothing was moved", c->name,
+			 c->where);
 	} else {
 		printf("guest '%s' moved in %lld ms; it stood still for %.1f ms; %.1f MiB sent in "
 		       "%lld rounds\n",

@@ -17,6 +17,7 @@
 
 #include "base/err.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "vmm/config.h"
 
 void ready_init(struct ready *r)
@@ -55,11 +56,18 @@ static void open_notify(struct ready *r)
 
 int ready_open(struct ready *r, const struct run_config *config, struct err *e)
 {
-	if (config->ready_fd && fcntl(config->ready_fd, F_GETFD) < 0)
+	const int flags = config->ready_fd ? fcntl(config->ready_fd, F_GETFL) : 0;
+
+	if (flags < 0)
 		return err_set(e, -EBADF,
 			       "--ready-fd %d: no such descriptor is open; give one that the "
 			       "starting program has opened",
 			       config->ready_fd);
+	if (config->ready_fd && (flags & O_PATH || (flags & O_ACCMODE) == O_RDONLY))
+		return err_set(e, -EBADF,
+			       "--ready-fd %d: is not open for writing; give one that is, as with "
+			       "%d>FILE in a shell",
+			       config->ready_fd, config->ready_fd);
 	if (config->ready_fd)
 		r->line_fd = config->ready_fd;
 	if (r->line_fd > STDERR_FILENO)
@@ -186,9 +194,11 @@ void ready_tell(struct ready *r, const char *name, const char *status, const cha
 	if (r->told)
 		return;
 	r->told = true;
-	snprintf(line, sizeof(line), "ready%s%s pid=%d status=%s%s%s\n", name ? " name=" : "",
+	snprintf(line, sizeof(line) - 1, "ready%s%s pid=%d status=%s%s%s", name ? " name=" : "",
 		 name ? name : "", (int)getpid(), status, where ? " incoming=" : "",
 		 where ? where : "");
+	text_printable(line); /* it stays one, whatever a socket's path holds */
+	strcat(line, "\n");
 	errno = 0;
 	tell_line(r, line);
 	tell_manager(r, name, status);

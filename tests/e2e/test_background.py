@@ -309,6 +309,10 @@ def test_ready_when_it_listens(work):
     with t:
         assert line.endswith(f" incoming=unix:{work}/m\n")
         assert t.end() == -signal.SIGTERM
+    t, line = ready_line(work, "--incoming", f"unix:{work}/a\nready\33[m")
+    with t:
+        assert line.endswith(f" incoming=unix:{work}/a?ready?[m\n") and line.count("\n") == 1
+        assert t.end() == -signal.SIGTERM
 
 
 def test_nobody_is_told_of_a_failure(work):
@@ -336,6 +340,14 @@ def test_ready_reader_that_does_not_read(work):
 @pytest.mark.parametrize("n", ["0", "99", "x"])
 def test_bad_ready_fd(work, n):
     harness.run_raw(["run", "-k", harness.GUEST, "--ready-fd", n], work).expect_error(USAGE, "--ready-fd", n)
+
+
+@pytest.mark.nokvm
+@pytest.mark.parametrize("how", ["5</dev/null", "5<."])
+def test_ready_fd_that_cannot_be_written(work, how):
+    """Whoever waits for the line hears at once that there will be none."""
+    r = harness.run_raw(["run", "-k", harness.GUEST, "--ready-fd", "5"], work, prefix=["sh", "-c", f'exec "$@" {how}', "sh"])
+    r.expect_error(USAGE, "--ready-fd 5", "not open for writing")
 
 
 @pytest.mark.parametrize("abstract", [False, True])
