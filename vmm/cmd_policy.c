@@ -480,6 +480,8 @@ static int check_file(const char *path, struct policy *p, struct host_file *memb
 		if (host_facts_load(full, member, e) < 0)
 			return -EXIT_BAD_INPUT;
 	}
+	if (!log_enabled(LOG_INFO))
+		return 0;
 	if (p->n_pool_paths)
 		text_say("%s: no mistakes, %u host fact files read", path, p->n_pool_paths);
 	else

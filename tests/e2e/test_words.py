@@ -82,6 +82,11 @@ def test_quiet(words, work):
     assert r.returncode == OFF and r.stderr == "", r
 
 
+def test_quiet_check():
+    r = harness.run_raw(["policy", "check", "-q", harness.ROOT / "policy" / "default.yaml"], "/")
+    assert r.code == OFF and r.out + r.err == "", r
+
+
 @pytest.mark.parametrize("command", [["version"], ["help"], ["list"], ["policy"], ["policy", "check"], []], ids=" ".join)
 def test_help(command):
     for word in ("-h", "--help"):
