@@ -29,9 +29,11 @@ struct uri {
 /**
  * uri_parse - read a URI
  * @what: what names it, for messages: "--incoming"
- * Return: 0, or -EINVAL with @what, the text and the legal forms in @e
+ * @legal: those of the forms above that the caller takes, for messages too: "tcp:HOST:PORT or
+ *         fd:NAME". All of them are read; the others are the caller's to refuse.
+ * Return: 0, or -EINVAL with @what, the text and @legal in @e
  */
-int uri_parse(const char *what, const char *text, struct uri *u, struct err *e);
+int uri_parse(const char *what, const char *legal, const char *text, struct uri *u, struct err *e);
 
 /** uri_kind_name - "tcp" */
 const char *uri_kind_name(enum uri_kind kind);

@@ -16,6 +16,7 @@
 #include "base/num.h"
 #include "base/options.h"
 #include "base/text.h"
+#include "control/rundir.h"
 #include "migration/clock.h"
 #include "migration/socket.h"
 #include "vmm/cmd.h"
@@ -356,7 +357,10 @@ static int parse(struct command *c, int argc, char **argv, struct err *e)
 			       "give a guest and where it is to go: testudo migrate NAME URI");
 	c->name = c->client.name = argv[optind];
 	c->where = argv[optind + 1];
-	ret = uri_parse("URI", argv[optind + 1], &c->uri, e);
+	ret = rundir_check_name("guest", c->name, e);
+	if (!ret)
+		ret = uri_parse("URI", "tcp:HOST:PORT, tcp:[IPV6]:PORT or unix:PATH", c->where,
+				&c->uri, e);
 	if (ret < 0)
 		return ret;
 	if (c->uri.kind != URI_TCP && c->uri.kind != URI_UNIX)

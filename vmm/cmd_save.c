@@ -19,6 +19,7 @@
 #include "base/log.h"
 #include "base/options.h"
 #include "base/text.h"
+#include "control/rundir.h"
 #include "vmm/cmd.h"
 #include "vmm/guest_wait.h"
 #include "vmm/migrate_client.h"
@@ -295,7 +296,7 @@ static int parse(struct command *c, int argc, char **argv, struct err *e)
 		return err_set(e, -EINVAL, "give a guest and a file: testudo save NAME PATH");
 	c->name = c->client.name = argv[optind];
 	c->path = argv[optind + 1];
-	return 0;
+	return rundir_check_name("guest", c->name, e);
 }
 
 int cmd_save(int argc, char **argv)

@@ -75,9 +75,11 @@ static int open_listener(struct migrate_dest *d, struct err *e)
 	return 0;
 }
 
+#define LEGAL "tcp:HOST:PORT, tcp:[IPV6]:PORT, unix:PATH, fd:NUMBER or file:PATH"
+
 int migrate_dest_open(struct migrate_dest *d, const char *uri, struct err *e)
 {
-	int ret = uri_parse("--incoming", uri, &d->uri, e);
+	int ret = uri_parse("--incoming", LEGAL, uri, &d->uri, e);
 
 	if (ret < 0)
 		return ret;

@@ -228,7 +228,9 @@ static int run_migrate(void *ctx, const json_t *args, json_t **ret, struct err *
 	struct migrate_qmp *q = ctx;
 	struct migrate_params params = q->params;
 	struct uri uri;
-	int code = uri_parse("uri", json_string_value(json_object_get(args, "uri")), &uri, e);
+	int code = uri_parse("uri",
+			     "fd:NAME (a descriptor passed by getfd), tcp:HOST:PORT or unix:PATH",
+			     json_string_value(json_object_get(args, "uri")), &uri, e);
 
 	(void)ret;
 	if (code < 0)

@@ -69,6 +69,11 @@ def test_not_unique():
     (["host", "more"], "'more' is one word too many"),
     (["policy", "explain", "more"], "'more' is one word too many"),
     (["stat", "a", "b"], "'b' is one word too many"),
+    (["stat", "a/b"], "'a/b': no name for a guest"),
+    (["save", "a/b", "f"], "'a/b': no name for a guest"),
+    (["migrate", "a/b", "unix:s"], "'a/b': no name for a guest"),
+    (["migrate", "g", "no"], "give tcp:HOST:PORT, tcp:[IPV6]:PORT or unix:PATH"),  # and nothing that it would refuse
+    (["run", "--incoming", "no"], "give tcp:HOST:PORT, tcp:[IPV6]:PORT, unix:PATH, fd:NUMBER or file:PATH"),
 ], ids=lambda x: " ".join(x) if isinstance(x, list) else "")
 def test_words(words, text):
     assert text in refused(*words)

@@ -40,7 +40,7 @@ static void good_uris(void **state)
 		struct uri u;
 
 		print_message("%s\n", good[i].text);
-		assert_int_equal(uri_parse("--incoming", good[i].text, &u, &e), 0);
+		assert_int_equal(uri_parse("--incoming", "", good[i].text, &u, &e), 0);
 		assert_int_equal(u.kind, good[i].kind);
 		assert_string_equal(u.host, good[i].host);
 		assert_string_equal(u.path, good[i].path);
@@ -84,9 +84,12 @@ static void bad_uris(void **state)
 		struct uri u;
 
 		print_message("%s\n", bad[i].text);
-		assert_int_equal(uri_parse("--incoming", bad[i].text, &u, &e), -EINVAL);
+		assert_int_equal(uri_parse("--incoming", "tcp:HOST:PORT or file:PATH", bad[i].text,
+					   &u, &e),
+				 -EINVAL);
 		assert_non_null(strstr(e.text, bad[i].says));
 		assert_null(strchr(e.text, '\n'));
+		assert_null(strstr(e.text, "unix:PATH")); /* not taken by this caller */
 	}
 }
 
@@ -113,7 +116,7 @@ static void too_long(void **state)
 			strcpy(text, rows[i].prefix);
 			memset(text + n, 'x', rows[i].fits + extra);
 			strcpy(text + n + rows[i].fits + extra, rows[i].suffix);
-			assert_int_equal(uri_parse("uri", text, &u, NULL), extra ? -EINVAL : 0);
+			assert_int_equal(uri_parse("uri", "", text, &u, NULL), extra ? -EINVAL : 0);
 		}
 }
 
