@@ -1,9 +1,36 @@
 #include "base/err.h"
 
+#include <errno.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
+#include <string.h>
 
+#include "base/bytes.h"
 #include "base/text.h"
+
+static const struct {
+	int error;
+	const char *word, *cure; /* @word: of a text that has a cure of its own */
+} limits[] = {
+	{EMFILE, "ulimit -n", "raise the limit of open files (ulimit -n)"},
+	{ENFILE, "file-max", "the host has too many open files (sysctl fs.file-max)"},
+};
+
+static void name_limit(struct err *e)
+{
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(limits); i++) {
+		const char *words = strerror(limits[i].error);
+		char *at = strstr(e->text, words);
+
+		if (e->code != -limits[i].error || !at || strstr(e->text, limits[i].word))
+			continue;
+		at += strlen(words);
+		snprintf(at, sizeof(e->text) - (size_t)(at - e->text), "; %s", limits[i].cure);
+	}
+}
 
 int err_set(struct err *e, int code, const char *fmt, ...)
 {
@@ -15,6 +42,7 @@ int err_set(struct err *e, int code, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(e->text, sizeof(e->text), fmt, ap);
 	va_end(ap);
+	name_limit(e);
 	text_printable(e->text);
 	return code;
 }

@@ -19,6 +19,9 @@ struct err {
  * @fmt: printf format of one line without newline. It names the file or option, the field and
  *       the value, then after "; " what would be right.
  *
+ * A limit of open files may be met by any open; where the text has the words for it and not the
+ * cure, this one stands in the place of what was thought to be right.
+ *
  * The first error wins: a later call on the same @e keeps the text that is there, since it is
  * nearer to the cause.
  * Return: @code

@@ -288,8 +288,8 @@ int file_replace_open(struct file_replace *f, const char *what, const char *path
 	}
 	if (move_fd(place.dir_fd, dir_number, &f->dir_fd) < 0)
 		return err_set(e, -EMFILE,
-			       "%s %s: descriptor %d is taken or above the limit of open files "
-			       "(ulimit -n)",
+			       "%s %s: descriptor %d is taken or above the limit of open "
+			       "files; raise it (ulimit -n)",
 			       what, path, dir_number);
 	f->name = strdup(place.name);
 	if (!f->name || asprintf(&f->temp_name, ".%s.new", place.name) < 0) {

@@ -160,8 +160,8 @@ static int end_output(int code, bool prints)
 	if (std_fd_was_closed(STDOUT_FILENO))
 		log_err("standard output is closed; leave it open, or give >/dev/null");
 	else
-		log_err("cannot write to standard output: %s; look at where it goes",
-			failed ? "it failed" : strerror(errno));
+		log_err("cannot write to standard output%s%s; look at where it goes",
+			failed ? "" : ": ", failed ? "" : strerror(errno));
 	return code || !prints ? code : EXIT_VMM_ERROR;
 }
 

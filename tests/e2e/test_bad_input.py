@@ -4,6 +4,7 @@ no guest starts, nothing hangs, nothing is left.
 """
 
 import os
+import pathlib
 import socket
 import struct
 
@@ -263,6 +264,19 @@ def test_no_memory_for_prealloc(testudo):
     if r.code == USAGE and "physical address bits" in r.err:
         pytest.skip("this CPU addresses less memory than can be had")
     r.expect_error(VMM_ERROR, "--prealloc")
+
+
+@pytest.mark.nokvm
+@pytest.mark.parametrize("n", range(4, 16))
+def test_limit_of_descriptors_is_named(work, n):
+    """Whoever meets it first: a file that is there needs no other path, a socket no other port."""
+    pathlib.Path(work, "d").write_bytes(bytes(4096))
+    facts = harness.HOSTS / "sapphire-rapids.json"
+    for words in (["-k", GUEST, "-i", GUEST], ["--incoming", "unix:s"], ["--incoming", "tcp:127.0.0.1:0"],
+                  ["-k", GUEST, "--host-facts", facts], ["-k", GUEST, "--daemonize"], ["-k", GUEST, "--dump-dtb", "o"]):
+        r = harness.run_raw(["run", *words, "-d", "d"], work, prefix=["prlimit", f"--nofile={n}"])
+        if "open files" in r.err:
+            assert "(ulimit -n)" in r.log[-1] and r.log[-1].count(";") == 1, r
 
 
 def test_few_descriptors(work):
