@@ -244,7 +244,7 @@ static int run(struct command *c, struct err *e)
 	int code, ret = qmp_client_open(&c->client.qmp, c->name, MIGRATE_ANSWER_MS, e);
 
 	if (ret < 0)
-		return EXIT_BAD_INPUT;
+		return migrate_client_no_guest(ret);
 	if (guest_await(&c->client.qmp, e) < 0 || start(c, e) < 0)
 		return EXIT_MIGRATE_FAILED;
 	ret = migrate_client_watch(&c->client, &state, e);

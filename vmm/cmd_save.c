@@ -229,7 +229,9 @@ static int run(struct command *c, struct err *e)
 	json_t *state = NULL;
 	int ret = qmp_client_open(&c->client.qmp, c->name, MIGRATE_ANSWER_MS, e);
 
-	if (ret < 0 || make_file(c, e) < 0)
+	if (ret < 0)
+		return migrate_client_no_guest(ret);
+	if (make_file(c, e) < 0)
 		return EXIT_BAD_INPUT;
 	ret = guest_await(&c->client.qmp, e);
 	if (!ret)

@@ -10,6 +10,7 @@
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "vmm/cmd.h"
 
 #define LOOK_MS	  100 /* between two looks at how far it is */
 #define END_MS	  10000
@@ -83,6 +84,11 @@ static void tell_bar(struct migrate_client *c, const json_t *state)
 	       migrate_client_int(state, "cpu-throttle-percentage") ? ", slowed down" : "");
 	fflush(stdout);
 	c->bar = true;
+}
+
+int migrate_client_no_guest(int ret)
+{
+	return ret == -ENOENT || ret == -ECONNREFUSED ? EXIT_BAD_INPUT : EXIT_MIGRATE_FAILED;
 }
 
 void migrate_client_init(struct migrate_client *c, bool into_file)

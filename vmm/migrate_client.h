@@ -50,6 +50,10 @@ int migrate_client_pass(struct migrate_client *c, const char *name, int fd, stru
  */
 int migrate_client_watch(struct migrate_client *c, json_t **state, struct err *e);
 
+/** migrate_client_no_guest - the exit code when qmp_client_open() returned @ret: none, or none that
+ * answers */
+int migrate_client_no_guest(int ret);
+
 /** migrate_client_init - @into_file: the guest is saved. What to show is found out: --json comes
  * later */
 void migrate_client_init(struct migrate_client *c, bool into_file);
