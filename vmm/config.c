@@ -485,6 +485,36 @@ static bool from_file(const struct run_config *c)
 	return c->incoming && strncmp(c->incoming, "file:", 5) == 0;
 }
 
+/* A descriptor that two options name would be closed, or read from, behind one's back. */
+static int one_use_each(const struct run_config *c, struct err *e)
+{
+	struct {
+		const char *option;
+		int fd; /* 0: none */
+	} given[2 + 2 * CONFIG_MAX_NETS] = {{"--ready-fd ", c->ready_fd}};
+	unsigned int n = 1, i, k;
+
+	if (c->incoming && strncmp(c->incoming, "fd:", 3) == 0) {
+		given[n].option = "--incoming fd:";
+		given[n++].fd = (int)strtol(c->incoming + 3, NULL, 10);
+	}
+	for (i = 0; i < c->n_nets; i++) {
+		given[n].option = "-n fd=";
+		given[n++].fd = c->net[i].fd;
+		given[n].option = "-n vhostfd=";
+		given[n++].fd = c->net[i].vhost_fd;
+	}
+	for (i = 1; i < n; i++)
+		for (k = 0; given[i].fd && k < i; k++)
+			if (given[k].fd == given[i].fd)
+				return err_set(e, -EINVAL,
+					       "%s%d and %s%d: a descriptor has one use; give "
+					       "each its own",
+					       given[k].option, given[k].fd, given[i].option,
+					       given[i].fd);
+	return 0;
+}
+
 int config_parse(struct run_config *c, int argc, char **argv, struct err *e)
 {
 	int ret;
@@ -536,7 +566,8 @@ int config_parse(struct run_config *c, int argc, char **argv, struct err *e)
 			       "%u disks (-d), %u network devices (-n) and %d entropy source do "
 			       "not fit into %d virtio slots; leave some out",
 			       c->n_disks, c->n_nets, c->rng, LAYOUT_VIRTIO_SLOTS);
-	return add_console(c, e);
+	ret = one_use_each(c, e);
+	return ret ? ret : add_console(c, e);
 }
 
 void config_fini(struct run_config *c)
