@@ -42,3 +42,10 @@ def test_table_has_every_key():
     rows = re.findall(r"^\| (`.*?) \| .* \| .* \|$", SECTION, re.M)
     listed = {key for row in rows for key in re.findall(r"`([\w-]+)`", row)}
     assert {"version", "bhi", "isolation"} <= keys and keys <= listed, keys - listed
+
+
+def test_example_is_what_is_printed():
+    """The answer of policy explain that is shown whole."""
+    command, _, shown = TEXT.partition("$ testudo policy explain ")[2].partition("```")[0].partition("--guest reported=short\n")
+    r = run("policy", "explain", *command.replace("\\", " ").split(), "--guest", "reported=short", cwd=TOP)
+    assert r.returncode == 0 and r.stdout == shown, r
