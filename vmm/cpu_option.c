@@ -152,13 +152,13 @@ uint64_t cpu_option_arch_cap(const struct cpu_option *c, uint64_t arch_cap)
 				  arch_cap);
 }
 
-/* Of leaves that are only assumed there is no more than leaf 7 to edit. */
-static void keep_leaf7(struct cpu_template *t)
+/* Of leaves that are only assumed there is no more than leaf 7 to edit, and the highest leaf. */
+static void keep_known(struct cpu_template *t)
 {
 	unsigned int i, n = 0;
 
 	for (i = 0; i < t->n_cpuid; i++)
-		if (t->cpuid[i].leaf == 7)
+		if (t->cpuid[i].leaf == 7 || (!t->cpuid[i].leaf && t->cpuid[i].reg == CPUID_EAX))
 			t->cpuid[n++] = t->cpuid[i];
 	t->n_cpuid = n;
 }
@@ -173,7 +173,7 @@ int cpu_option_shown(const char *text, const struct kvm *kvm, bool assumed, stru
 	if (ret < 0)
 		return ret;
 	if (assumed && c->is_template)
-		keep_leaf7(&c->template);
+		keep_known(&c->template);
 	ret = cpu_option_apply(c, set, e);
 	if (!ret) /* looked at only */
 		ret = cpu_option_msrs(c, kvm, &msrs, e);

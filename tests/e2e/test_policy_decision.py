@@ -211,6 +211,19 @@ def test_an_msr_that_is_not_a_templates_to_set(work, index):
     r.expect_error(BAD_INPUT, "msr_modifiers", index, "not a template's to set")
 
 
+@pytest.mark.parametrize("facts", ["decision/sapphire-rapids.json", "hosts/sapphire-rapids-3408u.json"])
+@pytest.mark.parametrize("highest", [0x6, 0xa, 0xb, 0x1f])
+def test_a_template_with_too_low_a_highest_leaf(work, facts, highest):
+    """Whatever the file of the host tells of its CPU, what a run refuses is refused."""
+    path = template(work, cpuid_modifiers=[{"leaf": "0x0", "subleaf": "0x0", "flags": 0, "modifiers": [
+        {"register": "eax", "bitmap": f"0b{highest:032b}"}]}])
+    r = harness.run_raw(["policy", "explain", "--host", DATA / facts, "--cpu", path], work)
+    if highest < 0xb:
+        r.expect_error(BAD_INPUT, f"EAX is {highest:#x}", "0xb or more")
+    else:
+        assert r.code == OFF, r
+
+
 def test_what_the_guest_cannot_reach_is_not_shown(work):
     """Sub-leaf 2 of leaf 7 above the highest sub-leaf that leaf 7 tells: the controls are there, out of reach."""
     facts = json.loads((DATA / "decision" / "sapphire-rapids.json").read_text())
