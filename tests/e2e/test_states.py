@@ -104,7 +104,7 @@ def test_what_a_move_says_of_mitigations(work, names, change, says):
 def test_no_advice_that_is_followed_already(work, words, advised):
     state = {"status": "active", "x-testudo-stuck": True, "cpu-throttle-percentage": 99, "ram": {}}
     answers = {"query-status": {"status": "running", "running": True}, **SIZE,
-               "query-migrate": {"then": [state, dict(state, status="completed")]}}
+               "query-migrate": {"then": [state, dict(state, status="dry-run-passed")]}}
     with socket.socket(socket.AF_UNIX) as there, silent.guest(work, answers=answers):
         there.bind(f"{work}/there")
         there.listen(8)
