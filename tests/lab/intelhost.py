@@ -66,6 +66,7 @@ class IntelHost(host.EmulatedHost):
     to the next; @tree: more files for /t2, {path there: path here or bytes}."""
 
     pace = 20
+    patience = 1  # by the host's clock, which counts instructions
     up_s = 300
 
     def _bring_up(self, testudo, disks=(), tree=None):

@@ -115,7 +115,8 @@ class EmulatedHost:
     is a serial port, which can be a person's terminal (shell.py)."""
 
     pace = 1	# the host's seconds in one of ours, at most
-    up_s = 90	# for the host to come up
+    patience = 5	# times the limits: what is done in time when nothing else runs takes longer on a busy machine
+    up_s = 300	# for the host to come up
     mem = "3G"
     cpus = 1
 
@@ -239,11 +240,12 @@ class EmulatedHost:
 
     def run(self, command, timeout=30, binary=False):
         """Runs a shell command; (exit status, its output with standard error). Background jobs go on after it."""
-        status, output = self._request("run", command.encode(), timeout * self.pace, timeout)
+        limit = timeout * self.patience
+        status, output = self._request("run", command.encode(), limit * self.pace, limit)
         if not binary:
             output = output.decode(errors="replace")
         if status == "timeout":
-            raise HostError(f"not done after {timeout} s: {command}\n{output}")
+            raise HostError(f"not done after {limit} s: {command}\n{output}")
         return int(status), output
 
     def check(self, command, timeout=30, binary=False):
