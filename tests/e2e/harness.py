@@ -164,6 +164,7 @@ def arguments(params, *args, kernel=GUEST):
 
 def run_raw(words, cwd, stdin=b"", timeout=TIMEOUT, prefix=(), binary=TESTUDO):
     """Run testudo with @words to its end. @stdin: bytes, or a file."""
+    slowness()  # is found out before, not while it runs
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         feed = subprocess.PIPE if isinstance(stdin, bytes) and stdin else subprocess.DEVNULL
         p = subprocess.Popen([*prefix, str(binary), *map(str, words)], cwd=cwd, bufsize=0,
@@ -189,13 +190,14 @@ def run_raw(words, cwd, stdin=b"", timeout=TIMEOUT, prefix=(), binary=TESTUDO):
 
 def wait(p, timeout=TIMEOUT):
     """Like p.wait(), with the peak resident memory (KiB), as it was when it was last looked at: what wait4() tells is no
-    less than the size of the process that forked it, which may be this one."""
-    peak = 0
+    less than the size of the process that forked it, which may be this one. So is its own until it has become another."""
+    peak, forked = 0, pathlib.Path("/proc/self/comm").read_text()
 
     def ended():
         nonlocal peak
         status = pathlib.Path(f"/proc/{p.pid}/status").read_text()
-        peak = max([peak, *map(int, re.findall(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE))])
+        if not status.startswith(f"Name:\t{forked}"):
+            peak = max([peak, *map(int, re.findall(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE))])
         return p.poll() is not None and (p.returncode, peak)
 
     return until(ended, lambda: f"testudo still runs: {p.args}", timeout)
