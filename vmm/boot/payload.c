@@ -32,6 +32,17 @@ int cmdline_load(const struct loader *l, uint64_t limit, struct err *e)
 	return 0;
 }
 
+/* Return: 1: there is one, and @im is it; 0: there is none; -errno */
+static int initrd_open(const struct loader *l, struct image *im, struct err *e)
+{
+	int ret;
+
+	if (l->cfg->initrd_fd < 0)
+		return 0;
+	ret = image_init(im, "initrd", l->cfg->initrd_path, l->cfg->initrd_fd, e);
+	return ret ? ret : 1;
+}
+
 int initrd_check(const struct loader *l, struct err *e)
 {
 	const struct file_magic *m;
@@ -39,10 +50,8 @@ int initrd_check(const struct loader *l, struct err *e)
 	struct image im;
 	int ret;
 
-	if (l->cfg->initrd_fd < 0)
-		return 0;
-	ret = image_init(&im, "initrd", l->cfg->initrd_path, l->cfg->initrd_fd, e);
-	if (ret)
+	ret = initrd_open(l, &im, e);
+	if (ret <= 0)
 		return ret;
 	m = file_magic_find(im.fd, im.size_bytes);
 	if (!m || m->class == FILE_INITRD || m->class == FILE_PACKED || m->class == FILE_RAW)
@@ -60,10 +69,8 @@ int initrd_load(const struct loader *l, gpa_t kernel_end, gpa_t limit, struct in
 	int ret;
 
 	*out = (struct initrd) {0};
-	if (l->cfg->initrd_fd < 0)
-		return 0;
-	ret = image_init(&im, "initrd", l->cfg->initrd_path, l->cfg->initrd_fd, e);
-	if (ret)
+	ret = initrd_open(l, &im, e);
+	if (ret <= 0)
 		return ret;
 	if (limit >= l->map.low_end) {
 		limit = l->map.low_end;
