@@ -1,11 +1,13 @@
 #include "control/process.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/err.h"
 
 /* "PID (NAME) STATE ...": the name may hold anything, so the last parenthesis counts. */
 static char read_state(pid_t pid)
@@ -39,4 +41,13 @@ bool process_stopped(pid_t pid, char *why, size_t size)
 	else
 		return false;
 	return true;
+}
+
+int process_check(const char *guest, pid_t pid, struct err *e)
+{
+	char why[PROCESS_WHY_MAX];
+
+	if (!process_stopped(pid, why, sizeof(why)))
+		return 0;
+	return err_set(e, -EHOSTDOWN, "guest '%s': process %d %s", guest, (int)pid, why);
 }

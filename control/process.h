@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <sys/types.h>
 
+struct err;
+
 #define PROCESS_WHY_MAX 160
 
 /**
@@ -14,5 +16,11 @@
  * Return: false also for a process that is not there, or that /proc does not show
  */
 bool process_stopped(pid_t pid, char *why, size_t size);
+
+/**
+ * process_check - the same of the process of a guest of that name
+ * Return: 0; -EHOSTDOWN it is stopped, with what lets it go on in @e
+ */
+int process_check(const char *guest, pid_t pid, struct err *e);
 
 #endif

@@ -22,11 +22,8 @@
 
 static int no_answer(const struct qmp_client *c, int code, struct err *e)
 {
-	char why[PROCESS_WHY_MAX];
-
-	if (code == -ETIMEDOUT && process_stopped(c->pid, why, sizeof(why)))
-		return err_set(e, -EHOSTDOWN, "guest '%s': process %d %s", c->name, (int)c->pid,
-			       why);
+	if (code == -ETIMEDOUT && process_check(c->name, c->pid, e) < 0)
+		return -EHOSTDOWN;
 	if (code == -ETIMEDOUT)
 		return err_set(e, code,
 			       "guest '%s': process %d does not answer within %u s, though it is "
@@ -125,14 +122,12 @@ int qmp_client_connect(struct qmp_client *c, const char *name, unsigned int time
 
 int qmp_client_negotiate(struct qmp_client *c, struct err *e)
 {
-	char why[PROCESS_WHY_MAX];
 	json_t *greeting;
-	int ret;
+	int ret = process_check(c->name, c->pid, e);
 
-	/* who is stopped now greets nobody: no need to wait */
-	ret = process_stopped(c->pid, why, sizeof(why))
-		      ? -ETIMEDOUT
-		      : next_message(c, monotonic_ms() + c->timeout_ms, &greeting);
+	if (ret < 0) /* it greets nobody: no need to wait */
+		return ret;
+	ret = next_message(c, monotonic_ms() + c->timeout_ms, &greeting);
 	if (ret < 0)
 		return no_answer(c, ret, e);
 	json_decref(greeting);

@@ -431,8 +431,6 @@ static int connect_to(int fd, const struct sockaddr_un *addr, const char *name, 
 		      struct err *e)
 {
 	const int flags = fcntl(fd, F_GETFL);
-	const pid_t pid = read_pid(dir);
-	char why[PROCESS_WHY_MAX];
 	int ret;
 
 	fcntl(fd, F_SETFL, flags | O_NONBLOCK);
@@ -440,8 +438,9 @@ static int connect_to(int fd, const struct sockaddr_un *addr, const char *name, 
 	fcntl(fd, F_SETFL, flags);
 	if (ret != -EAGAIN)
 		return ret;
-	if (process_stopped(pid, why, sizeof(why)))
-		return err_set(e, -EHOSTDOWN, "guest '%s': process %d %s", name, (int)pid, why);
+	ret = process_check(name, read_pid(dir), e);
+	if (ret < 0)
+		return ret;
 	return connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0 ? -errno : 0;
 }
 

@@ -92,7 +92,6 @@ int cmd_resume(int argc, char **argv)
 static int wait_end(struct qmp_client *c, uint64_t timeout_ms, struct err *e)
 {
 	const uint64_t deadline = monotonic_ms() + timeout_ms;
-	char why[PROCESS_WHY_MAX];
 	uint64_t left;
 	int ret;
 
@@ -105,9 +104,8 @@ static int wait_end(struct qmp_client *c, uint64_t timeout_ms, struct err *e)
 				       e);
 		if (ret > 0)
 			json_decref(event);
-		if (!ret && process_stopped(c->pid, why, sizeof(why)))
-			return err_set(e, -EHOSTDOWN, "guest '%s': process %d %s", c->name,
-				       (int)c->pid, why);
+		if (!ret && process_check(c->name, c->pid, e) < 0)
+			return -EHOSTDOWN;
 	} while (ret > 0 || (!ret && left));
 	return ret == -ECONNRESET ? 0 : !ret ? -ETIMEDOUT : ret;
 }
