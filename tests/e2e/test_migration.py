@@ -1,5 +1,6 @@
 """Moving guests on this machine: they go on where they were, with the memory that they had."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -333,6 +334,18 @@ def slow(channel, number, head, rest):
     return head, rest
 
 
+@contextlib.contextmanager
+def slow_way(launch, work):
+    """A guest with 16 MiB of its own, its destination, and a way there that takes its time."""
+    a = launch("a", params="heartbeat", mem=64)
+    a.wait_beats()
+    a.fill(16 << 20, 16)
+    b = launch("b", incoming=f"unix:{work}/m")
+    moving.wait_listening(b)
+    with faulty.Proxy(f"unix:{work}/slow", f"unix:{work}/m", chunk=slow):
+        yield a, b, f"unix:{work}/slow"
+
+
 def shown_on_a_terminal(guest, *words):
     """What a command writes to a terminal, in pieces between two carriage returns."""
     ours, theirs = os.openpty()
@@ -353,13 +366,8 @@ def shown_on_a_terminal(guest, *words):
 
 def test_progress_counts_from_the_start(launch, work):
     """Within the first round, over a way that takes its time: amounts grow, and speed and time left are there."""
-    a = launch("a", params="heartbeat", mem=64)
-    a.wait_beats()
-    a.fill(16 << 20, 16)
-    b = launch("b", incoming=f"unix:{work}/m")
-    moving.wait_listening(b)
-    with faulty.Proxy(f"unix:{work}/slow", f"unix:{work}/m", chunk=slow):
-        code, events, err = moving.migrate(a, f"unix:{work}/slow", "--downtime-ms", 2000)
+    with slow_way(launch, work) as (a, _, way):
+        code, events, err = moving.migrate(a, way, "--downtime-ms", 2000)
     assert code == moving.MOVED, err
     first = [e for e in events if e["event"] == "progress" and e["status"] == "active" and e["ram"]["dirty-sync-count"] == 0]
     assert len(first) > 8, events
@@ -378,13 +386,8 @@ def test_progress_counts_from_the_start(launch, work):
 
 def test_bar_on_a_terminal(launch, work):
     """One bar for migrate and save: speed, how far, and the time that is left. -q leaves it out."""
-    a = launch("a", params="heartbeat", mem=64)
-    a.wait_beats()
-    a.fill(16 << 20, 16)
-    b = launch("b", incoming=f"unix:{work}/m")
-    moving.wait_listening(b)
-    with faulty.Proxy(f"unix:{work}/slow", f"unix:{work}/m", chunk=slow):
-        pieces = shown_on_a_terminal(a, "migrate", "a", f"unix:{work}/slow", "--downtime-ms", 2000)
+    with slow_way(launch, work) as (a, b, way):
+        pieces = shown_on_a_terminal(a, "migrate", "a", way, "--downtime-ms", 2000)
     bars = [p for p in pieces if p.startswith("[") and "active" in p and "round 0" in p]
     told = [bar for bar in bars if re.search(r"\d+ of 64 MiB  (?!0\.0 )[\d.]+ MB/s  about \d+ s left", bar)]
     assert len(told) > 4 and len(told) > len(bars) / 2, bars
