@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/bytes.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -110,46 +109,40 @@ static int wait_end(struct qmp_client *c, uint64_t timeout_ms, struct err *e)
 	return ret == -ECONNRESET ? 0 : !ret ? -ETIMEDOUT : ret;
 }
 
-/* Why a guest in this state takes no notice of its button. NULL: it does */
-static const char *why_deaf(const char *state)
-{
-	static const struct {
-		const char *state, *why;
-	} rows[] = {
-		{"paused", "is paused and cannot shut down; testudo resume %s first"},
-		{"prelaunch", "has not been started and cannot shut down; testudo resume %s first"},
-		{"finish-migrate",
-		 "stands still to be moved or saved; try again when that is over"},
-		{"postmigrate", "has left, moved or saved; nothing but the process is here"},
-		{"shutdown", "is ending; wait for it"},
-	};
-	size_t i;
+/* Why a guest takes no notice of its button. */
+static const struct deaf {
+	const char *state, *why;
+	bool resume; /* it would after that */
+} deaf[] = {
+	{"paused", "is paused and cannot shut down", true},
+	{"prelaunch", "has not been started and cannot shut down", true},
+	{"finish-migrate", "stands still to be moved or saved; try again when that is over", false},
+	{"postmigrate", "has left, moved or saved; nothing but the process is here", false},
+	{"shutdown", "is ending; wait for it", false},
+	{NULL, "is in a state that testudo does not know", false},
+};
 
-	for (i = 0; i < ARRAY_SIZE(rows); i++)
-		if (strcmp(rows[i].state, state) == 0)
-			return rows[i].why;
-	return strcmp(state, "running") == 0 ? NULL : "is in a state that testudo does not know";
-}
-
+/* Return: 0: it runs; -EBUSY, with what to do in @e; -errno */
 static int check_state(struct qmp_client *c, struct err *e)
 {
-	char text[128];
-	const char *why, *at;
+	const struct deaf *d = deaf;
+	const char *state;
 	json_t *status;
 	int ret = qmp_client_execute(c, "query-status", NULL, NULL, 0, &status, e);
 
 	if (ret < 0)
 		return ret;
-	why = json_string_value(json_object_get(status, "status"));
-	why = why_deaf(why ? why : "");
+	state = json_string_value(json_object_get(status, "status"));
+	if (state && strcmp(state, "running") == 0)
+		d = NULL;
+	while (d && d->state && (!state || strcmp(d->state, state) != 0))
+		d++;
 	json_decref(status);
-	if (!why)
+	if (!d)
 		return 0;
-	at = strstr(why, "%s");
-	snprintf(text, sizeof(text), "%.*s%s%s", (int)(at ? at - why : (long)strlen(why)), why,
-		 at ? c->name : "", at ? at + 2 : "");
-	return err_set(e, -EBUSY, "guest '%s' %s; testudo stop --force %s ends it as it is",
-		       c->name, text, c->name);
+	return err_set(e, -EBUSY, "guest '%s' %s%s%s%s; testudo stop --force %s ends it as it is",
+		       c->name, d->why, d->resume ? "; testudo resume " : "",
+		       d->resume ? c->name : "", d->resume ? " first" : "", c->name);
 }
 
 static int press_button(struct qmp_client *c, const struct guest_words *w, struct err *e)
