@@ -1,6 +1,5 @@
 """Our patched kernel: KVM_CAP_FORCE_SPEC_CTRL by its rules, and what the hardware's register really held at VM exits, which
 a patch for the lab shows."""
-import json
 import re
 
 import pytest
@@ -18,7 +17,7 @@ def test_abi(intel_patched):
 
 
 def test_probe(intel_patched):
-    here = json.loads(intel_patched.check("testudo host --json"))
+    here = intel_patched.json("testudo host --json")
     assert here["backend"]["name"] == "force-spec-ctrl per vCPU"
     assert here["backend"]["can-hold"] == ["IBRS", "STIBP", "SSBD", "BHI_DIS_S"]
     assert "BHI: BHI_DIS_S" in intel_patched.check(f"cat {SPECTRE_V2}")

@@ -1,5 +1,4 @@
 """Stock Debian kernel on a CPU that has BHI_DIS_S: bits held by the MSR filter."""
-import json
 
 import pytest
 
@@ -12,7 +11,7 @@ VALUES = [1, 0x401, 0, 3, 0x400]
 def test_host(intel_stock):
     """The kernel uses the bit itself; testudo finds the filter, and by it all that forcing needs."""
     assert "BHI: BHI_DIS_S" in intel_stock.check(f"cat {SPECTRE_V2}")
-    here = json.loads(intel_stock.check("testudo host --json"))
+    here = intel_stock.json("testudo host --json")
     assert here["facts"]["vendor"] == "GenuineIntel"
     assert int(here["facts"]["cpuid-7-2-edx"], 16) & 0x10, "BHI_CTRL"
     assert here["backend"]["name"] == "msr-filter"

@@ -3,7 +3,6 @@ the newer host, where that does not protect it: it arrives with BHI_DIS_S held i
 
 The hosts are up one after the other, so the guest goes from one to the next in a file, on a disk."""
 import contextlib
-import json
 import re
 
 from background import REFUSED, Guest
@@ -37,7 +36,7 @@ def carried(host):
 
 def test_older_host(intel_old):
     assert "BHI: SW loop" in intel_old.check("cat /sys/devices/system/cpu/vulnerabilities/spectre_v2")
-    here = json.loads(intel_old.check("testudo host --json"))
+    here = intel_old.json("testudo host --json")
     assert here["facts"]["vendor"] == "GenuineIntel"
     assert not int(here["facts"]["cpuid-7-2-edx"], 16) & 0x10, "BHI_CTRL"
 
@@ -139,7 +138,7 @@ def test_there_and_back(lab):
     new = lab("intel-patched")
     with carried(new):
         explain = f"testudo policy explain --from /carried/facts.json --cpu {CPU} --guest reported=short --json"
-        answer = json.loads(new.check(explain))
+        answer = new.json(explain)
         assert answer["decision"]["verdict"] == "allow, with held bits"
         assert "BHI_DIS_S" in answer["decision"]["at-1"]
 

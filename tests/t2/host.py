@@ -12,6 +12,7 @@ import base64
 import collections
 import contextlib
 import dataclasses
+import json
 import os
 import pathlib
 import re
@@ -254,6 +255,16 @@ class EmulatedHost:
         if status != 0:
             raise HostError(f"status {status} from: {command}\n{output}")
         return output
+
+    def json(self, command, timeout=30, status=0):
+        """What the last JSON document says that @command writes to standard output. Warnings go to standard error."""
+        ended, text = self.run(f"({command}) 2>/tmp/stderr", timeout)
+        if ended != status:
+            raise HostError(f"status {ended} from: {command}\n{text}\n{self.check('cat /tmp/stderr')}")
+        decoder, at, document = json.JSONDecoder(), 0, None
+        while text[at:].strip():
+            document, at = decoder.raw_decode(text, at + len(text[at:]) - len(text[at:].lstrip()))
+        return document
 
     def put(self, data, path):
         """Writes the bytes @data to the host's file @path (no blanks in it)."""

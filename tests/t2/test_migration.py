@@ -14,7 +14,7 @@ import re
 import pytest
 
 import files
-from host import parse_scripts
+from host import HostError, parse_scripts
 from test_linux import FACT, facts
 
 pytestmark = pytest.mark.skipif(os.environ.get("T2_VMM", "testudo") != "testudo", reason="moves testudo's guests")
@@ -225,11 +225,13 @@ class Traveller:
         self.number += 1
         self._launch(f"--incoming {uri.replace(HOST, '0.0.0.0').replace(SECOND, '0.0.0.0')} {there}")
         self.wait(f"testudo list | grep -q '^{self.name} '", 60)
-        status, output = source.run(f"testudo migrate {old} {uri} --json --downtime-ms 300 --timeout 40 "
-                                    f"--on-timeout force {' '.join(options)}", 200)
-        assert status == 0, f"{output}\n{self.story()}"
+        try:
+            event = source.json(f"testudo migrate {old} {uri} --json --downtime-ms 300 --timeout 40 "
+                                f"--on-timeout force {' '.join(options)}", 200)
+        except HostError as error:
+            raise HostError(f"{error}\n{self.story()}") from None
         self.wait_end(source, old)	# its tap may be the next one's
-        return json.loads(output.splitlines()[-1])
+        return event
 
     def through_file(self, path):
         """Into a file, and from there to a new process."""

@@ -56,7 +56,7 @@ exit 0
 @pytest.fixture(scope="module")
 def here(amd_stock):
     """What testudo host --json prints in the emulated host."""
-    return json.loads(amd_stock.check("testudo host --json"))
+    return amd_stock.json("testudo host --json")
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def explained(amd_stock, here):
     """What testudo policy explain says, for machines and for people, of the host's own facts in a file."""
     amd_stock.put(json.dumps(here).encode(), "/tmp/facts.json")
     explain = "testudo policy explain --host /tmp/facts.json"
-    answer = json.loads(amd_stock.check(f"{explain} --json")), amd_stock.check(explain)
+    answer = amd_stock.json(f"{explain} --json"), amd_stock.check(explain)
     amd_stock.check("rm /tmp/facts.json")
     return answer
 
@@ -197,9 +197,8 @@ def test_strict_policy_is_refused(amd_stock, strict):
 
 
 def test_explain_foretells_the_refusal(amd_stock, strict):
-    status, output = amd_stock.run(f"testudo policy explain --json --policy {strict}")
-    decision = json.loads(output)["decision"]
-    assert (status, decision["verdict"], decision["at-1"]) == (POLICY_REFUSED, "refuse", [])
+    decision = amd_stock.json(f"testudo policy explain --json --policy {strict}", status=POLICY_REFUSED)["decision"]
+    assert (decision["verdict"], decision["at-1"]) == ("refuse", [])
     assert rows(decision["steps"])[0] == ("bhi", 3, "refuse",
                                           "bhi is on in the policy, but only Intel parts have BHI_DIS_S")
 
