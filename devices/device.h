@@ -8,7 +8,7 @@
 #include <pthread.h>
 #include <stdint.h>
 
-#include "migration/state.h"
+#include "migration/state/state.h"
 
 struct device;
 

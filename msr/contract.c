@@ -2,7 +2,7 @@
  */
 #include <stddef.h>
 
-#include "msr/mitigation.h"
+#include "msr/decide.h"
 
 #define CPUID_1_ECX_VMX	       (1u << 5)
 #define CPUID_80000001_ECX_SVM (1u << 2)

@@ -10,7 +10,7 @@
 
 #include "cpuid/host.h"
 #include "cpuid/merge.h"
-#include "msr/mitigation.h"
+#include "msr/decide.h"
 
 /* One bit of IA32_ARCH_CAPABILITIES (msr/arch_caps.def). */
 struct arch_cap_bit {

@@ -4,7 +4,7 @@
 #include <stddef.h>
 
 #include "base/bytes.h"
-#include "msr/mitigation.h"
+#include "msr/decide.h"
 #include "msr/virt_msr.h"
 
 static const struct {

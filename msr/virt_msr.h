@@ -9,7 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "msr/mitigation.h"
+#include "msr/decide.h"
 
 enum msr_result {
 	MSR_OK,	     /* done, nothing that a decision depends on changed */

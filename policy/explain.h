@@ -8,7 +8,7 @@
 #include <jansson.h>
 #include <stdio.h>
 
-#include "msr/mitigation.h"
+#include "msr/decide.h"
 
 /** explain_bits - "BHI_DIS_S, RRSBA_DIS_S" of SPEC_CTRL, "bit 9" for a reserved one, "none" */
 const char *explain_bits(uint64_t bits, char *buf, size_t size);

@@ -8,7 +8,7 @@
 
 #include <stddef.h>
 
-#include "msr/mitigation.h"
+#include "msr/decide.h"
 
 struct err;
 

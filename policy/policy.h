@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "msr/mitigation.h"
+#include "msr/decide.h"
 #include "msr/pool.h"
 
 struct err;

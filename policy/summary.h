@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "msr/mitigation.h"
+#include "msr/decide.h"
 
 #define SUMMARY_MAX 1024
 

@@ -11,6 +11,7 @@
 #include "base/std_fds.h"
 #include "base/text.h"
 #include "vmm/cmd.h"
+#include "vmm/exit_code.h"
 #include "vmm/version.h"
 
 static int cmd_version(int argc, char **argv);

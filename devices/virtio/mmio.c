@@ -15,7 +15,7 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
-#include "migration/section.h"
+#include "migration/state/section.h"
 
 #define MMIO_MAGIC	     0x74726976 /* "virt" */
 #define MMIO_VERSION	     2

@@ -13,8 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/guest_mem.h"
 #include "base/loop.h"
-#include "devices/guest_mem.h"
 
 struct err;
 struct vhost;

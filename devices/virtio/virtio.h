@@ -10,9 +10,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "devices/guest_mem.h"
+#include "base/guest_mem.h"
 #include "devices/virtio/virtq.h"
-#include "migration/state.h"
+#include "migration/state/state.h"
 
 #define VIRTIO_MAX_QUEUES 4
 

@@ -11,8 +11,8 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#include "devices/guest_mem.h"
-#include "migration/state.h"
+#include "base/guest_mem.h"
+#include "migration/state/state.h"
 
 struct virtio_dev;
 

@@ -1,6 +1,6 @@
 /*
  * The floor under a start: the shortest program that makes the same machine as testudo by the same
- * calls of KVM, in the order that vmm/vm.h gives, and runs it to its first byte on COM1. No
+ * calls of KVM, in the order that vmm/kvm/vm.h gives, and runs it to its first byte on COM1. No
  * options, no trial of what KVM keeps, no sandbox, no control socket, no threads, one vCPU. usage:
  * bare_start first.elf MIB
  */

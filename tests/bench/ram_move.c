@@ -20,9 +20,9 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
-#include "vmm/memory.h"
-#include "vmm/ram_recv.h"
-#include "vmm/ram_send.h"
+#include "migration/ram/recv.h"
+#include "migration/ram/send.h"
+#include "vmm/kvm/memory.h"
 
 #define RUNS_MAX 101
 #define CHUNK	 (256 * KiB)
@@ -175,7 +175,8 @@ static void check(int ret, const struct err *e)
 
 static void our_send(struct bench *b, const int *fds)
 {
-	static const struct dirty_log_ops ops = {no_watch, no_get, no_clear};
+	static const struct dirty_log_ops ops = {
+		.watch = no_watch, .get = no_get, .clear = no_clear};
 	struct ram_send_config c = {
 		.map = b->src.map,
 		.hole_fd = b->src.fd,
@@ -189,7 +190,7 @@ static void our_send(struct bench *b, const int *fds)
 	struct ram_send s;
 	struct err e = {0};
 
-	check(dirty_log_init_ops(&log, &b->src.guest, &ops, NULL, &e), &e);
+	check(dirty_log_init(&log, &b->src.guest, &ops, NULL, &e), &e);
 	c.log = &log;
 	check(ram_send_init(&s, &c, &e), &e);
 	check(ram_send_round(&s, RAM_ROUND_FIRST, &round, &e), &e);

@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "base/err.h"
-#include "migration/description.h"
+#include "migration/description/description.h"
 #include "tests/unit/description_sample.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -10,7 +10,7 @@
 
 #include "base/err.h"
 #include "base/log.h"
-#include "migration/buf.h"
+#include "migration/state/buf.h"
 #include "tests/fuzz/device_rig.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

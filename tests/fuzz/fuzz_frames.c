@@ -10,8 +10,8 @@
 #include "base/bytes.h"
 #include "base/crc32c.h"
 #include "base/err.h"
-#include "migration/buf.h"
-#include "migration/channel.h"
+#include "migration/state/buf.h"
+#include "migration/wire/channel.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -15,7 +15,7 @@
 #include "base/bytes.h"
 #include "base/crc32c.h"
 #include "base/err.h"
-#include "vmm/ram_recv.h"
+#include "migration/ram/recv.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

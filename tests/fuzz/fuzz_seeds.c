@@ -6,12 +6,12 @@
 #include <sys/stat.h>
 
 #include "base/crc32c.h"
-#include "migration/buf.h"
-#include "migration/frame.h"
+#include "migration/ram/frame.h"
+#include "migration/state/buf.h"
+#include "migration/wire/frame.h"
 #include "tests/fuzz/device_rig.h"
 #include "tests/fuzz/state_rig.h"
 #include "tests/unit/description_sample.h"
-#include "vmm/ram_frame.h"
 
 static void put_file(const char *dir, const char *target, const char *name, const struct wbuf *w)
 {

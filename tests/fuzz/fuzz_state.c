@@ -4,8 +4,8 @@
  * taken, too. The first byte says which part, the second what that KVM refuses.
  */
 #include "base/err.h"
-#include "migration/buf.h"
-#include "migration/section.h"
+#include "migration/state/buf.h"
+#include "migration/state/section.h"
 #include "tests/fuzz/state_rig.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

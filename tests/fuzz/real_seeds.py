@@ -30,7 +30,7 @@ GUESTS = {
 
 
 def sections(state):
-    """[(name, instance, the section whole, its body)] of a machine's state: migration/section.h"""
+    """[(name, instance, the section whole, its body)] of a machine's state: migration/state/section.h"""
     found, at = [], 0
     while at < len(state):
         n, = struct.unpack_from("<H", state, at)

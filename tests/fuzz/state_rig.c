@@ -1,4 +1,4 @@
-/* The KVM of state_rig.h, and the two functions of vmm/backend.c that the readers of state call. */
+/* The KVM of state_rig.h, and the two functions of vmm/hold/backend.c that the readers of state call. */
 #include "tests/fuzz/state_rig.h"
 
 struct rig_kvm *rig_kvm(void)

@@ -15,14 +15,14 @@
 #include <string.h>
 
 #include "base/bytes.h"
-#include "vmm/backend.h"
-#include "vmm/kvm.h"
-#include "vmm/mitigation_state.h"
-#include "vmm/vcpu.h"
-#include "vmm/vcpu_state.h"
-#include "vmm/vm.h"
-#include "vmm/vm_state.h"
-#include "vmm/vm_time.h"
+#include "vmm/hold/backend.h"
+#include "vmm/hold/mitigation_state.h"
+#include "vmm/kvm/kvm.h"
+#include "vmm/kvm/vm.h"
+#include "vmm/machine/vcpu.h"
+#include "vmm/machine/vcpu_state.h"
+#include "vmm/machine/vm_state.h"
+#include "vmm/machine/vm_time.h"
 
 #define RIG_VCPUS    2
 #define RIG_CALLS    40 /* different requests that keep something */

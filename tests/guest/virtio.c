@@ -1,6 +1,6 @@
 /* The virtio-mmio transport and split rings, as a well-behaved driver uses them. */
-#include "tests/guest/guest.h"
 #include "tests/guest/virtio.h"
+#include "tests/guest/guest.h"
 
 #define RESET_LIMIT_US 2000000
 #define RUN_LIMIT_US   10000000

@@ -20,19 +20,19 @@
 #include "base/err.h"
 #include "base/loop.h"
 #include "devices/chardev.h"
-#include "migration/buf.h"
-#include "migration/clock.h"
+#include "migration/state/buf.h"
+#include "migration/state/clock.h"
 #include "policy/facts.h"
 #include "policy/policy.h"
+#include "policy/policy_file.h"
 #include "tests/guest/heartbeat.h"
-#include "vmm/config.h"
-#include "vmm/cpu_msrs.h"
-#include "vmm/isolation.h"
-#include "vmm/machine.h"
-#include "vmm/machine_state.h"
-#include "vmm/mitigation.h"
-#include "vmm/mitigation_state.h"
-#include "vmm/policy_file.h"
+#include "vmm/guest/config.h"
+#include "vmm/hold/isolation.h"
+#include "vmm/hold/mitigation.h"
+#include "vmm/hold/mitigation_state.h"
+#include "vmm/machine/cpu_msrs.h"
+#include "vmm/machine/machine.h"
+#include "vmm/machine/machine_state.h"
 
 #define RIG_TIMEOUT_MS 60000
 
@@ -166,7 +166,8 @@ static inline int rig_engine(struct rig *r, const struct mitigation_saved *from)
 		.facts = r->facts.vendor_id[0] ? &r->facts : NULL,
 		.force_cap = r->config.force_cap,
 	};
-	int ret = mitigation_init(&r->mitigation, &options, &r->kvm, r->config.n_vcpus, &r->e);
+	int ret = mitigation_init(&r->mitigation, &options, &r->kvm, r->config.machine.n_vcpus,
+				  &r->e);
 
 	if (ret)
 		return ret;
@@ -207,7 +208,7 @@ static inline struct rig *rig_new(const char *const *words, const struct host_fa
 		r->policy.mitigation.incoming_cannot = CANNOT_WARN;
 	if (facts)
 		r->facts = *facts;
-	rig_ok(r, isolation_enter(&r->isolation, &isolation, r->config.n_vcpus, &r->e));
+	rig_ok(r, isolation_enter(&r->isolation, &isolation, r->config.machine.n_vcpus, &r->e));
 	r->cpuid = r->kvm.cpuid;
 	vcpu_base_cpuid(&r->cpuid, &r->kvm, false);
 	r->kernel = (struct kernel_config) {.kernel_path = r->config.kernel,
@@ -215,13 +216,13 @@ static inline struct rig *rig_new(const char *const *words, const struct host_fa
 					    .kernel_fd = -1,
 					    .initrd_fd = -1};
 	rig_ok(r, kernel_open(&r->kernel, &r->e));
-	for (i = 0; i < r->config.n_disks; i++)
-		rig_ok(r, blk_file_open(&r->disk[i], &r->config.disk[i], &r->e));
+	for (i = 0; i < r->config.machine.n_disks; i++)
+		rig_ok(r, blk_file_open(&r->disk[i], &r->config.machine.disk[i], &r->e));
 	r->serial.ops = &serial_ops;
 	r->out_limit = sizeof(r->out);
 	r->sink.raise = rig_raise;
 	r->host = (struct machine_host) {
-		.config = &r->config,
+		.config = &r->config.machine,
 		.kvm = &r->kvm,
 		.kernel = &r->kernel,
 		.cpuid = &r->cpuid,
@@ -258,7 +259,7 @@ static inline void rig_free(struct rig *r)
 
 	machine_fini(&r->m);
 	mitigation_fini(&r->mitigation);
-	for (i = 0; i < r->config.n_disks; i++)
+	for (i = 0; i < r->config.machine.n_disks; i++)
 		blk_file_close(&r->disk[i]);
 	kernel_close(&r->kernel);
 	kvm_close(&r->kvm);
@@ -301,7 +302,7 @@ static inline int rig_next_host(struct rig *r, const struct mitigation_saved *s,
 	machine_fini(&r->m);
 	mitigation_fini(&r->mitigation);
 	r->e = (struct err) {0};
-	ret = memory_adopt(&memory, fd, &r->config.memory, &r->e);
+	ret = memory_adopt(&memory, fd, &r->config.machine.memory, &r->e);
 	if (!ret)
 		ret = rig_engine(r, s);
 	if (!ret)

@@ -22,15 +22,16 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
-#include "vmm/dirty_log.h"
-#include "vmm/dirty_ring.h"
-#include "vmm/isolation.h"
-#include "vmm/memory.h"
-#include "vmm/ram_recv.h"
-#include "vmm/ram_send.h"
-#include "vmm/throttle.h"
-#include "vmm/vcpu.h"
-#include "vmm/vm.h"
+#include "migration/ram/dirty_log.h"
+#include "migration/ram/recv.h"
+#include "migration/ram/send.h"
+#include "vmm/hold/isolation.h"
+#include "vmm/kvm/dirty_log_kvm.h"
+#include "vmm/kvm/dirty_ring.h"
+#include "vmm/kvm/memory.h"
+#include "vmm/kvm/vm.h"
+#include "vmm/machine/throttle.h"
+#include "vmm/machine/vcpu.h"
 
 #define SIZE	 (64 * MiB)
 #define CODE	 0x1000
@@ -150,9 +151,10 @@ static bool rig_init(struct rig *r, uint32_t entries)
 	assert_int_equal(vm_add_memory(&r->vm, &r->src.guest, NULL), 0);
 	make_vcpu(r);
 	assert_int_equal(vcpu_init_kick(NULL), 0);
-	assert_int_equal(entries ? dirty_log_init_ops(&r->log, &r->src.guest, &dirty_ring_ops,
-						      &r->ring, NULL)
-				 : dirty_log_init(&r->log, &r->src.guest, r->vm.fd, NULL),
+	assert_int_equal(entries ? dirty_log_init(&r->log, &r->src.guest, &dirty_ring_ops, &r->ring,
+						  NULL)
+				 : dirty_log_init(&r->log, &r->src.guest, &kvm_dirty_log_ops,
+						  &r->vm.fd, NULL),
 			 0);
 	for (i = 0; i < CHANNELS; i++)
 		assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, r->pair[i]), 0);

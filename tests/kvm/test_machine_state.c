@@ -10,7 +10,7 @@
 #include <linux/kvm.h>
 #include <stdio.h>
 
-#include "migration/section.h"
+#include "migration/state/section.h"
 #include "tests/guest/heartbeat.h"
 #include "tests/kvm/rig.h"
 

@@ -9,7 +9,7 @@
 #include "base/bytes.h"
 #include "msr/spec_ctrl.h"
 #include "shim.h"
-#include "vmm/host_facts.h"
+#include "vmm/hold/host_facts.h"
 
 #define MAX_BASIC	 0x16
 #define MAX_EXTENDED	 0x80000008

@@ -4,7 +4,7 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
-#include "vmm/acpi/acpi.h"
+#include "vmm/machine/acpi/acpi.h"
 
 #define MEM_LEN 0x100000
 

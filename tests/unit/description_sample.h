@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "migration/description.h"
+#include "migration/description/description.h"
 
 static inline struct machine_description *description_sample(unsigned int n_vcpus)
 {

@@ -5,6 +5,9 @@
 #ifndef TESTS_UNIT_ECHO_DEV_H
 #define TESTS_UNIT_ECHO_DEV_H
 
+#include <string.h>
+
+#include "base/bytes.h"
 #include "devices/virtio/virtio.h"
 
 #define ECHO_QUEUES    2

@@ -5,7 +5,7 @@
 #ifndef TESTS_UNIT_HOSTS_H
 #define TESTS_UNIT_HOSTS_H
 
-#include "msr/mitigation.h"
+#include "msr/decide.h"
 
 /* SPEC_CTRL, STIBP, ARCH_CAPABILITIES, SSBD */
 #define EDX_7_0 0xac000000u

@@ -19,9 +19,9 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
+#include "base/guest_mem.h"
 #include "base/loop.h"
 #include "devices/bus.h"
-#include "devices/guest_mem.h"
 #include "devices/irq.h"
 #include "devices/virtio/mmio.h"
 

@@ -10,8 +10,8 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
-#include "vmm/acpi/acpi.h"
 #include "vmm/layout.h"
+#include "vmm/machine/acpi/acpi.h"
 
 #define LOW_LEN 0x200000
 

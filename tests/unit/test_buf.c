@@ -4,7 +4,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "migration/buf.h"
+#include "migration/state/buf.h"
 
 static void test_what_goes_in_comes_out(void **state)
 {

@@ -19,8 +19,8 @@
 #include "base/bytes.h"
 #include "base/crc32c.h"
 #include "base/err.h"
-#include "migration/buf.h"
-#include "migration/channel.h"
+#include "migration/state/buf.h"
+#include "migration/wire/channel.h"
 
 struct pair {
 	struct channel src, dst; /* each named after who holds it */

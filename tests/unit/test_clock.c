@@ -1,5 +1,5 @@
 /* Time between two hosts: what an answer tells, and how much passed. */
-#include "migration/clock.h"
+#include "migration/state/clock.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -8,7 +8,7 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
-#include "vmm/config.h"
+#include "vmm/guest/config.h"
 
 #define MAX_WORDS 64
 
@@ -120,14 +120,14 @@ static void test_defaults(void **state)
 	assert_string_equal(c.kernel, "vmlinuz");
 	assert_null(c.initrd);
 	assert_string_equal(c.params, "console=ttyS0");
-	assert_int_equal(c.n_vcpus, 1);
-	assert_int_equal(c.memory.size_bytes, 512 * MiB);
-	assert_int_equal(c.n_disks, 0);
-	assert_int_equal(c.dirty_ring, 0);
-	assert_true(c.rng);
+	assert_int_equal(c.machine.n_vcpus, 1);
+	assert_int_equal(c.machine.memory.size_bytes, 512 * MiB);
+	assert_int_equal(c.machine.n_disks, 0);
+	assert_int_equal(c.machine.dirty_ring, 0);
+	assert_true(c.machine.rng);
 	assert_string_equal(c.serial, "stdio");
-	assert_false(c.no_reboot || c.log_level != LOG_INFO || c.help || c.memory.hugepages ||
-		     c.memory.prealloc);
+	assert_false(c.no_reboot || c.log_level != LOG_INFO || c.help ||
+		     c.machine.memory.hugepages || c.machine.memory.prealloc);
 	config_fini(&c);
 }
 
@@ -146,28 +146,28 @@ static void test_everything(void **state)
 		0);
 	assert_string_equal(c.initrd, "initrd");
 	assert_string_equal(c.params, "console=ttyS0 quiet rw");
-	assert_int_equal(c.n_vcpus, 4);
-	assert_int_equal(c.memory.size_bytes, 2 * GiB);
-	assert_int_equal(c.n_disks, 2);
-	assert_string_equal(c.disk[0].path, "a,b");
-	assert_true(c.disk[0].readonly);
-	assert_false(c.disk[0].direct);
-	assert_string_equal(c.disk[0].serial, "X1");
-	assert_string_equal(c.disk[1].path, "c");
-	assert_true(c.disk[1].direct);
-	assert_null(c.disk[1].serial);
-	assert_int_equal(c.dirty_ring, 2048);
-	assert_int_equal(c.n_nets, 2);
-	assert_string_equal(c.net[0].name, "t0");
-	assert_false(c.net[0].has_mac);
-	assert_null(c.net[1].name);
-	assert_int_equal(c.net[1].fd, 7);
-	assert_true(c.net[1].has_mac);
-	assert_int_equal(c.net[1].mac[3], 0xab);
+	assert_int_equal(c.machine.n_vcpus, 4);
+	assert_int_equal(c.machine.memory.size_bytes, 2 * GiB);
+	assert_int_equal(c.machine.n_disks, 2);
+	assert_string_equal(c.machine.disk[0].path, "a,b");
+	assert_true(c.machine.disk[0].readonly);
+	assert_false(c.machine.disk[0].direct);
+	assert_string_equal(c.machine.disk[0].serial, "X1");
+	assert_string_equal(c.machine.disk[1].path, "c");
+	assert_true(c.machine.disk[1].direct);
+	assert_null(c.machine.disk[1].serial);
+	assert_int_equal(c.machine.dirty_ring, 2048);
+	assert_int_equal(c.machine.n_nets, 2);
+	assert_string_equal(c.machine.net[0].name, "t0");
+	assert_false(c.machine.net[0].has_mac);
+	assert_null(c.machine.net[1].name);
+	assert_int_equal(c.machine.net[1].fd, 7);
+	assert_true(c.machine.net[1].has_mac);
+	assert_int_equal(c.machine.net[1].mac[3], 0xab);
 	assert_string_equal(c.serial, "file:log");
-	assert_true(c.no_reboot && c.log_level == LOG_DEBUG && c.memory.hugepages &&
-		    c.memory.prealloc);
-	assert_false(c.rng);
+	assert_true(c.no_reboot && c.log_level == LOG_DEBUG && c.machine.memory.hugepages &&
+		    c.machine.memory.prealloc);
+	assert_false(c.machine.rng);
 	config_fini(&c);
 
 	assert_int_equal(parse("--daemonize --ready-fd 5 k", &c, &e), 0);
@@ -204,9 +204,9 @@ static void test_vhost(void **state)
 		struct err e;
 
 		assert_int_equal(parse(vhosts[i].line, &c, &e), 0);
-		assert_int_equal(c.n_nets, 1);
-		assert_int_equal(c.net[0].vhost, vhosts[i].vhost);
-		assert_int_equal(c.net[0].vhost_fd, vhosts[i].fd);
+		assert_int_equal(c.machine.n_nets, 1);
+		assert_int_equal(c.machine.net[0].vhost, vhosts[i].vhost);
+		assert_int_equal(c.machine.net[0].vhost_fd, vhosts[i].fd);
 		config_fini(&c);
 	}
 }

@@ -6,7 +6,7 @@
 #include <cmocka.h>
 
 #include "base/bytes.h"
-#include "migration/converge.h"
+#include "migration/move/converge.h"
 
 #define MS	   UINT64_C(1000000)
 #define S	   (1000 * MS)

@@ -12,7 +12,7 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
-#include "migration/description.h"
+#include "migration/description/description.h"
 #include "tests/unit/description_sample.h"
 
 static void expect_text(const struct err *e, const char *word)

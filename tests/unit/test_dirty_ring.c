@@ -14,7 +14,7 @@
 #include <cmocka.h>
 
 #include "base/bytes.h"
-#include "vmm/dirty_ring.h"
+#include "vmm/kvm/dirty_ring.h"
 
 #define ENTRIES 16u
 #define KEPT	4u /* as KVM keeps some: the vCPU leaves the guest when no more are free */
@@ -91,7 +91,7 @@ static struct fake *fake_new(void)
 			 0);
 	for (i = 0; i < VCPUS; i++)
 		f->ring.vcpu[i].gfn = f->gfn[i];
-	assert_int_equal(dirty_log_init_ops(&f->log, &f->gm, &dirty_ring_ops, &f->ring, NULL), 0);
+	assert_int_equal(dirty_log_init(&f->log, &f->gm, &dirty_ring_ops, &f->ring, NULL), 0);
 	memset(f->watched, true, sizeof(f->watched));
 	return f;
 }

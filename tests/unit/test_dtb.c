@@ -11,7 +11,7 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
-#include "migration/dtb.h"
+#include "migration/description/dtb.h"
 #include "tests/unit/description_sample.h"
 #include "tests/unit/mutate.h"
 

@@ -11,8 +11,8 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
-#include "vmm/boot/entry.h"
 #include "vmm/layout.h"
+#include "vmm/machine/boot/entry.h"
 
 #define LOW_LEN 0x100000
 

@@ -9,8 +9,8 @@
 #include "base/bytes.h"
 #include "base/crc32c.h"
 #include "base/err.h"
-#include "migration/buf.h"
-#include "migration/frame.h"
+#include "migration/state/buf.h"
+#include "migration/wire/frame.h"
 
 /* One line, not empty, names @word. */
 static void expect_text(const struct err *e, const char *word)

@@ -6,7 +6,7 @@
 #include <cmocka.h>
 
 #include "base/bytes.h"
-#include "devices/guest_mem.h"
+#include "base/guest_mem.h"
 
 /* Two regions that touch for the guest (but not in this process), and one far above. */
 #define A_GPA 0x1000ULL

@@ -19,9 +19,9 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
-#include "vmm/boot/kernel.h"
-#include "vmm/boot/pvh.h"
 #include "vmm/layout.h"
+#include "vmm/machine/boot/kernel.h"
+#include "vmm/machine/boot/pvh.h"
 
 #define RSDP	  0xe0000
 #define PATH	  "some/kernel"

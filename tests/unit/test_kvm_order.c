@@ -1,5 +1,5 @@
 /*
- * The order of KVM's set-up calls, which is worth ten times on some hosts (vmm/vm.h): a whole
+ * The order of KVM's set-up calls, which is worth ten times on some hosts (vmm/kvm/vm.h): a whole
  * machine is built on a KVM of the test's own, which notes what it is asked, and who closes its
  * VMs. ioctl(2) and close(2) are wrapped at link time; the descriptors are memory files, so that a
  * vCPU's can be mapped.
@@ -27,15 +27,15 @@
 #include "msr/msr.h"
 #include "msr/spec_ctrl.h"
 #include "policy/policy.h"
+#include "policy/policy_file.h"
 #include "tests/unit/hosts.h"
-#include "vmm/closer.h"
-#include "vmm/config.h"
-#include "vmm/cpu_msrs.h"
-#include "vmm/isolation.h"
-#include "vmm/machine.h"
-#include "vmm/mitigation.h"
-#include "vmm/mitigation_state.h"
-#include "vmm/policy_file.h"
+#include "vmm/hold/isolation.h"
+#include "vmm/hold/mitigation.h"
+#include "vmm/hold/mitigation_state.h"
+#include "vmm/kvm/closer.h"
+#include "vmm/machine/cpu_msrs.h"
+#include "vmm/machine/machine.h"
+#include "vmm/machine/machine_config.h"
 
 #define N_VCPUS	   2
 #define FORCEABLE  0x447
@@ -398,7 +398,7 @@ static void check_order(unsigned int vm)
 /* ---- a machine ---- */
 
 struct setup {
-	struct run_config config;
+	struct machine_config config;
 	struct loop loop;
 	struct kvm kvm;
 	struct cpuid_set cpuid;

@@ -18,8 +18,8 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
+#include "vmm/kvm/memory.h"
 #include "vmm/layout.h"
-#include "vmm/memory.h"
 
 static const struct {
 	const char *name;

@@ -16,8 +16,8 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
-#include "vmm/memory.h"
-#include "vmm/memory_fault.h"
+#include "vmm/kvm/memory.h"
+#include "vmm/kvm/memory_fault.h"
 
 #define SIZE (4 * MiB)
 #define CODE 77

@@ -6,7 +6,7 @@
 #include <cmocka.h>
 
 #include "base/bytes.h"
-#include "vmm/migrate.h"
+#include "migration/move/status.h"
 
 #define MS  UINT64_C(1000000)
 #define SEC (1000 * MS)

@@ -8,7 +8,7 @@
 
 #include "base/bytes.h"
 #include "hosts.h"
-#include "msr/mitigation.h"
+#include "msr/decide.h"
 
 #define BHI   SPEC_CTRL_BHI_DIS_S
 #define RSB   SPEC_CTRL_RRSBA_DIS_S

@@ -12,7 +12,7 @@
 
 #include "base/bytes.h"
 #include "hosts.h"
-#include "msr/mitigation.h"
+#include "msr/decide.h"
 #include "msr/virt_msr.h"
 
 #define BHI SPEC_CTRL_BHI_DIS_S

@@ -16,8 +16,8 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
-#include "vmm/memory.h"
-#include "vmm/ram_file.h"
+#include "migration/ram/file.h"
+#include "vmm/kvm/memory.h"
 
 #define SIZE   (8 * MiB + 12 * KiB) /* the last part is short */
 #define OFFSET (64 * KiB)

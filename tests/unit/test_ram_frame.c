@@ -10,7 +10,7 @@
 #include "base/bytes.h"
 #include "base/crc32c.h"
 #include "base/err.h"
-#include "vmm/ram_frame.h"
+#include "migration/ram/frame.h"
 
 #define RAM_PAGES_N 1000 /* not a multiple of 64 */
 

@@ -21,9 +21,9 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
-#include "vmm/dirty_log.h"
-#include "vmm/ram_recv.h"
-#include "vmm/ram_send.h"
+#include "migration/ram/dirty_log.h"
+#include "migration/ram/recv.h"
+#include "migration/ram/send.h"
 
 #define PAGES	 (4096 + 77) /* the last word is not full */
 #define LOW	 2048
@@ -83,7 +83,8 @@ static int fake_clear(void *ctx, uint32_t slot, uint64_t first, uint32_t n, cons
 	return 0;
 }
 
-static const struct dirty_log_ops fake_ops = {fake_watch, fake_get, fake_clear};
+static const struct dirty_log_ops fake_ops = {
+	.watch = fake_watch, .get = fake_get, .clear = fake_clear};
 
 /* As a vCPU: the log knows before the write is done */
 static void guest_write(struct rig *r, uint64_t page, uint8_t value)
@@ -124,7 +125,7 @@ static void rig_init(struct rig *r, unsigned int n)
 	b.len_bytes = (uint64_t)PAGES * GUEST_PAGE - low;
 	assert_int_equal(guest_mem_add(&r->gm, &a), 0);
 	assert_int_equal(guest_mem_add(&r->gm, &b), 0);
-	assert_int_equal(dirty_log_init_ops(&r->log, &r->gm, &fake_ops, &r->fake, NULL), 0);
+	assert_int_equal(dirty_log_init(&r->log, &r->gm, &fake_ops, &r->fake, NULL), 0);
 	for (i = 0; i < n; i++)
 		assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, r->pair[i]), 0);
 }

@@ -11,7 +11,7 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
-#include "migration/section.h"
+#include "migration/state/section.h"
 
 static void put(struct wbuf *w, const char *name, uint16_t instance, uint16_t version,
 		const char *text)

@@ -14,7 +14,7 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
-#include "migration/socket.h"
+#include "migration/wire/socket.h"
 
 static char dir[] = "/tmp/test_socket.XXXXXX";
 

@@ -7,8 +7,8 @@
 #include <cmocka.h>
 
 #include "base/err.h"
-#include "migration/buf.h"
-#include "migration/state.h"
+#include "migration/state/buf.h"
+#include "migration/state/state.h"
 
 struct inner {
 	uint16_t a, b;

@@ -6,8 +6,8 @@
 #include <cmocka.h>
 
 #include "base/bytes.h"
-#include "policy/summary.h"
 #include "hosts.h"
+#include "policy/summary.h"
 
 #define BHI   SPEC_CTRL_BHI_DIS_S
 #define RRSBA SPEC_CTRL_RRSBA_DIS_S

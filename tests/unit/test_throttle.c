@@ -6,7 +6,7 @@
 #include <cmocka.h>
 
 #include "base/bytes.h"
-#include "vmm/throttle.h"
+#include "vmm/machine/throttle.h"
 
 #define N 4
 

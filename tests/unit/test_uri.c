@@ -8,7 +8,7 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
-#include "migration/uri.h"
+#include "migration/wire/uri.h"
 
 static const struct {
 	const char *text;

@@ -24,7 +24,7 @@
 #include "devices/tap.h"
 #include "devices/vhost.h"
 #include "devices/virtio/net.h"
-#include "migration/buf.h"
+#include "migration/state/buf.h"
 #include "ring.h"
 
 #define RX 0

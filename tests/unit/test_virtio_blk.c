@@ -16,7 +16,7 @@
 
 #include "base/log.h"
 #include "devices/virtio/blk.h"
-#include "migration/state.h"
+#include "migration/state/state.h"
 #include "ring.h"
 
 #define DISK_BYTES (1 * MiB)

@@ -6,9 +6,9 @@
 #include <cmocka.h>
 
 #include "base/log.h"
-#include "migration/state.h"
-#include "ring.h"
 #include "echo_dev.h"
+#include "migration/state/state.h"
+#include "ring.h"
 
 #define NUM	 8u
 #define RING_GPA RAM_GPA

@@ -16,8 +16,8 @@
 #include "base/log.h"
 #include "devices/tap.h"
 #include "devices/virtio/net.h"
-#include "migration/buf.h"
-#include "migration/state.h"
+#include "migration/state/buf.h"
+#include "migration/state/state.h"
 #include "ring.h"
 
 #define RX 0

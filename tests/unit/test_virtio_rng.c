@@ -5,7 +5,7 @@
 #include <cmocka.h>
 
 #include "devices/virtio/rng.h"
-#include "migration/state.h"
+#include "migration/state/state.h"
 #include "ring.h"
 
 #define BUF_GPA (RAM_GPA + 0x20000)

@@ -1,0 +1,279 @@
+#include "vmm/guest/migrate_save.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/bytes.h"
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "migration/description/description.h"
+#include "migration/ram/file.h"
+#include "migration/state/buf.h"
+#include "vmm/guest/migrate_guest.h"
+#include "vmm/guest/run.h"
+#include "vmm/version.h"
+
+/* Where RAM may begin: a map of it can then use large pages wherever the file system has them. */
+#define RAM_ALIGN (2 * MiB)
+
+struct saving {
+	struct migrate_source *s;
+	struct run *run;
+	struct migrate_guest guest;
+	struct machine_description *description;
+	struct wbuf state;
+	struct frame_finish finish;
+	struct err *e;
+};
+
+int migrate_save_check(int fd, struct err *e)
+{
+	const int flags = fcntl(fd, F_GETFL);
+	struct stat st;
+
+	if (flags < 0 || fstat(fd, &st) < 0)
+		return err_set(e, -errno, "the file to save into: %s", strerror(errno));
+	if ((flags & O_ACCMODE) == O_RDONLY || flags & (O_APPEND | O_DIRECT | O_PATH))
+		return err_set(e, -EINVAL,
+			       "the file to save into cannot be written at any place; open it for "
+			       "writing, without O_APPEND and O_DIRECT");
+	if (!S_ISREG(st.st_mode) || st.st_size)
+		return err_set(e, -EINVAL,
+			       "the file to save into has %lld bytes; give a new regular file",
+			       (long long)st.st_size);
+	return 0;
+}
+
+static int put_frame(struct wbuf *w, enum frame_type type, const void *payload, size_t len,
+		     struct err *e)
+{
+	const struct frame_kind *kind = frame_kind_of((uint16_t)type);
+	uint8_t head[FRAME_HEAD_SIZE];
+
+	if (len > kind->max_len)
+		return err_set(e, -EMSGSIZE, "the guest's %s has %zu bytes; a file has room for %u",
+			       kind->name, len, kind->max_len);
+	frame_head_encode(type, payload, (uint32_t)len, head);
+	wbuf_bytes(w, head, sizeof(head));
+	wbuf_bytes(w, payload, len);
+	return 0;
+}
+
+static int put_small(struct wbuf *w, enum frame_type type, struct wbuf *payload, struct err *e)
+{
+	int ret = payload->failed ? err_set(e, -ENOMEM, "out of memory")
+				  : put_frame(w, type, payload->data, payload->len, e);
+
+	wbuf_fini(payload);
+	return ret;
+}
+
+static int put_hello(const struct saving *c, struct wbuf *w)
+{
+	struct frame_hello hello = {
+		.version_min = STREAM_VERSION,
+		.version_max = STREAM_VERSION,
+		.features = FRAME_FEATURES,
+		.session = c->s->session,
+		.flags = FRAME_HELLO_FILE,
+	};
+	struct wbuf payload = {0};
+
+	snprintf(hello.program, sizeof(hello.program), "testudo %s", TESTUDO_VERSION);
+	frame_hello_encode(&hello, &payload);
+	return put_small(w, FRAME_HELLO, &payload, c->e);
+}
+
+static int put_description(const struct saving *c, struct wbuf *w)
+{
+	void *blob = NULL;
+	size_t len = 0;
+	int ret = description_to_fdt(c->description, &blob, &len, c->e);
+
+	if (!ret)
+		ret = put_frame(w, FRAME_DESCRIPTION, blob, len, c->e);
+	free(blob);
+	return ret;
+}
+
+static int put_memory(const struct saving *c, struct wbuf *w)
+{
+	const struct frame_memory memory = {.how = FRAME_MEMORY_IN_FILE,
+					    .size = c->s->file.n_bytes,
+					    .offset = c->s->file.offset};
+	struct wbuf payload = {0};
+
+	frame_memory_encode(&memory, &payload);
+	return put_small(w, FRAME_MEMORY, &payload, c->e);
+}
+
+static int put_checksums(const struct saving *c, struct wbuf *w)
+{
+	const uint64_t n = ram_file_parts(c->s->file.n_bytes);
+	struct wbuf payload = {0};
+	uint64_t i;
+
+	for (i = 0; i < n; i++)
+		wbuf_u32(&payload, c->s->file.crc[i]);
+	return put_small(w, FRAME_CHECKSUMS, &payload, c->e);
+}
+
+/* All that lies before RAM. Its length does not depend on the offset and sums that are in it. */
+static int make_front(const struct saving *c, struct wbuf *w)
+{
+	struct wbuf finish = {0};
+	uint8_t head[STREAM_HEAD_SIZE];
+	int ret;
+
+	w->len = 0;
+	stream_head_encode(0, head);
+	wbuf_bytes(w, head, sizeof(head));
+	ret = put_hello(c, w);
+	if (!ret)
+		ret = put_description(c, w);
+	if (!ret)
+		ret = put_memory(c, w);
+	if (!ret)
+		ret = put_frame(w, FRAME_STATE, c->state.data, c->state.len, c->e);
+	if (!ret)
+		ret = put_checksums(c, w);
+	frame_finish_encode(&c->finish, &finish);
+	if (!ret)
+		ret = put_small(w, FRAME_FINISH, &finish, c->e);
+	else
+		wbuf_fini(&finish);
+	return !ret && w->failed ? err_set(c->e, -ENOMEM, "out of memory") : ret;
+}
+
+static int write_front(const struct saving *c, const struct wbuf *w)
+{
+	size_t at = 0;
+
+	while (at < w->len) {
+		const ssize_t n = pwrite(c->s->file.fd, w->data + at, w->len - at, (off_t)at);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return err_set(c->e, n < 0 ? -errno : -ENOSPC,
+				       "save: %s; give a file on a disk with more room",
+				       n < 0 ? strerror(errno) : "no room");
+		at += (size_t)n;
+	}
+	return 0;
+}
+
+static int flush_disks(const struct saving *c)
+{
+	unsigned int i;
+	int ret = 0;
+
+	for (i = 0; !ret && !c->s->params.keep_running && i < c->run->n_disks; i++)
+		ret = blk_file_flush(&c->run->disk[i], c->e);
+	return ret;
+}
+
+static int write_file(struct saving *c)
+{
+	const struct memory *mem = &c->run->machine.memory;
+	struct ram_file *f = &c->s->file;
+	struct wbuf front = {0};
+	int ret;
+
+	f->crc = calloc(ram_file_parts(f->n_bytes), sizeof(*f->crc));
+	ret = f->crc ? make_front(c, &front) : err_set(c->e, -ENOMEM, "out of memory");
+	if (!ret)
+		ret = flush_disks(c);
+	if (!ret) {
+		f->offset = (front.len + RAM_ALIGN - 1) / RAM_ALIGN * RAM_ALIGN;
+		migrate_source_begin_round(c->s);
+		ret = ram_file_save(f, mem->map, mem->hugepages ? -1 : mem->fd, c->e);
+	}
+	if (!ret) {
+		c->finish.data_pages = f->progress.bytes / GUEST_PAGE;
+		ret = make_front(c, &front);
+	}
+	if (!ret)
+		ret = write_front(c, &front);
+	wbuf_fini(&front);
+	free(f->crc);
+	f->crc = NULL;
+	return ret;
+}
+
+static int save(struct saving *c)
+{
+	int ret;
+
+	c->description = description_new();
+	ret = c->description ? migrate_guest_pause(&c->guest, c->e)
+			     : err_set(c->e, -ENOMEM, "out of memory");
+	if (!ret)
+		ret = migrate_guest_describe(&c->guest, c->description, c->e);
+	if (!ret)
+		ret = migrate_guest_save(&c->guest, &c->state, false, c->e);
+	if (!ret) {
+		c->finish.running = c->guest.running;
+		migrate_source_set_status(c->s, MIGRATE_ACTIVE);
+		ret = write_file(c);
+	}
+	description_free(c->description);
+	wbuf_fini(&c->state);
+	return ret;
+}
+
+/* The guest as it was; what fails here is told, and does not hide why the saving failed. */
+static void let_go_on(struct saving *c, int ret)
+{
+	struct err e = {0};
+
+	if (!c->guest.stopped)
+		return;
+	if (!ret && !c->s->params.keep_running)
+		ret = migrate_guest_stay_paused(&c->guest, &e);
+	else
+		ret = migrate_guest_take_back(&c->guest, &e);
+	if (ret < 0 && ret != -ECANCELED)
+		log_err("the guest stays paused: %s; testudo resume goes on when that is settled",
+			e.text);
+}
+
+static void note_end(struct saving *c, int ret)
+{
+	struct migrate_source *s = c->s;
+	struct migrate_stats *st = &s->stats;
+	unsigned int i;
+
+	pthread_mutex_lock(&s->lock);
+	st->end_ns = monotonic_ns();
+	if (st->pause_ns && !ret && s->params.keep_running)
+		st->downtime_ns = st->end_ns - st->pause_ns;
+	for (i = 0; i < c->run->n_disks; i++)
+		st->writable_disks += !c->run->disk[i].readonly;
+	st->pages_normal = s->file.progress.bytes / GUEST_PAGE;
+	st->code = ret;
+	snprintf(st->error, sizeof(st->error), "%s", ret ? c->e->text : "");
+	pthread_mutex_unlock(&s->lock);
+	s->end = !ret ? MIGRATE_COMPLETED : ret == -ECANCELED ? MIGRATE_CANCELLED : MIGRATE_FAILED;
+	if (!ret)
+		log_info("the guest was saved%s",
+			 s->params.keep_running ? " and goes on" : "; it stays paused until quit");
+}
+
+void migrate_save(struct migrate_source *s)
+{
+	struct err e = {0};
+	struct saving c = {.s = s, .run = s->run, .guest = {.s = s}, .e = &e};
+	int ret = save(&c);
+
+	/* before anybody hears of the end: a file without a name takes its time to go */
+	close(s->file.fd);
+	let_go_on(&c, ret);
+	note_end(&c, ret);
+}

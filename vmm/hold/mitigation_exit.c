@@ -1,0 +1,185 @@
+/* What the guest's denied MSR accesses do: 0x48, the virtual MSRs, EFER after INIT, PRED_CMD. */
+#include <errno.h>
+#include <linux/kvm.h>
+#include <sys/ioctl.h>
+
+#include "base/err.h"
+#include "base/log.h"
+#include "msr/msr.h"
+#include "msr/spec_ctrl.h"
+#include "vmm/hold/mitigation.h"
+
+/* Writes other than a CPU's way up: few in a guest, any number in a hypervisor that is one. */
+#define EFER_EXITS 1024
+
+#define CR0_PG (1u << 31)
+
+/* AMD APM vol.3 appendix E */
+#define CPUID_80000008_EBX_IBPB (1u << 12)
+
+/* Only the vCPU's own thread writes a counter; others look at it. */
+static void count(uint64_t *counter)
+{
+	__atomic_store_n(counter, *counter + 1, __ATOMIC_RELAXED);
+}
+
+static void count_exit(struct mitigation_vcpu *v, uint32_t index)
+{
+	if (index == MSR_IA32_SPEC_CTRL)
+		count(&v->exits_spec_ctrl);
+	else if (index == MSR_EFER)
+		count(&v->exits_efer);
+	else if (index == MSR_IA32_PRED_CMD)
+		count(&v->exits_pred_cmd);
+	else
+		count(&v->exits_virtual);
+}
+
+/* Turn one denial off for the whole VM; a failure leaves it on, which costs time and no safety. */
+static void stop_denying(struct mitigation *m, bool *what)
+{
+	struct err e = {0};
+
+	pthread_mutex_lock(&m->filter_lock);
+	if (*what) {
+		*what = false;
+		if (msr_filter_set(&m->filter, m->vm_fd, &e) < 0) {
+			*what = true;
+			log_warn("mitigation: %s", e.text);
+		}
+	}
+	pthread_mutex_unlock(&m->filter_lock);
+}
+
+void mitigation_exit_rdmsr(struct mitigation *m, uint32_t id, struct kvm_run *run)
+{
+	struct mitigation_vcpu *v = &m->vcpu[id];
+	const uint32_t index = run->msr.index;
+	enum mitigation_change what;
+	enum msr_result result;
+	bool tell = false;
+	uint64_t value = 0;
+
+	count_exit(v, index);
+	if (index == MSR_IA32_ARCH_CAPABILITIES) {
+		run->msr.data = m->contract.arch_cap;
+		run->msr.error = !(m->contract.leaf7_0_edx & CPUID_7_0_EDX_ARCH_CAP);
+		return;
+	}
+	pthread_mutex_lock(&v->lock);
+	result = vcpu_msrs_read(&v->msrs, &m->contract, index, &value);
+	if (result == MSR_CHANGED) /* the first read of the enumeration: the guest is aware */
+		tell = mitigation_apply(m, v, "it read the enumeration of mitigations", &what);
+	pthread_mutex_unlock(&v->lock);
+	run->msr.data = value;
+	run->msr.error = result != MSR_OK && result != MSR_CHANGED;
+	if (tell)
+		mitigation_notify(m, id, what);
+}
+
+/*
+ * ---- EFER: the one write that every CPU on its way up from INIT must do ----
+ * So the bits are back before it runs any 64-bit code. Denied for the whole life, since the guest
+ * may INIT its CPUs again; where that gets dear, the tick's look at each vCPU is left.
+ */
+
+/*
+ * What KVM does for a write of the guest, before it is done with the host's right, which checks
+ * less: SDM vol.3 2.2.1, "Extended Feature Enable Register".
+ */
+static bool efer_is_legal(const struct mitigation *m, int fd, uint64_t old, uint64_t value)
+{
+	struct kvm_sregs sregs;
+
+	if ((value & EFER_NXE && !m->nx) || (value & EFER_LME && !m->long_mode))
+		return false;
+	if (!((old ^ value) & EFER_LME))
+		return true;
+	return ioctl(fd, KVM_GET_SREGS, &sregs) == 0 && !(sregs.cr0 & CR0_PG);
+}
+
+static void write_efer(struct mitigation *m, struct mitigation_vcpu *v, struct kvm_run *run)
+{
+	const uint64_t value = run->msr.data;
+	uint64_t old = 0;
+
+	run->msr.error = 1;
+	if (backend_get_msr(v->fd, MSR_EFER, &old) < 0 || !efer_is_legal(m, v->fd, old, value))
+		return;
+	if (backend_set_msr(v->fd, MSR_EFER, value) < 0) /* reserved bits: KVM knows which */
+		return;
+	run->msr.error = 0;
+	if (!(old & EFER_LME) && value & EFER_LME) /* INIT cleared it, and forced bits with it */
+		mitigation_check_vcpu(m, v->id);
+	else if (__atomic_add_fetch(&m->efer_exits, 1, __ATOMIC_RELAXED) > EFER_EXITS)
+		stop_denying(m, &m->filter.efer);
+}
+
+/* ---- PRED_CMD: does this guest ever use IBPB? ---- */
+
+static void write_pred_cmd(struct mitigation *m, struct mitigation_vcpu *v, struct kvm_run *run)
+{
+	const bool has_it = m->contract.leaf7_0_edx & CPUID_7_0_EDX_SPEC_CTRL ||
+			    m->contract.leaf80000008_ebx & CPUID_80000008_EBX_IBPB;
+
+	run->msr.error = 1;
+	if (!has_it || run->msr.data & ~PRED_CMD_IBPB ||
+	    backend_set_msr(v->fd, MSR_IA32_PRED_CMD, run->msr.data) < 0)
+		return; /* #GP, as without us */
+	run->msr.error = 0;
+	if (!(run->msr.data & PRED_CMD_IBPB) ||
+	    __atomic_exchange_n(&m->ibpb_seen, true, __ATOMIC_ACQ_REL))
+		return;
+	stop_denying(m, &m->filter.pred_cmd);
+	log_info("mitigation: the guest uses IBPB: vcpu=%u", v->id);
+	mitigation_notify(m, v->id, MITIGATION_IBPB_SEEN);
+}
+
+static void write_ours(struct mitigation *m, struct mitigation_vcpu *v, struct kvm_run *run)
+{
+	enum mitigation_change what = MITIGATION_GUEST;
+	enum msr_result result;
+	uint64_t before;
+	bool tell = false;
+
+	pthread_mutex_lock(&v->lock);
+	before = v->msrs.spec_ctrl;
+	result = vcpu_msrs_write(&v->msrs, &m->contract, run->msr.index, run->msr.data);
+	if (result == MSR_CHANGED && run->msr.index != MSR_IA32_SPEC_CTRL) {
+		tell = mitigation_apply(m, v, "its report", &what);
+	} else if (result == MSR_CHANGED) { /* also when the value is the same: see virt_msr.h */
+		tell = v->msrs.spec_ctrl != before;
+		switch (mitigation_hold(m, v)) {
+		case 0:
+			break;
+		case -EIO: /* a bit that the guest is shown and the processor has not */
+			v->msrs.spec_ctrl = before;
+			result = MSR_GP;
+			/* fall through */
+		default:
+			what = MITIGATION_FAILED;
+			tell = true;
+		}
+	}
+	pthread_mutex_unlock(&v->lock);
+	run->msr.error = result != MSR_OK && result != MSR_CHANGED;
+	if (tell)
+		mitigation_notify(m, v->id, what);
+}
+
+void mitigation_exit_wrmsr(struct mitigation *m, uint32_t id, struct kvm_run *run)
+{
+	struct mitigation_vcpu *v = &m->vcpu[id];
+
+	count_exit(v, run->msr.index);
+	switch (run->msr.index) {
+	case MSR_EFER:
+		write_efer(m, v, run);
+		break;
+	case MSR_IA32_PRED_CMD:
+		write_pred_cmd(m, v, run);
+		break;
+	default: /* 0x48, the virtual MSRs, and #GP for anything else */
+		write_ours(m, v, run);
+	}
+}
