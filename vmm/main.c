@@ -10,9 +10,9 @@
 #include "base/options.h"
 #include "base/std_fds.h"
 #include "base/text.h"
+#include "base/version.h"
 #include "vmm/cmd.h"
 #include "vmm/exit_code.h"
-#include "vmm/version.h"
 
 static int cmd_version(int argc, char **argv);
 static int cmd_help(int argc, char **argv);

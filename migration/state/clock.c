@@ -1,6 +1,9 @@
 #include "migration/state/clock.h"
 
 #include <stdio.h>
+#include <time.h>
+
+#include "base/clock.h"
 
 #define TSC_TOLERANCE_PPM 250 /* KVM's own: its parameter tsc_tolerance_ppm */
 
@@ -148,4 +151,23 @@ bool clock_same_frequency(uint32_t khz, uint32_t here_khz)
 	const uint64_t slack = (uint64_t)here_khz * TSC_TOLERANCE_PPM / 1000000;
 
 	return khz + slack >= here_khz && khz <= here_khz + slack;
+}
+
+/* Of some tries the one that was not interrupted, */
+struct clock_reading clock_now(void)
+{
+	uint64_t best = UINT64_MAX;
+	struct clock_reading r = {0};
+	unsigned int i;
+
+	for (i = 0; i < 3; i++) {
+		const uint64_t before = monotonic_ns(), wall = clock_ns(CLOCK_REALTIME);
+		const uint64_t took = monotonic_ns() - before;
+
+		if (took >= best)
+			continue;
+		best = took;
+		r = (struct clock_reading) {.mono_ns = before, .wall_ns = wall};
+	}
+	return r;
 }

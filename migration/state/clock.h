@@ -7,7 +7,7 @@
  * A saved state has its moment as a time of day that was read once, when the migration began, and
  * carried on by CLOCK_MONOTONIC: a step of the wall clock meanwhile does not reach it.
  *
- * PURE: values in, values out. What the other side says is judged here; sums saturate.
+ * PURE but for clock_now(): values in, values out. What the other side says is judged here; sums saturate.
  */
 #ifndef MIGRATION_STATE_CLOCK_H
 #define MIGRATION_STATE_CLOCK_H
@@ -25,6 +25,9 @@
 struct clock_reading {
 	uint64_t mono_ns, wall_ns; /* CLOCK_MONOTONIC, time of day; of one moment */
 };
+
+/** clock_now - both clocks of this host, of one moment */
+struct clock_reading clock_now(void);
 
 /* What one question told of the other side's clocks. */
 struct clock_link {

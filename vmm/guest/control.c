@@ -10,11 +10,11 @@
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/version.h"
 #include "vmm/guest/config.h"
 #include "vmm/guest/control_commands.h"
 #include "vmm/guest/sandbox.h"
 #include "vmm/machine/machine.h"
-#include "vmm/version.h"
 
 /* A guest may change its report in a loop: clients hear of it this much later, once for all. */
 #define CHANGES_AFTER_MS 20
@@ -96,6 +96,12 @@ void control_end(struct control *c)
 }
 
 /* ---- events ---- */
+
+void control_set_gate(struct control *c, control_gate_fn *fn, void *ctx)
+{
+	c->may_run = fn;
+	c->may_run_ctx = ctx;
+}
 
 void control_event(struct control *c, const char *name, json_t *data)
 {

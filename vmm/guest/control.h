@@ -30,6 +30,9 @@ enum run_state {
 	RUN_SHUTDOWN,	    /* it has ended */
 };
 
+/* Return: 0; -errno, with what keeps the guest from running in @e */
+typedef int control_gate_fn(void *ctx, struct err *e);
+
 struct control {
 	struct rundir dir;
 	struct qmp_server server;
@@ -43,8 +46,8 @@ struct control {
 
 	struct machine *machine; /* its present life, or NULL */
 	enum run_state state;
-	/* asked before a client makes a paused guest go on or begin again; NULL: nobody */
-	int (*may_run)(struct control *c, struct err *e);
+	control_gate_fn *may_run; /* of control_set_gate(); NULL: nobody is asked */
+	void *may_run_ctx;
 	bool hold;	  /* the next life of the machine waits for cont */
 	bool quit, reset; /* a client asked for it: what the event will say */
 
@@ -73,6 +76,9 @@ int control_set_mitigation(struct control *c, struct mitigation *m, const struct
 
 /** control_add_commands - one more owner's; @t is storage of the caller's (commands, n, ctx) */
 void control_add_commands(struct control *c, struct qmp_table *t);
+
+/** control_set_gate - @fn(@ctx) is asked before a client makes a paused guest go on or begin again */
+void control_set_gate(struct control *c, control_gate_fn *fn, void *ctx);
 
 /** control_event - tell every client; @data: takes the reference, NULL for none */
 void control_event(struct control *c, const char *name, json_t *data);

@@ -159,7 +159,7 @@ static int cont(void *ctx, const json_t *args, json_t **ret, struct err *e)
 	(void)args;
 	(void)ret;
 	if (!err && c->state != RUN_RUNNING && c->may_run)
-		err = c->may_run(c, e);
+		err = c->may_run(c->may_run_ctx, e);
 	return err ? err : control_resume(c, e);
 }
 
@@ -186,7 +186,7 @@ static int system_reset(void *ctx, const json_t *args, json_t **ret, struct err 
 	(void)args;
 	(void)ret;
 	if (!err && c->may_run)
-		err = c->may_run(c, e);
+		err = c->may_run(c->may_run_ctx, e);
 	if (err)
 		return err;
 	c->reset = true;

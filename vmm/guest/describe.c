@@ -8,13 +8,12 @@
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/num.h"
+#include "base/version.h"
 #include "cpuid/subset.h"
 #include "migration/description/description.h"
-#include "migration/wire/channel.h"
-#include "vmm/guest/run.h"
+#include "vmm/guest/guest.h"
 #include "vmm/hold/mitigation_state.h"
 #include "vmm/layout.h"
-#include "vmm/version.h"
 
 static int no_room(struct err *e)
 {
@@ -89,9 +88,9 @@ static int add_port(struct machine_description *d, const char *type, uint16_t ba
 	return 0;
 }
 
-int describe_devices(const struct run *r, struct machine_description *d, struct err *e)
+int describe_devices(const struct guest *g, struct machine_description *d, struct err *e)
 {
-	const struct run_config *c = &r->config;
+	const struct run_config *c = &g->config;
 	unsigned int i, slot = 0;
 	int ret = add_port(d, "serial", LAYOUT_PORT_COM1, 8, LAYOUT_GSI_COM1, e);
 
@@ -100,19 +99,19 @@ int describe_devices(const struct run *r, struct machine_description *d, struct 
 	if (!ret)
 		ret = add_port(d, "pvpanic", LAYOUT_PORT_PVPANIC, 1, DESCRIPTION_NO_IRQ, e);
 	for (i = 0; !ret && i < c->machine.n_disks; i++)
-		ret = add_disk(&r->disk[i], &c->machine.disk[i], slot++, d, e);
+		ret = add_disk(&g->disk[i], &c->machine.disk[i], slot++, d, e);
 	for (i = 0; !ret && i < c->machine.n_nets; i++)
-		ret = add_net(&r->tap[i], slot++, d, e);
+		ret = add_net(&g->tap[i], slot++, d, e);
 	if (!ret && c->machine.rng && !add_virtio(d, "virtio-rng", slot))
 		ret = no_room(e);
 	return ret;
 }
 
-static int describe_mitigation(struct run *r, struct machine_description *d, struct err *e)
+static int describe_mitigation(struct guest *g, struct machine_description *d, struct err *e)
 {
 	struct mitigation_saved saved = {0};
 	uint32_t i;
-	int ret = mitigation_save(&r->mitigation, false, &saved, e);
+	int ret = mitigation_save(&g->mitigation, false, &saved, e);
 
 	if (!ret) {
 		d->contract = saved.contract;
@@ -130,43 +129,43 @@ static int describe_mitigation(struct run *r, struct machine_description *d, str
 	return ret;
 }
 
-int describe_guest(struct run *r, struct machine_description *d, struct err *e)
+int describe_guest(struct guest *g, struct machine_description *d, struct err *e)
 {
-	const struct guest_mem *gm = &r->machine.memory.guest;
-	struct host_file host = {.facts = r->mitigation.host,
-				 .backend = mitigation_backend_facts(&r->mitigation)};
+	const struct guest_mem *gm = &g->machine.memory.guest;
+	struct host_file host = {.facts = g->mitigation.host,
+				 .backend = mitigation_backend_facts(&g->mitigation)};
 	unsigned int i;
 	int ret;
 
 	snprintf(d->program, sizeof(d->program), "testudo %s", TESTUDO_VERSION);
-	snprintf(d->host_name, sizeof(d->host_name), "%s", r->host_name);
-	snprintf(d->guest_name, sizeof(d->guest_name), "%s", r->name.name);
+	snprintf(d->host_name, sizeof(d->host_name), "%s", g->host_name);
+	snprintf(d->guest_name, sizeof(d->guest_name), "%s", g->name.name);
 	d->n_regions = gm->n_regions;
 	for (i = 0; i < gm->n_regions; i++) {
 		d->region[i].base = gm->region[i].gpa;
 		d->region[i].size = gm->region[i].len_bytes;
 	}
-	if (strlen(r->config.params) >= sizeof(d->cmdline))
+	if (strlen(g->config.params) >= sizeof(d->cmdline))
 		return err_set(e, -E2BIG, "the kernel command line has %zu bytes; at most %zu move",
-			       strlen(r->config.params), sizeof(d->cmdline) - 1);
-	snprintf(d->cmdline, sizeof(d->cmdline), "%s", r->config.params);
-	d->cpuid = r->cpuid;
-	d->nested_shown = r->mitigation.nested;
-	ret = describe_mitigation(r, d, e);
+			       strlen(g->config.params), sizeof(d->cmdline) - 1);
+	snprintf(d->cmdline, sizeof(d->cmdline), "%s", g->config.params);
+	d->cpuid = g->cpuid;
+	d->nested_shown = g->mitigation.nested;
+	ret = describe_mitigation(g, d, e);
 	if (ret < 0)
 		return ret;
-	d->policy = policy_format(&r->policy);
+	d->policy = policy_format(&g->policy);
 	d->host_facts = host_file_format(&host);
 	if (!d->policy || !d->host_facts)
 		return err_set(e, -ENOMEM, "out of memory");
-	return describe_devices(r, d, e);
+	return describe_devices(g, d, e);
 }
 
 /* Memory and CPUs that the command line named must be the guest's. */
-static int check_sizes(const struct run *r, const struct machine_description *d, struct err *e)
+static int check_sizes(const struct guest *g, const struct machine_description *d, struct err *e)
 {
 	const uint64_t size = description_memory_size(d);
-	const struct run_config *c = &r->config;
+	const struct run_config *c = &g->config;
 
 	if (c->memory_given && c->machine.memory.size_bytes != size)
 		return err_set(e, -EINVAL,
@@ -177,11 +176,11 @@ static int check_sizes(const struct run *r, const struct machine_description *d,
 		return err_set(e, -EINVAL,
 			       "-c says %u vCPUs, the guest that comes has %u; leave -c out",
 			       c->machine.n_vcpus, d->n_vcpus);
-	if (d->n_vcpus > r->kvm.max_vcpus)
+	if (d->n_vcpus > g->kvm.max_vcpus)
 		return err_set(e, -EINVAL,
 			       "the guest has %u vCPUs, the destination's KVM has room for %u; use "
 			       "another host",
-			       d->n_vcpus, r->kvm.max_vcpus);
+			       d->n_vcpus, g->kvm.max_vcpus);
 	return 0;
 }
 
@@ -191,7 +190,7 @@ static int check_sizes(const struct run *r, const struct machine_description *d,
  * compared (description_check()). Nothing of a guest that did not come after all stays: each one
  * sets all of it.
  */
-static int take_disk(struct run *r, unsigned int n, const struct description_device *dev,
+static int take_disk(struct guest *g, unsigned int n, const struct description_device *dev,
 		     struct err *e)
 {
 	const char *serial = description_prop(dev, DESCRIPTION_SERIAL_NUMBER);
@@ -202,30 +201,30 @@ static int take_disk(struct run *r, unsigned int n, const struct description_dev
 	if (block &&
 	    num_parse_u64(DESCRIPTION_BLOCK_SIZE, block, 1, UINT32_MAX, &block_size, e) < 0)
 		return -EINVAL;
-	blk_file_suit(&r->disk[n], ro && strcmp(ro, "yes") == 0, (uint32_t)block_size);
-	if (r->config.machine.disk[n].has_serial)
+	blk_file_suit(&g->disk[n], ro && strcmp(ro, "yes") == 0, (uint32_t)block_size);
+	if (g->config.machine.disk[n].has_serial)
 		return 0;
-	if (serial && strlen(serial) >= sizeof(r->serial_number[n]))
+	if (serial && strlen(serial) >= sizeof(g->serial_number[n]))
 		return err_set(e, -EINVAL,
 			       "machine description: the serial number of disk %u has %zu bytes; "
 			       "legal is up to %zu",
-			       n, strlen(serial), sizeof(r->serial_number[n]) - 1);
-	snprintf(r->serial_number[n], sizeof(r->serial_number[n]), "%s", serial ? serial : "");
-	r->config.machine.disk[n].serial = serial ? r->serial_number[n] : NULL;
+			       n, strlen(serial), sizeof(g->serial_number[n]) - 1);
+	snprintf(g->serial_number[n], sizeof(g->serial_number[n]), "%s", serial ? serial : "");
+	g->config.machine.disk[n].serial = serial ? g->serial_number[n] : NULL;
 	return 0;
 }
 
-static int take_net(struct run *r, unsigned int n, const struct description_device *dev,
+static int take_net(struct guest *g, unsigned int n, const struct description_device *dev,
 		    struct err *e)
 {
 	const char *mac = description_prop(dev, DESCRIPTION_MAC);
 
-	if (!mac || r->config.machine.net[n].has_mac)
+	if (!mac || g->config.machine.net[n].has_mac)
 		return 0;
-	return tap_parse_mac("machine description: mac", mac, r->tap[n].mac, e);
+	return tap_parse_mac("machine description: mac", mac, g->tap[n].mac, e);
 }
 
-static int take_devices(struct run *r, const struct machine_description *d, struct err *e)
+static int take_devices(struct guest *g, const struct machine_description *d, struct err *e)
 {
 	unsigned int i, disks = 0, nets = 0;
 	bool rng = false;
@@ -234,27 +233,27 @@ static int take_devices(struct run *r, const struct machine_description *d, stru
 	for (i = 0; !ret && i < d->n_devices; i++) {
 		const struct description_device *dev = &d->device[i];
 
-		if (strcmp(dev->type, "virtio-blk") == 0 && disks < r->config.machine.n_disks)
-			ret = take_disk(r, disks++, dev, e);
-		else if (strcmp(dev->type, "virtio-net") == 0 && nets < r->config.machine.n_nets)
-			ret = take_net(r, nets++, dev, e);
+		if (strcmp(dev->type, "virtio-blk") == 0 && disks < g->config.machine.n_disks)
+			ret = take_disk(g, disks++, dev, e);
+		else if (strcmp(dev->type, "virtio-net") == 0 && nets < g->config.machine.n_nets)
+			ret = take_net(g, nets++, dev, e);
 		else if (strcmp(dev->type, "virtio-rng") == 0)
 			rng = true;
 	}
-	if (!r->config.rng_given)
-		r->config.machine.rng = rng;
-	if (!ret && r->config.machine.n_disks + r->config.machine.n_nets + r->config.machine.rng >
+	if (!g->config.rng_given)
+		g->config.machine.rng = rng;
+	if (!ret && g->config.machine.n_disks + g->config.machine.n_nets + g->config.machine.rng >
 			    LAYOUT_VIRTIO_SLOTS)
 		ret = err_set(e, -EINVAL,
 			      "%u disks (-d), %u network devices (-n) and the guest's entropy "
 			      "source do not fit into %d virtio slots; give those of the guest",
-			      r->config.machine.n_disks, r->config.machine.n_nets,
+			      g->config.machine.n_disks, g->config.machine.n_nets,
 			      LAYOUT_VIRTIO_SLOTS);
 	return ret;
 }
 
 /* KVM takes any CPUID; that the CPU has it, too, is for us to see. */
-static int check_cpu(const struct run *r, const struct machine_description *d, struct err *e)
+static int check_cpu(const struct guest *g, const struct machine_description *d, struct err *e)
 {
 	struct cpuid_set *set = calloc(2, sizeof(*set));
 	int ret;
@@ -262,8 +261,8 @@ static int check_cpu(const struct run *r, const struct machine_description *d, s
 	if (!set)
 		return err_set(e, -ENOMEM, "out of memory");
 	set[0] = d->cpuid;
-	set[1] = r->kvm.cpuid;
-	vcpu_base_cpuid(&set[1], &r->kvm, true);
+	set[1] = g->kvm.cpuid;
+	vcpu_base_cpuid(&set[1], &g->kvm, true);
 	ret = cpuid_check_subset(&set[0], &set[1], e);
 	free(set);
 	return ret;
@@ -280,7 +279,7 @@ static void name_host(const char *host, const char *otherwise, const struct host
 	snprintf(name, len, "%s (%s)", *host ? host : otherwise, t.name);
 }
 
-static int adopt_mitigation(struct run *r, const struct machine_description *d, struct err *e)
+static int adopt_mitigation(struct guest *g, const struct machine_description *d, struct err *e)
 {
 	struct mitigation_saved saved = {.contract = d->contract, .n_vcpus = d->n_vcpus};
 	uint32_t i;
@@ -296,28 +295,16 @@ static int adopt_mitigation(struct run *r, const struct machine_description *d, 
 			.held = d->vcpu[i].held,
 			.shadow = d->vcpu[i].shadow,
 		};
-	r->mitigation.n_vcpus = d->n_vcpus;
-	ret = mitigation_adopt(&r->mitigation, &r->cpuid, &saved, e);
+	g->mitigation.n_vcpus = d->n_vcpus;
+	ret = mitigation_adopt(&g->mitigation, &g->cpuid, &saved, e);
 	mitigation_saved_fini(&saved);
 	return ret;
 }
 
-int describe_receive(struct channel *ch, struct machine_description **d, struct err *e)
-{
-	struct frame f;
-	int ret = channel_expect(ch, FRAME_DESCRIPTION, &f, e);
-
-	if (ret < 0)
-		return ret;
-	ret = description_from_fdt(f.payload, f.len, d, e);
-	frame_fini(&f);
-	return ret;
-}
-
 /* Both hosts get their names before anything can be said of them. */
-static void name_hosts(struct run *r, const struct machine_description *d)
+static void name_hosts(struct guest *g, const struct machine_description *d)
 {
-	struct mitigation *m = &r->mitigation;
+	struct mitigation *m = &g->mitigation;
 	const char *text = d->host_facts;
 	struct host_file f;
 	const bool known =
@@ -325,52 +312,52 @@ static void name_hosts(struct run *r, const struct machine_description *d)
 
 	name_host(d->host_name, "the source", known ? &f.facts : NULL, m->source_name,
 		  sizeof(m->source_name));
-	name_host(r->host_name, "the destination", &m->host, m->destination_name,
+	name_host(g->host_name, "the destination", &m->host, m->destination_name,
 		  sizeof(m->destination_name));
 }
 
-int describe_apply(struct run *r, const struct machine_description *d, struct err *e)
+int describe_apply(struct guest *g, const struct machine_description *d, struct err *e)
 {
 	struct machine_description *here = description_new();
 	int ret;
 
 	if (!here)
 		return err_set(e, -ENOMEM, "out of memory");
-	ret = guest_name_hear(&r->name, d->guest_name, e);
+	ret = guest_name_hear(&g->name, d->guest_name, e);
 	if (!ret)
-		ret = check_sizes(r, d, e);
+		ret = check_sizes(g, d, e);
 	if (!ret)
-		ret = take_devices(r, d, e);
+		ret = take_devices(g, d, e);
 	if (!ret)
-		ret = describe_devices(r, here, e);
+		ret = describe_devices(g, here, e);
 	if (!ret)
 		ret = description_check(d, here, e);
 	description_free(here);
 	if (ret < 0)
 		return ret;
-	r->config.machine.n_vcpus = d->n_vcpus;
-	r->config.machine.memory.size_bytes = description_memory_size(d);
-	ret = memory_check(&r->config.machine.memory, cpuid_phys_bits(&r->kvm.cpuid), e);
+	g->config.machine.n_vcpus = d->n_vcpus;
+	g->config.machine.memory.size_bytes = description_memory_size(d);
+	ret = memory_check(&g->config.machine.memory, cpuid_phys_bits(&g->kvm.cpuid), e);
 	if (ret < 0)
 		return ret;
-	if (!r->config.params_given) {
+	if (!g->config.params_given) {
 		char *params = strdup(d->cmdline);
 
 		if (!params)
 			return err_set(e, -ENOMEM, "out of memory");
-		free(r->config.params);
-		r->config.params = params;
-		r->kernel.cmdline = params;
+		free(g->config.params);
+		g->config.params = params;
+		g->kernel.cmdline = params;
 	}
-	r->cpuid = d->cpuid;
-	name_hosts(r, d);
+	g->cpuid = d->cpuid;
+	name_hosts(g, d);
 	/* policy first: a bit, a row and code 4 say more than the same bit as a missing feature */
-	ret = adopt_mitigation(r, d, e);
-	return ret ? ret : check_cpu(r, d, e);
+	ret = adopt_mitigation(g, d, e);
+	return ret ? ret : check_cpu(g, d, e);
 }
 
-void describe_change(struct run *r, char *change, size_t len)
+void describe_change(struct guest *g, char *change, size_t len)
 {
-	mitigation_describe_change(&r->mitigation, r->mitigation.source_name,
-				   r->mitigation.destination_name, change, len);
+	mitigation_describe_change(&g->mitigation, g->mitigation.source_name,
+				   g->mitigation.destination_name, change, len);
 }

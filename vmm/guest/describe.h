@@ -4,36 +4,28 @@
 
 #include <stddef.h>
 
-struct channel;
 struct err;
 struct machine_description;
-struct run;
+struct guest;
 
 /**
  * describe_devices - what this run's command line and open files make: devices, properties, places
  * The CPU, memory and what was promised are left as they are. Return: 0 or -errno
  */
-int describe_devices(const struct run *r, struct machine_description *d, struct err *e);
+int describe_devices(const struct guest *g, struct machine_description *d, struct err *e);
 
 /**
  * describe_guest - all of it, of a run whose machine exists; on the loop's thread
  * Return: 0 or -errno
  */
-int describe_guest(struct run *r, struct machine_description *d, struct err *e);
-
-/**
- * describe_receive - the next frame of @ch, which is to be the description of a guest
- * @d: receives it; for description_free(), also on failure
- * Return: 0 or -errno
- */
-int describe_receive(struct channel *ch, struct machine_description **d, struct err *e);
+int describe_guest(struct guest *g, struct machine_description *d, struct err *e);
 
 /**
  * describe_apply - become what @d says: memory, CPUs, command line, CPU contract, MAC addresses
- * @r: a run that waits for a guest. Decides about the mitigations there, before any vCPU exists.
+ * @g: a run that waits for a guest. Decides about the mitigations there, before any vCPU exists.
  * Return: 0; -EPERM when policy refuses, -EINVAL or -ENODEV when this run is not made for the guest
  */
-int describe_apply(struct run *r, const struct machine_description *d, struct err *e);
+int describe_apply(struct guest *g, const struct machine_description *d, struct err *e);
 
 /**
  * describe_change - what is held differently than where the guest came from, in one line
@@ -41,6 +33,6 @@ int describe_apply(struct run *r, const struct machine_description *d, struct er
  * was made is in it.
  * @change: receives it; "" when nothing is
  */
-void describe_change(struct run *r, char *change, size_t len);
+void describe_change(struct guest *g, char *change, size_t len);
 
 #endif

@@ -3,12 +3,12 @@
 #define VMM_GUEST_DUMP_DTB_H
 
 struct err;
-struct run;
+struct guest;
 
 /** dump_dtb_open - before the sandbox: where is the file, if one is wanted? Return: 0 or -errno */
-int dump_dtb_open(struct run *r, struct err *e);
+int dump_dtb_open(struct guest *g, struct err *e);
 
 /** dump_dtb_write - the first machine of the run is built: write it, once. Return: 0 or -errno */
-int dump_dtb_write(struct run *r, struct err *e);
+int dump_dtb_write(struct guest *g, struct err *e);
 
 #endif

@@ -12,9 +12,11 @@
 #include "base/err.h"
 #include "base/guest_mem.h"
 #include "control/qmp_server.h"
+#include "migration/move/save.h"
 #include "migration/wire/uri.h"
-#include "vmm/guest/migrate_save.h"
-#include "vmm/guest/run.h"
+#include "vmm/guest/guest.h"
+#include "vmm/guest/incoming.h"
+#include "vmm/guest/outgoing.h"
 
 #define MS UINT64_C(1000000) /* ns */
 #define S  (1000 * MS)
@@ -43,13 +45,20 @@ static void set_ms(json_t *o, const char *name, uint64_t ns)
 	json_object_set_new(o, name, json_integer((json_int_t)((ns + MS - 1) / MS)));
 }
 
-void migrate_tell(struct control *control, enum migrate_status status)
+/* The event MIGRATION, for all clients. */
+static void told(struct guest_listener *l, enum migrate_status status,
+		 const enum migrate_outcome *outcome)
 {
-	control_event(control, "MIGRATION",
-		      json_pack("{ss}", "status", migrate_status_name(status)));
+	struct migrate_qmp *q = container_of(l, struct migrate_qmp, listener);
+	json_t *data = json_pack("{ss}", "status", migrate_status_name(status));
+
+	if (outcome)
+		json_object_set_new(data, "x-testudo-outcome",
+				    json_string(migrate_outcome_name(*outcome)));
+	control_event(&q->guest->control, "MIGRATION", data);
 }
 
-json_t *migrate_query(const struct migrate_stats *s)
+static json_t *migrate_query(const struct migrate_stats *s)
 {
 	json_t *o = json_pack("{ss}", "status", migrate_status_name(s->status));
 	const uint64_t now = s->end_ns ? s->end_ns : monotonic_ns();
@@ -92,21 +101,21 @@ json_t *migrate_query(const struct migrate_stats *s)
 }
 
 /* What QEMU tells of the side that waits: where, as its SocketAddress, and whether one has come. */
-static void add_incoming(const struct migrate_dest *d, json_t *o)
+static void add_incoming(const struct incoming *in, json_t *o)
 {
 	char port[8];
 
-	if (d->arriving)
+	if (in->arriving)
 		json_object_set_new(o, "status", json_string(migrate_status_name(MIGRATE_ACTIVE)));
-	if (!d->where[0])
+	if (!in->where[0])
 		return;
-	json_object_set_new(o, "x-testudo-incoming", json_string(d->where));
-	snprintf(port, sizeof(port), "%u", d->port);
+	json_object_set_new(o, "x-testudo-incoming", json_string(in->where));
+	snprintf(port, sizeof(port), "%u", in->port);
 	json_object_set_new(o, "socket-address",
-			    d->uri.kind == URI_TCP
-				    ? json_pack("[{ss ss ss}]", "type", "inet", "host", d->uri.host,
-						"port", port)
-				    : json_pack("[{ss ss}]", "type", "unix", "path", d->uri.path));
+			    in->uri.kind == URI_TCP
+				    ? json_pack("[{ss ss ss}]", "type", "inet", "host",
+						in->uri.host, "port", port)
+				    : json_pack("[{ss ss}]", "type", "unix", "path", in->uri.path));
 }
 
 static int run_query(void *ctx, const json_t *args, json_t **ret, struct err *e)
@@ -115,11 +124,12 @@ static int run_query(void *ctx, const json_t *args, json_t **ret, struct err *e)
 	struct migrate_stats stats;
 
 	(void)args;
-	if (!migrate_dest_check_stats(&q->run->dest, &stats))
-		migrate_source_stats(&q->run->source, &stats);
+	migration_restore_stats(&q->in->restore, &stats);
+	if (stats.status == MIGRATE_NONE)
+		outgoing_stats(q->out, &stats);
 	*ret = migrate_query(&stats);
-	if (*ret && q->run->control.state == RUN_INMIGRATE)
-		add_incoming(&q->run->dest, *ret);
+	if (*ret && q->guest->control.state == RUN_INMIGRATE)
+		add_incoming(q->in, *ret);
 	return *ret ? 0 : err_set(e, -ENOMEM, "out of memory");
 }
 
@@ -135,7 +145,7 @@ static void close_fds(const int *fd, unsigned int n)
 
 static int take_fd(struct migrate_qmp *q, const char *name, struct err *e)
 {
-	int fd = qmp_take_fd(&q->run->control.server, name);
+	int fd = qmp_take_fd(&q->guest->control.server, name);
 
 	if (fd < 0)
 		return err_set(e, -EINVAL,
@@ -181,7 +191,7 @@ static bool is_file(int fd)
 static int start_on_file(struct migrate_qmp *q, const struct migrate_params *params, int fd,
 			 const json_t *channels, struct err *e)
 {
-	int ret = migrate_save_check(fd, e);
+	int ret = migration_save_check(fd, e);
 
 	if (!ret && (params->dry_run || params->local || json_array_size(channels)))
 		ret = err_set(e, -EINVAL,
@@ -191,7 +201,7 @@ static int start_on_file(struct migrate_qmp *q, const struct migrate_params *par
 		close(fd);
 		return ret;
 	}
-	return migrate_source_save(&q->run->source, params, fd, e);
+	return outgoing_save(q->out, params, fd, e);
 }
 
 static int start_on_fds(struct migrate_qmp *q, const struct migrate_params *params,
@@ -220,7 +230,7 @@ static int start_on_fds(struct migrate_qmp *q, const struct migrate_params *para
 		close(control);
 		return n;
 	}
-	return migrate_source_start(&q->run->source, params, control, data, (unsigned int)n, e);
+	return outgoing_start(q->out, params, control, data, (unsigned int)n, e);
 }
 
 static int run_migrate(void *ctx, const json_t *args, json_t **ret, struct err *e)
@@ -238,7 +248,7 @@ static int run_migrate(void *ctx, const json_t *args, json_t **ret, struct err *
 	params.dry_run = json_is_true(json_object_get(args, "x-testudo-dry-run"));
 	params.local = json_is_true(json_object_get(args, "x-testudo-local"));
 	params.keep_running = json_is_true(json_object_get(args, "x-testudo-keep-running"));
-	if (params.local && q->run->control.machine && q->run->machine.memory.fd < 0)
+	if (params.local && q->guest->control.machine && q->guest->machine.memory.fd < 0)
 		return err_set(
 			e, -EINVAL,
 			"this guest was restored from a file, and its memory cannot be handed "
@@ -247,8 +257,7 @@ static int run_migrate(void *ctx, const json_t *args, json_t **ret, struct err *
 		return start_on_fds(q, &params, uri.name,
 				    json_object_get(args, "x-testudo-channels"), e);
 	if (uri.kind == URI_TCP || uri.kind == URI_UNIX)
-		return migrate_source_connect(&q->run->source, &params, &uri,
-					      params.local ? 0 : q->n_channels, e);
+		return outgoing_connect(q->out, &params, &uri, params.local ? 0 : q->n_channels, e);
 	return err_set(e, -EINVAL,
 		       "uri: give fd:NAME (a descriptor passed by getfd), tcp:HOST:PORT or "
 		       "unix:PATH; testudo save writes files");
@@ -261,7 +270,7 @@ static int run_cancel(void *ctx, const json_t *args, json_t **ret, struct err *e
 
 	(void)args;
 	(void)ret;
-	code = migrate_source_cancel(&q->run->source, e);
+	code = outgoing_cancel(q->out, e);
 	/* QEMU: nothing to cancel is no error */
 	if (code == -ENOENT) {
 		*e = (struct err) {0};
@@ -420,12 +429,17 @@ static const struct qmp_command commands[] = {
 	{"query-migrate-capabilities", NULL, run_query_capabilities},
 };
 
-void migrate_qmp_init(struct migrate_qmp *q, struct run *run)
+void migrate_qmp_init(struct migrate_qmp *q, struct guest *g, struct outgoing *out,
+		      struct incoming *in)
 {
-	q->run = run;
+	q->guest = g;
+	q->out = out;
+	q->in = in;
 	q->params = (struct migrate_params) {.limit_ns = MIGRATE_DEFAULT_LIMIT_MS * MS,
 					     .stall_ms = MIGRATE_STALL_MS};
 	q->n_channels = MIGRATE_DEFAULT_CHANNELS;
 	q->table = (struct qmp_table) {.commands = commands, .n = ARRAY_SIZE(commands), .ctx = q};
-	control_add_commands(&run->control, &q->table);
+	q->listener.migration = told;
+	guest_listen(g, &q->listener);
+	control_add_commands(&g->control, &q->table);
 }

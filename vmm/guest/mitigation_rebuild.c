@@ -10,8 +10,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
-#include "migration/move/status.h"
-#include "vmm/guest/run.h"
+#include "vmm/guest/guest.h"
 #include "vmm/hold/mitigation_state.h"
 #include "vmm/machine/machine_state.h"
 
@@ -40,7 +39,7 @@ static void changed(struct mitigation_listener *l, uint32_t vcpu, enum mitigatio
 
 	(void)vcpu;
 	if (what != MITIGATION_REPORTED || __atomic_load_n(&b->wanted, __ATOMIC_ACQUIRE) ||
-	    !mitigation_wants_rebuild(&b->run->mitigation) ||
+	    !mitigation_wants_rebuild(&b->guest->mitigation) ||
 	    __atomic_exchange_n(&b->wanted, true, __ATOMIC_ACQ_REL))
 		return;
 	arm(b, SETTLE_MS);
@@ -49,40 +48,47 @@ static void changed(struct mitigation_listener *l, uint32_t vcpu, enum mitigatio
 /* How long this must wait; 0: not at all */
 static uint64_t must_wait(const struct mitigation_rebuild *b)
 {
-	const struct run *r = b->run;
 	const uint64_t passed = monotonic_ms() - b->last_ms;
 
-	if (__atomic_load_n(&r->source.busy, __ATOMIC_ACQUIRE))
-		return RETRY_MS;
 	return b->last_ms && passed < EVERY_MS ? EVERY_MS - passed : 0;
 }
 
 /* Is there a guest of ours, in a life that goes on? */
-static bool has_guest(const struct run *r)
+static bool has_guest(const struct guest *g)
 {
-	const enum run_state s = r->control.state;
+	const enum run_state s = g->control.state;
 
-	return r->built && r->watch.machine && !run_event_waits(r) &&
-	       (s == RUN_RUNNING || s == RUN_PAUSED);
+	return g->control.machine && !guest_event_waits(g) && (s == RUN_RUNNING || s == RUN_PAUSED);
+}
+
+static struct backend_held held_now(struct mitigation_vcpu *v)
+{
+	struct backend_held held;
+
+	pthread_mutex_lock(&v->lock);
+	held = v->held;
+	pthread_mutex_unlock(&v->lock);
+	return held;
 }
 
 static void rebuild(struct mitigation_rebuild *b)
 {
-	struct run *r = b->run;
+	struct guest *g = b->guest;
 	const uint64_t begin = monotonic_ns();
+	struct backend_held held;
 	struct err e = {0};
 	bool gone;
-	int ret = machine_rebuild(&r->machine, &gone, &e);
+	int ret = machine_rebuild(&g->machine, &gone, &e);
 
 	b->last_ms = monotonic_ms();
 	if (!ret) {
-		__atomic_fetch_add(&r->mitigation.rebuilds, 1, __ATOMIC_RELAXED);
+		__atomic_fetch_add(&g->mitigation.rebuilds, 1, __ATOMIC_RELAXED);
+		held = held_now(&g->mitigation.vcpu[0]);
 		log_info("mitigation: a report asked for bits that were fixed: the VM was built "
 			 "anew in %llu us and holds mask=%#llx value=%#llx",
 			 (unsigned long long)((monotonic_ns() - begin) / 1000),
-			 (unsigned long long)r->mitigation.vcpu[0].held.mask,
-			 (unsigned long long)r->mitigation.vcpu[0].held.value);
-		mitigation_notify(&r->mitigation, 0, MITIGATION_REBUILT);
+			 (unsigned long long)held.mask, (unsigned long long)held.value);
+		mitigation_notify(&g->mitigation, 0, MITIGATION_REBUILT);
 		return;
 	}
 	b->gave_up = true;
@@ -90,7 +96,7 @@ static void rebuild(struct mitigation_rebuild *b)
 		"%s; %s",
 		e.text, gone ? "the guest is lost" : "the guest goes on without them");
 	if (gone)
-		r->sink.raise(&r->sink, VM_EVENT_FAILED);
+		guest_raise(g, VM_EVENT_FAILED);
 }
 
 static void timer_ready(struct loop_watch *w, uint32_t events)
@@ -102,14 +108,17 @@ static void timer_ready(struct loop_watch *w, uint32_t events)
 	if (read(b->timer_fd, &n, sizeof(n)) != sizeof(n))
 		return;
 	wait = must_wait(b);
+	if (!wait && guest_claim(b->guest) < 0)
+		wait = RETRY_MS;
 	if (wait) {
 		arm(b, wait);
 		return;
 	}
 	/* before the look: a report that comes after it finds the timer free */
 	__atomic_store_n(&b->wanted, false, __ATOMIC_RELEASE);
-	if (!b->gave_up && has_guest(b->run) && mitigation_wants_rebuild(&b->run->mitigation))
+	if (!b->gave_up && has_guest(b->guest) && mitigation_wants_rebuild(&b->guest->mitigation))
 		rebuild(b);
+	guest_release(b->guest);
 }
 
 void mitigation_rebuild_init(struct mitigation_rebuild *b)
@@ -118,21 +127,21 @@ void mitigation_rebuild_init(struct mitigation_rebuild *b)
 	b->timer_fd = b->timer.fd = -1;
 }
 
-int mitigation_rebuild_open(struct mitigation_rebuild *b, struct run *run, struct err *e)
+int mitigation_rebuild_open(struct mitigation_rebuild *b, struct guest *g, struct err *e)
 {
 	int ret;
 
-	b->run = run;
-	if (!run->mitigation.backend.ops->vm_setup)
+	b->guest = g;
+	if (!g->mitigation.backend.ops->vm_setup)
 		return 0;
 	b->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	ret = b->timer_fd < 0 ? -errno
-			      : loop_add(&run->loop, &b->timer, b->timer_fd, EPOLLIN, timer_ready);
+			      : loop_add(&g->loop, &b->timer, b->timer_fd, EPOLLIN, timer_ready);
 	if (ret < 0)
 		return err_set(e, ret, "no timer: %s; raise the limit of open files (ulimit -n)",
 			       strerror(-ret));
 	b->listener.changed = changed;
-	mitigation_listen(&run->mitigation, &b->listener);
+	mitigation_listen(&g->mitigation, &b->listener);
 	return 0;
 }
 
@@ -140,7 +149,7 @@ void mitigation_rebuild_close(struct mitigation_rebuild *b)
 {
 	if (b->timer_fd < 0)
 		return;
-	loop_del(&b->run->loop, &b->timer);
+	loop_del(&b->guest->loop, &b->timer);
 	close(b->timer_fd);
 	b->timer_fd = -1;
 }

@@ -13,10 +13,10 @@
 #include "vmm/hold/mitigation.h"
 
 struct err;
-struct run;
+struct guest;
 
 struct mitigation_rebuild {
-	struct run *run;
+	struct guest *guest;
 	struct mitigation_listener listener;
 	int timer_fd; /* runs while @wanted */
 	struct loop_watch timer;
@@ -29,11 +29,11 @@ struct mitigation_rebuild {
 void mitigation_rebuild_init(struct mitigation_rebuild *b);
 
 /**
- * mitigation_rebuild_open - watch the reports of @run's guest; before the sandbox
+ * mitigation_rebuild_open - watch the reports of @g; before the sandbox
  * Does nothing on a back end that can change what it holds at any time.
  * Return: 0 or -errno; @b may be given to mitigation_rebuild_close() in any case
  */
-int mitigation_rebuild_open(struct mitigation_rebuild *b, struct run *run, struct err *e);
+int mitigation_rebuild_open(struct mitigation_rebuild *b, struct guest *g, struct err *e);
 void mitigation_rebuild_close(struct mitigation_rebuild *b);
 
 #endif

@@ -7,11 +7,11 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/version.h"
 #include "policy/explain.h"
 #include "policy/summary.h"
 #include "vmm/hold/isolation.h"
 #include "vmm/hold/mitigation.h"
-#include "vmm/version.h"
 
 #define REPORT_SCHEMA 1
 #define REPORT_WAIT_MS \

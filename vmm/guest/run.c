@@ -13,7 +13,6 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
-#include "vmm/guest/run.h"
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -25,7 +24,13 @@
 #include "vmm/guest/config.h"
 #include "vmm/guest/control.h"
 #include "vmm/guest/dump_dtb.h"
+#include "vmm/guest/guest.h"
+#include "vmm/guest/incoming.h"
+#include "vmm/guest/migrate_qmp.h"
+#include "vmm/guest/mitigation_rebuild.h"
 #include "vmm/guest/mitigation_watch.h"
+#include "vmm/guest/outgoing.h"
+#include "vmm/guest/ready.h"
 #include "vmm/guest/sandbox.h"
 #include "vmm/hold/isolation.h"
 #include "vmm/hold/mitigation.h"
@@ -34,21 +39,26 @@
 #include "vmm/machine/cpu_option.h"
 #include "vmm/machine/machine.h"
 
-static void raise_event(struct vm_event_sink *sink, enum vm_event event)
-{
-	struct run *r = container_of(sink, struct run, sink);
-	const uint64_t one = 1;
-	int none = VM_EVENT_NONE;
+/* One `testudo run`, and what looks after its guest. */
+struct run {
+	struct guest guest;
+	struct guest_listener listener;
+	struct outgoing out;
+	struct incoming in;
+	struct migrate_qmp migrate;
+	struct mitigation_rebuild rebuild;
+	struct mitigation_watch watch;
+	struct mitigation_listener refusal;
+	struct ready ready;
+	bool comes; /* the first life comes from another process, or from a file */
 
-	/* the user's wish to end must not get lost behind a reset */
-	if (event == VM_EVENT_QUIT)
-		__atomic_store_n(&r->event, (int)event, __ATOMIC_RELEASE);
-	else if (!__atomic_compare_exchange_n(&r->event, &none, (int)event, false, __ATOMIC_ACQ_REL,
-					      __ATOMIC_ACQUIRE))
-		return;
-	if (write(r->wake_fd, &one, sizeof(one)) < 0)
-		log_err("cannot wake the event loop: %s", strerror(errno));
-}
+	int memory_fd; /* timer; is a saved guest's file still whole? -1: there is none */
+	struct loop_watch memory;
+
+	sigset_t old_mask;
+	struct loop_watch signals; /* of guest.signal_fd */
+	int fatal_signal;	   /* 0: none */
+};
 
 /* With on-refuse: stop. On the vCPU's thread: the loop ends the machine. */
 static void verdict_changed(struct mitigation_listener *l, uint32_t vcpu,
@@ -57,8 +67,8 @@ static void verdict_changed(struct mitigation_listener *l, uint32_t vcpu,
 	struct run *r = container_of(l, struct run, refusal);
 
 	(void)what;
-	if (mitigation_refused(&r->mitigation, vcpu, NULL, 0))
-		raise_event(&r->sink, VM_EVENT_REFUSED);
+	if (mitigation_refused(&r->guest.mitigation, vcpu, NULL, 0))
+		guest_raise(&r->guest, VM_EVENT_REFUSED);
 }
 
 static int end_refused(struct run *r)
@@ -66,21 +76,10 @@ static int end_refused(struct run *r)
 	char why[896];
 	uint32_t i;
 
-	for (i = 0; i < r->config.machine.n_vcpus; i++)
-		if (mitigation_refused(&r->mitigation, i, why, sizeof(why)))
+	for (i = 0; i < r->guest.config.machine.n_vcpus; i++)
+		if (mitigation_refused(&r->guest.mitigation, i, why, sizeof(why)))
 			log_err("stopped by policy (on-refuse: stop): vCPU %u: %s", i, why);
 	return EXIT_POLICY;
-}
-
-static void wake_ready(struct loop_watch *w, uint32_t events)
-{
-	struct run *r = container_of(w, struct run, wake);
-	uint64_t n;
-
-	(void)events;
-	if (read(r->wake_fd, &n, sizeof(n)) == sizeof(n) &&
-	    __atomic_load_n(&r->event, __ATOMIC_ACQUIRE) != VM_EVENT_NONE)
-		loop_stop(&r->loop);
 }
 
 static void signal_ready(struct loop_watch *w, uint32_t events)
@@ -89,19 +88,19 @@ static void signal_ready(struct loop_watch *w, uint32_t events)
 	struct signalfd_siginfo info;
 
 	(void)events;
-	if (read(r->signal_fd, &info, sizeof(info)) != sizeof(info))
+	if (read(r->guest.signal_fd, &info, sizeof(info)) != sizeof(info))
 		return;
 	switch (info.ssi_signo) {
 	case SIGTSTP:
-		char_stop(&r->serial);
+		char_stop(&r->guest.serial);
 		raise(SIGSTOP);
 		break;
 	case SIGCONT:
-		char_continue(&r->serial);
+		char_continue(&r->guest.serial);
 		break;
 	default:
 		r->fatal_signal = (int)info.ssi_signo;
-		raise_event(&r->sink, VM_EVENT_QUIT);
+		guest_raise(&r->guest, VM_EVENT_QUIT);
 	}
 }
 
@@ -111,8 +110,8 @@ static void end_at_once(void *arg)
 	struct run *r = arg;
 
 	terminal_restore();
-	rundir_remove(&r->control.dir);
-	unix_listener_fini(&r->serial.listener);
+	rundir_remove(&r->guest.control.dir);
+	unix_listener_fini(&r->guest.serial.listener);
 }
 
 static bool is_ignored(int sig)
@@ -138,31 +137,14 @@ static int open_signals(struct run *r, struct err *e)
 	/* a reader that goes away, a file that may not grow: errors of the call, no more */
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGXFSZ, SIG_IGN);
-	r->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	ret = r->signal_fd < 0
-		      ? -errno
-		      : loop_add(&r->loop, &r->signals, r->signal_fd, EPOLLIN, signal_ready);
+	r->guest.signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	ret = r->guest.signal_fd < 0 ? -errno
+				     : loop_add(&r->guest.loop, &r->signals, r->guest.signal_fd,
+						EPOLLIN, signal_ready);
 	if (ret < 0)
 		return err_set(e, ret, "signalfd: %s", strerror(-ret));
 	ret = vcpu_init_kick(e);
 	return ret ? ret : memory_fault_open(end_at_once, r, EXIT_VMM_ERROR, e);
-}
-
-static int open_loop(struct run *r, struct err *e)
-{
-	int ret = loop_init(&r->loop);
-
-	r->sink.raise = raise_event;
-	r->wake_fd = ret < 0 ? -1 : eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (!ret)
-		ret = r->wake_fd < 0
-			      ? -errno
-			      : loop_add(&r->loop, &r->wake, r->wake_fd, EPOLLIN, wake_ready);
-	if (ret < 0)
-		return err_set(e, ret,
-			       "no event loop: %s; raise the limit of open files (ulimit -n)",
-			       strerror(-ret));
-	return open_signals(r, e);
 }
 
 static void memory_due(struct loop_watch *w, uint32_t events)
@@ -172,7 +154,7 @@ static void memory_due(struct loop_watch *w, uint32_t events)
 
 	(void)events;
 	if (read(r->memory_fd, &n, sizeof(n)) == sizeof(n) && memory_fault_explains(false))
-		raise_event(&r->sink, VM_EVENT_FAILED);
+		guest_raise(&r->guest, VM_EVENT_FAILED);
 }
 
 /*
@@ -187,167 +169,104 @@ static int watch_memory(struct run *r, struct err *e)
 	r->memory_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	ret = r->memory_fd < 0 || timerfd_settime(r->memory_fd, 0, &every, NULL) < 0
 		      ? -errno
-		      : loop_add(&r->loop, &r->memory, r->memory_fd, EPOLLIN, memory_due);
+		      : loop_add(&r->guest.loop, &r->memory, r->memory_fd, EPOLLIN, memory_due);
 	if (ret < 0)
 		return err_set(e, ret, "no timer: %s; raise the limit of open files (ulimit -n)",
 			       strerror(-ret));
 	return 0;
 }
 
+/* Whoever waits for it may pause, save and move the guest from here on, or send one. */
+static void tell_ready(struct run *r)
+{
+	const bool served = r->guest.control.dir.dir_fd >= 0,
+		   waits = r->guest.control.state == RUN_INMIGRATE;
+
+	ready_tell(&r->ready, served ? r->guest.control.dir.name : NULL,
+		   run_state_name(r->guest.control.state),
+		   waits && r->in.where[0] ? r->in.where : NULL);
+}
+
+static void arrived(struct guest_listener *l)
+{
+	struct run *r = container_of(l, struct run, listener);
+
+	r->watch.machine = &r->guest.machine;
+	tell_ready(r); /* of a guest from a file */
+}
+
 /* Both directions: where a guest may come from, and how this one may leave. */
 static int open_migration(struct run *r, struct err *e)
 {
 	struct utsname host;
-	int ret = loop_call_init(&r->calls, &r->loop);
+	int ret = loop_call_init(&r->guest.calls, &r->guest.loop);
 
 	if (ret < 0)
 		return err_set(e, ret, "eventfd: %s; raise the limit of open files (ulimit -n)",
 			       strerror(-ret));
 	if (uname(&host) == 0)
-		host_info_set(r->host_name, sizeof(r->host_name), host.nodename);
-	r->incoming = r->config.incoming;
-	r->control.hold = r->config.paused;
-	if (r->incoming)
-		ret = migrate_dest_open(&r->dest, r->config.incoming, e);
-	if (!ret && r->incoming && r->dest.uri.kind == URI_FILE)
+		host_info_set(r->guest.host_name, sizeof(r->guest.host_name), host.nodename);
+	r->comes = r->guest.config.incoming;
+	r->guest.control.hold = r->guest.config.paused;
+	if (r->comes)
+		ret = incoming_open(&r->in, r->guest.config.incoming, e);
+	if (!ret && r->comes && r->in.uri.kind == URI_FILE)
 		ret = watch_memory(r, e);
 	if (!ret)
-		ret = migrate_source_init(&r->source, r, e);
+		ret = outgoing_init(&r->out, &r->guest, e);
+	r->listener.arrived = arrived;
+	guest_listen(&r->guest, &r->listener);
 	if (!ret)
-		migrate_qmp_init(&r->migrate, r);
-	return ret;
-}
-
-/* The user's files and interfaces. An error in here is bad input, one anywhere else is ours or the
- * host's. */
-static int open_input(struct run *r, struct err *e)
-{
-	const struct run_config *c = &r->config;
-	unsigned int i;
-	int ret;
-
-	r->kernel.kernel_path = c->kernel;
-	r->kernel.initrd_path = c->initrd;
-	r->kernel.cmdline = c->params;
-	ret = c->kernel ? kernel_open(&r->kernel, e) : 0;
-	for (i = 0; !ret && i < c->machine.n_disks; i++) {
-		/* the guest's present owner holds the locks until it hands over */
-		r->config.machine.disk[i].unlocked = c->incoming;
-		ret = blk_file_open(&r->disk[i], &c->machine.disk[i], e);
-		r->n_disks = i + 1;
-	}
-	if (!ret)
-		ret = dump_dtb_open(r, e);
-	for (i = 0; !ret && i < c->machine.n_nets; i++) {
-		ret = tap_open(&r->tap[i], &c->machine.net[i], e);
-		r->n_taps = i + 1;
-	}
+		migrate_qmp_init(&r->migrate, &r->guest, &r->out, &r->in);
 	return ret;
 }
 
 static void run_close(struct run *r)
 {
-	unsigned int i;
-
-	char_close(&r->serial);
-	migrate_source_fini(&r->source);
-	migrate_dest_fini(&r->dest);
+	char_close(&r->guest.serial);
+	outgoing_fini(&r->out);
+	incoming_fini(&r->in);
 	mitigation_watch_close(&r->watch);
 	mitigation_rebuild_close(&r->rebuild);
-	mitigation_fini(&r->mitigation);
-	cpu_msrs_fini(&r->cpu_msrs);
-	for (i = 0; i < r->n_disks; i++)
-		blk_file_close(&r->disk[i]);
-	for (i = 0; i < r->n_taps; i++)
-		tap_close(&r->tap[i]);
-	kernel_close(&r->kernel);
-	file_replace_close(&r->dtb);
-	kvm_close(&r->kvm);
-	if (r->signal_fd >= 0)
-		close(r->signal_fd);
+	mitigation_fini(&r->guest.mitigation);
+	cpu_msrs_fini(&r->guest.cpu_msrs);
+	guest_close_input(&r->guest);
+	kvm_close(&r->guest.kvm);
+	if (r->guest.signal_fd >= 0)
+		close(r->guest.signal_fd);
 	if (r->memory_fd >= 0)
 		close(r->memory_fd);
-	if (r->wake_fd >= 0)
-		close(r->wake_fd);
-	guest_name_close(&r->name);
+	if (r->guest.wake_fd >= 0)
+		close(r->guest.wake_fd);
+	guest_name_close(&r->guest.name);
 	/* late: clients take the end of their connection for the end of everything above */
-	control_close(&r->control);
+	control_close(&r->guest.control);
 	ready_close(&r->ready);
-	loop_call_fini(&r->calls);
-	loop_fini(&r->loop);
-	closer_wait(&r->closer); /* nothing that anybody could want is in it any more */
-	config_fini(&r->config);
-}
-
-bool run_event_waits(const struct run *r)
-{
-	return __atomic_load_n(&r->event, __ATOMIC_ACQUIRE) != VM_EVENT_NONE;
-}
-
-int run_build_machine(struct run *r, struct memory *memory, struct err *e)
-{
-	int ret;
-
-	r->host = (struct machine_host) {
-		.config = &r->config.machine,
-		.kvm = &r->kvm,
-		.kernel = &r->kernel,
-		.cpuid = &r->cpuid,
-		.cpu_msrs = &r->cpu_msrs,
-		.mitigation = &r->mitigation,
-		.isolation = &r->isolation,
-		.disks = r->disk,
-		.taps = r->tap,
-		.serial = &r->serial.dev,
-		.loop = &r->loop,
-		.sink = &r->sink,
-		.closer = &r->closer,
-	};
-	r->built = true;
-	ret = machine_init(&r->machine, &r->host, memory, e);
-	return ret ? ret : dump_dtb_write(r, e);
-}
-
-/* Whoever waits for it may pause, save and move the guest from here on, or send one. */
-static void tell_ready(struct run *r)
-{
-	const bool served = r->control.dir.dir_fd >= 0, waits = r->control.state == RUN_INMIGRATE;
-
-	ready_tell(&r->ready, served ? r->control.dir.name : NULL, run_state_name(r->control.state),
-		   waits && r->dest.where[0] ? r->dest.where : NULL);
-}
-
-int run_start_arrived(struct run *r, bool running, struct err *e)
-{
-	int ret = control_arrive(&r->control, &r->machine, running && !r->config.paused, e);
-
-	if (!ret) {
-		guest_name_take(&r->name, r->dest.uri.kind != URI_FILE);
-		machine_announce(&r->machine);
-		mitigation_started(&r->mitigation);
-		r->watch.machine = &r->machine;
-		tell_ready(r); /* of a guest from a file */
-	}
-	return ret;
+	loop_call_fini(&r->guest.calls);
+	loop_fini(&r->guest.loop);
+	closer_wait(&r->guest.closer); /* nothing that anybody could want is in it any more */
+	config_fini(&r->guest.config);
 }
 
 /* Boot: an empty machine, the kernel in it. Return: 0, or -errno and the exit code */
 static int boot_machine(struct run *r, int *code, struct err *e)
 {
-	int ret = run_build_machine(r, NULL, e);
+	int ret = guest_build_machine(&r->guest, NULL, e);
 
+	if (!ret)
+		ret = dump_dtb_write(&r->guest, e);
 	if (ret == -ENOTSUP) /* of the user's CPU, by this host's KVM */
 		*code = EXIT_BAD_INPUT;
 	if (!ret) {
-		ret = machine_load(&r->machine, e);
+		ret = machine_load(&r->guest.machine, e);
 		if (ret < 0)
 			*code = EXIT_BAD_INPUT;
 	}
-	if (!ret && control_begin(&r->control, &r->machine))
-		ret = machine_start(&r->machine, e);
+	if (!ret && control_begin(&r->guest.control, &r->guest.machine))
+		ret = machine_start(&r->guest.machine, e);
 	if (!ret) {
-		mitigation_started(&r->mitigation);
-		r->watch.machine = &r->machine;
+		mitigation_started(&r->guest.mitigation);
+		r->watch.machine = &r->guest.machine;
 		tell_ready(r);
 	}
 	return ret;
@@ -355,11 +274,11 @@ static int boot_machine(struct run *r, int *code, struct err *e)
 
 static int await_machine(struct run *r, struct err *e)
 {
-	r->incoming = false; /* the next life is a boot */
-	control_set_state(&r->control, RUN_INMIGRATE);
-	if (r->dest.uri.kind != URI_FILE)
+	r->comes = false; /* the next life is a boot */
+	control_set_state(&r->guest.control, RUN_INMIGRATE);
+	if (r->in.uri.kind != URI_FILE)
 		tell_ready(r);
-	return migrate_dest_start(&r->dest, e);
+	return incoming_start(&r->in, e);
 }
 
 /* A file is the user's input; only what the host lacks is not its fault. */
@@ -367,7 +286,7 @@ static int arrival_code(const struct run *r, int ret)
 {
 	if (ret == -EPERM)
 		return EXIT_POLICY;
-	return r->dest.uri.kind == URI_FILE && ret != -ENOMEM ? EXIT_BAD_INPUT : EXIT_VMM_ERROR;
+	return r->in.uri.kind == URI_FILE && ret != -ENOMEM ? EXIT_BAD_INPUT : EXIT_VMM_ERROR;
 }
 
 /* One life of the guest, from reset to whatever ends it; *code is set when it could not begin. */
@@ -376,25 +295,23 @@ static enum vm_event run_machine(struct run *r, int *code, struct err *e)
 	int ret, event;
 
 	*code = EXIT_VMM_ERROR;
-	ret = r->incoming ? await_machine(r, e) : boot_machine(r, code, e);
+	ret = r->comes ? await_machine(r, e) : boot_machine(r, code, e);
 	if (!ret) {
-		ret = loop_run(&r->loop);
+		ret = loop_run(&r->guest.loop);
 		if (ret < 0)
 			err_set(e, ret, "event loop: %s", strerror(-ret));
 	}
 	r->watch.machine = NULL;
-	migrate_source_stop(&r->source);
-	migrate_dest_stop(&r->dest);
-	control_end(&r->control);
-	if (r->built)
-		machine_fini(&r->machine);
-	r->built = false;
-	event = __atomic_exchange_n(&r->event, VM_EVENT_NONE, __ATOMIC_ACQ_REL);
-	if (!ret && event == VM_EVENT_FAILED && r->dest.code < 0) {
-		ret = err_set(e, r->dest.code, "%s: %s",
-			      r->dest.uri.kind == URI_FILE ? r->config.incoming
-							   : "incoming migration",
-			      r->dest.err.text);
+	outgoing_stop(&r->out);
+	incoming_stop(&r->in);
+	control_end(&r->guest.control);
+	guest_end_machine(&r->guest);
+	event = guest_take_event(&r->guest);
+	if (!ret && event == VM_EVENT_FAILED && r->in.code < 0) {
+		ret = err_set(e, r->in.code, "%s: %s",
+			      r->in.uri.kind == URI_FILE ? r->guest.config.incoming
+							 : "incoming migration",
+			      r->in.err.text);
 		*code = arrival_code(r, ret);
 	}
 	return ret < 0 ? VM_EVENT_FAILED : (enum vm_event)event;
@@ -407,15 +324,15 @@ static int run_guest(struct run *r, struct err *e)
 
 	for (;;) {
 		event = run_machine(r, &code, e);
-		if (event == VM_EVENT_RESET && r->kernel.kernel_fd < 0) {
+		if (event == VM_EVENT_RESET && r->guest.kernel.kernel_fd < 0) {
 			log_warn("the guest reset, and no kernel was given (-k) to boot it "
 				 "again");
-		} else if (event == VM_EVENT_RESET && !r->config.no_reboot) {
+		} else if (event == VM_EVENT_RESET && !r->guest.config.no_reboot) {
 			log_debug("guest reset, starting it again");
-			control_tell_reset(&r->control);
+			control_tell_reset(&r->guest.control);
 			continue;
 		}
-		control_tell_shutdown(&r->control, event, r->fatal_signal != 0);
+		control_tell_shutdown(&r->guest.control, event, r->fatal_signal != 0);
 		switch (event) {
 		case VM_EVENT_RESET:
 			return EXIT_GUEST_RESET;
@@ -453,9 +370,10 @@ static void isolation_from_policy(const struct policy *p, struct isolation_optio
 /* What the user says about the host and what is wanted there. Return: 0 or the exit code */
 static int open_policy(struct run *r, struct err *e)
 {
-	if (policy_load(r->config.policy, &r->policy, e) < 0)
+	if (policy_load(r->guest.config.policy, &r->guest.policy, e) < 0)
 		return EXIT_BAD_INPUT;
-	if (r->config.host_facts && host_facts_load(r->config.host_facts, &r->facts, e) < 0)
+	if (r->guest.config.host_facts &&
+	    host_facts_load(r->guest.config.host_facts, &r->guest.facts, e) < 0)
 		return EXIT_BAD_INPUT;
 	return 0;
 }
@@ -466,13 +384,13 @@ static int choose_cpu(struct run *r, bool nested, struct mitigation_options *opt
 	struct cpu_option *cpu = NULL;
 	int ret = 0;
 
-	r->cpuid = r->kvm.cpuid;
-	if (r->config.cpu) {
-		ret = cpu_option_load(r->config.cpu, &r->kvm, &cpu, e);
+	r->guest.cpuid = r->guest.kvm.cpuid;
+	if (r->guest.config.cpu) {
+		ret = cpu_option_load(r->guest.config.cpu, &r->guest.kvm, &cpu, e);
 		if (!ret)
-			ret = cpu_option_apply(cpu, &r->cpuid, e);
+			ret = cpu_option_apply(cpu, &r->guest.cpuid, e);
 		if (!ret)
-			ret = cpu_option_msrs(cpu, &r->kvm, &r->cpu_msrs, e);
+			ret = cpu_option_msrs(cpu, &r->guest.kvm, &r->guest.cpu_msrs, e);
 	}
 	if (!ret && cpu) {
 		options->arch_cap_set = cpu_option_arch_cap(cpu, 0);
@@ -480,7 +398,7 @@ static int choose_cpu(struct run *r, bool nested, struct mitigation_options *opt
 	}
 	cpu_option_free(cpu);
 	if (!ret)
-		vcpu_base_cpuid(&r->cpuid, &r->kvm, nested);
+		vcpu_base_cpuid(&r->guest.cpuid, &r->guest.kvm, nested);
 	return ret;
 }
 
@@ -489,51 +407,51 @@ static int open_mitigation(struct run *r, struct err *e)
 {
 	struct isolation_options isolation;
 	struct mitigation_options options = {
-		.policy = r->policy.mitigation,
-		.facts = r->config.host_facts ? &r->facts.facts : NULL,
-		.force_cap = r->config.force_cap,
-		.observe_ibpb = r->policy.isolation.observe_ibpb,
+		.policy = r->guest.policy.mitigation,
+		.facts = r->guest.config.host_facts ? &r->guest.facts.facts : NULL,
+		.force_cap = r->guest.config.force_cap,
+		.observe_ibpb = r->guest.policy.isolation.observe_ibpb,
 	};
-	struct mitigation *m = &r->mitigation;
+	struct mitigation *m = &r->guest.mitigation;
 	uint32_t n_vcpus;
 	int ret, isolated;
 
-	isolation_from_policy(&r->policy, &isolation);
+	isolation_from_policy(&r->guest.policy, &isolation);
 	ret = choose_cpu(r, isolation.nested, &options, e);
 	if (ret < 0)
-		return ret == -EINVAL && !cpu_option_is_path(r->config.cpu) ? EXIT_USAGE
-									    : EXIT_BAD_INPUT;
-	n_vcpus = r->config.machine.n_vcpus;
-	if (r->incoming && !r->config.cpus_given && isolation.n_pins)
+		return ret == -EINVAL && !cpu_option_is_path(r->guest.config.cpu) ? EXIT_USAGE
+										  : EXIT_BAD_INPUT;
+	n_vcpus = r->guest.config.machine.n_vcpus;
+	if (r->comes && !r->guest.config.cpus_given && isolation.n_pins)
 		n_vcpus = isolation.n_pins;
 	/* before any thread; a refusal is told in the report, too, so it waits for that */
-	isolated = isolation_enter(&r->isolation, &isolation, n_vcpus, e);
-	ret = mitigation_init(m, &options, &r->kvm, r->config.machine.n_vcpus, e);
+	isolated = isolation_enter(&r->guest.isolation, &isolation, n_vcpus, e);
+	ret = mitigation_init(m, &options, &r->guest.kvm, r->guest.config.machine.n_vcpus, e);
 	if (ret < 0)
 		return isolated < 0 ? EXIT_POLICY : EXIT_VMM_ERROR;
-	ret = mitigation_watch_open_file(&r->watch, m, &r->isolation, r->config.mitigation_report,
-					 e);
+	ret = mitigation_watch_open_file(&r->watch, m, &r->guest.isolation,
+					 r->guest.config.mitigation_report, e);
 	if (isolated < 0) {
 		mitigation_watch_write(&r->watch, "refused", e->text);
 		return EXIT_POLICY;
 	}
 	if (ret < 0)
 		return EXIT_BAD_INPUT;
-	ret = policy_load_pool(&r->policy, r->config.policy,
+	ret = policy_load_pool(&r->guest.policy, r->guest.config.policy,
 			       &(struct pool_host) {m->host, mitigation_backend_facts(m)},
 			       &m->options.pool, e);
 	if (ret < 0)
 		return EXIT_BAD_INPUT;
-	if (!r->incoming && mitigation_make_contract(m, &r->cpuid, e) < 0) {
+	if (!r->comes && mitigation_make_contract(m, &r->guest.cpuid, e) < 0) {
 		mitigation_watch_write(&r->watch, "refused", e->text);
 		return EXIT_POLICY;
 	}
 	r->refusal.changed = verdict_changed;
-	if (r->policy.stop_on_refuse)
+	if (r->guest.policy.stop_on_refuse)
 		mitigation_listen(m, &r->refusal);
-	if (mitigation_watch_open(&r->watch, &r->loop, e) < 0)
+	if (mitigation_watch_open(&r->watch, &r->guest.loop, e) < 0)
 		return EXIT_VMM_ERROR;
-	return mitigation_rebuild_open(&r->rebuild, r, e) < 0 ? EXIT_VMM_ERROR : 0;
+	return mitigation_rebuild_open(&r->rebuild, &r->guest, e) < 0 ? EXIT_VMM_ERROR : 0;
 }
 
 static void write_last_report(struct run *r, bool refused, const struct err *e)
@@ -541,8 +459,8 @@ static void write_last_report(struct run *r, bool refused, const struct err *e)
 	char why[896] = "";
 	uint32_t i;
 
-	for (i = 0; refused && !e->code && !why[0] && i < r->config.machine.n_vcpus; i++)
-		mitigation_refused(&r->mitigation, i, why, sizeof(why)); /* on-refuse: stop */
+	for (i = 0; refused && !e->code && !why[0] && i < r->guest.config.machine.n_vcpus; i++)
+		mitigation_refused(&r->guest.mitigation, i, why, sizeof(why)); /* on-refuse: stop */
 	mitigation_watch_write(&r->watch, refused ? "refused" : "ended",
 			       !refused	 ? NULL
 			       : e->code ? e->text
@@ -556,54 +474,60 @@ static int run_all(struct run *r, struct err *e)
 	unsigned int phys_bits;
 	int ret, code;
 
-	if (open_loop(r, e) < 0)
+	if (guest_open_loop(&r->guest, e) < 0 || open_signals(r, e) < 0)
 		return EXIT_VMM_ERROR;
-	if (control_open(&r->control, &r->config, &r->loop, &r->sink, e) < 0)
+	if (control_open(&r->guest.control, &r->guest.config, &r->guest.loop, &r->guest.sink, e) <
+	    0)
 		return EXIT_BAD_INPUT;
 	if (open_migration(r, e) < 0)
-		return r->dest.uri.kind == URI_FILE	   ? EXIT_BAD_INPUT
-		       : r->incoming && e->code == -EINVAL ? EXIT_USAGE
-							   : EXIT_VMM_ERROR;
-	if (guest_name_open(&r->name, &r->control, &r->loop, r->config.name, r->incoming, e) < 0)
+		return r->in.uri.kind == URI_FILE	? EXIT_BAD_INPUT
+		       : r->comes && e->code == -EINVAL ? EXIT_USAGE
+							: EXIT_VMM_ERROR;
+	if (guest_name_open(&r->guest.name, &r->guest.control, &r->guest.loop, r->guest.config.name,
+			    r->comes, e) < 0)
 		return EXIT_VMM_ERROR;
-	if (open_input(r, e) < 0)
+	if (guest_open_input(&r->guest, e) < 0 || dump_dtb_open(&r->guest, e) < 0)
 		return EXIT_BAD_INPUT;
 	code = open_policy(r, e);
 	if (code)
 		return code;
-	if (kvm_open(&r->kvm, e) < 0)
+	if (kvm_open(&r->guest.kvm, e) < 0)
 		return EXIT_VMM_ERROR;
-	if (r->config.machine.dirty_ring &&
-	    dirty_ring_check(r->kvm.fd, r->config.machine.dirty_ring, e) < 0)
+	if (r->guest.config.machine.dirty_ring &&
+	    dirty_ring_check(r->guest.kvm.fd, r->guest.config.machine.dirty_ring, e) < 0)
 		return EXIT_VMM_ERROR;
-	phys_bits = cpuid_phys_bits(&r->kvm.cpuid);
-	ret = r->incoming ? 0 : memory_check(&r->config.machine.memory, phys_bits, e);
+	phys_bits = cpuid_phys_bits(&r->guest.kvm.cpuid);
+	ret = r->comes ? 0 : memory_check(&r->guest.config.machine.memory, phys_bits, e);
 	if (ret < 0)
 		return ret == -EINVAL ? EXIT_USAGE : EXIT_VMM_ERROR;
-	if (r->config.machine.n_vcpus > r->kvm.max_vcpus &&
-	    (!r->incoming || r->config.cpus_given)) {
+	if (r->guest.config.machine.n_vcpus > r->guest.kvm.max_vcpus &&
+	    (!r->comes || r->guest.config.cpus_given)) {
 		err_set(e, -EINVAL, "-c: %u vCPUs, this host's KVM has room for %u; give fewer",
-			r->config.machine.n_vcpus, r->kvm.max_vcpus);
+			r->guest.config.machine.n_vcpus, r->guest.kvm.max_vcpus);
 		return EXIT_USAGE;
 	}
 	code = open_mitigation(r, e);
 	if (code)
 		return code;
-	if (control_set_mitigation(&r->control, &r->mitigation, &r->isolation, e) < 0)
+	if (control_set_mitigation(&r->guest.control, &r->guest.mitigation, &r->guest.isolation,
+				   e) < 0)
 		return EXIT_VMM_ERROR;
 	/* last: from here on the terminal is raw */
-	if (char_open(&r->serial, r->config.serial, &r->loop, &r->sink, e) < 0)
+	if (char_open(&r->guest.serial, r->guest.config.serial, &r->guest.loop, &r->guest.sink, e) <
+	    0)
 		return e->code == -EINVAL ? EXIT_USAGE : EXIT_BAD_INPUT;
 	needs = (struct sandbox_needs) {
-		.socket_path = {r->serial.listener.path[0] ? r->serial.listener.path : NULL,
-				r->dest.listener.at.path[0] ? r->dest.listener.at.path : NULL},
+		.socket_path = {r->guest.serial.listener.path[0] ? r->guest.serial.listener.path
+								 : NULL,
+				r->in.dest.listener.at.path[0] ? r->in.dest.listener.at.path
+							       : NULL},
 		.report_fd = r->watch.file.file.dir_fd,
-		.dtb_fd = r->dtb.dir_fd,
-		.runbase_fd = r->control.dir.base_fd,
-		.rundir_fd = r->control.dir.dir_fd,
-		.rename = r->name.wanted,
+		.dtb_fd = r->guest.dtb.dir_fd,
+		.runbase_fd = r->guest.control.dir.base_fd,
+		.rundir_fd = r->guest.control.dir.dir_fd,
+		.rename = r->guest.name.wanted,
 	};
-	if (r->config.sandbox && sandbox_enter(&needs, e) < 0)
+	if (r->guest.config.sandbox && sandbox_enter(&needs, e) < 0)
 		return EXIT_VMM_ERROR;
 	code = run_guest(r, e);
 	write_last_report(r, code == EXIT_POLICY, e);
@@ -615,7 +539,7 @@ static void end_by_signal(struct run *r, struct err *e)
 {
 	struct signalfd_siginfo info;
 
-	while (!r->fatal_signal && read(r->signal_fd, &info, sizeof(info)) == sizeof(info))
+	while (!r->fatal_signal && read(r->guest.signal_fd, &info, sizeof(info)) == sizeof(info))
 		if (info.ssi_signo != SIGTSTP && info.ssi_signo != SIGCONT)
 			r->fatal_signal = (int)info.ssi_signo;
 	*e = (struct err) {0};
@@ -624,15 +548,15 @@ static void end_by_signal(struct run *r, struct err *e)
 /* Here, or in a child of which the parent waits. Return: the exit code, or a signal to die of */
 static int run_ready(struct run *r, int *sig, struct err *e)
 {
-	int code = 0, ret = ready_open(&r->ready, &r->config, e);
+	int code = 0, ret = ready_open(&r->ready, &r->guest.config, e);
 
 	if (ret < 0)
 		return EXIT_USAGE;
-	ret = r->config.daemonize ? ready_daemonize(&r->ready, &code, sig, e) : 0;
+	ret = r->guest.config.daemonize ? ready_daemonize(&r->ready, &code, sig, e) : 0;
 	if (ret)
 		return ret < 0 ? EXIT_VMM_ERROR : code;
 	code = run_all(r, e);
-	if (e->code == -EINTR && r->signal_fd >= 0)
+	if (e->code == -EINTR && r->guest.signal_fd >= 0)
 		end_by_signal(r, e);
 	*sig = r->fatal_signal;
 	return code;
@@ -648,26 +572,23 @@ int cmd_run(int argc, char **argv)
 		log_err("out of memory");
 		return EXIT_VMM_ERROR;
 	}
-	r->loop.epfd = r->wake_fd = r->memory_fd = r->signal_fd = r->kvm.fd = -1;
-	file_replace_init(&r->dtb);
+	guest_init(&r->guest);
+	r->memory_fd = -1;
 	ready_init(&r->ready);
 	pthread_sigmask(SIG_SETMASK, NULL, &r->old_mask);
 	mitigation_watch_init(&r->watch);
 	mitigation_rebuild_init(&r->rebuild);
-	control_init(&r->control);
-	guest_name_init(&r->name);
-	migrate_dest_init(&r->dest, r);
-	r->kernel.kernel_fd = r->kernel.initrd_fd = -1;
-	if (config_parse(&r->config, argc, argv, &e) < 0) {
+	incoming_init(&r->in, &r->guest);
+	if (config_parse(&r->guest.config, argc, argv, &e) < 0) {
 		code = EXIT_USAGE;
-	} else if (r->config.help) {
+	} else if (r->guest.config.help) {
 		config_print_help();
 		code = 0;
-	} else if (r->config.cpu_help) {
+	} else if (r->guest.config.cpu_help) {
 		cpu_option_print_names();
 		code = 0;
 	} else {
-		log_set_level(r->config.log_level);
+		log_set_level(r->guest.config.log_level);
 		code = run_ready(r, &sig, &e);
 	}
 	run_close(r);

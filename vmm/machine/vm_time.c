@@ -48,25 +48,6 @@ static int call(const struct vm *vm, unsigned long request, void *arg, const cha
 	return err_set(e, -errno, "%s: %s; see the kernel's log", name, strerror(errno));
 }
 
-/* Of some tries the one that was not interrupted, as read_pair() */
-struct clock_reading vm_time_now(void)
-{
-	uint64_t best = UINT64_MAX;
-	struct clock_reading r = {0};
-	unsigned int i;
-
-	for (i = 0; i < 3; i++) {
-		const uint64_t before = monotonic_ns(), wall = clock_ns(CLOCK_REALTIME);
-		const uint64_t took = monotonic_ns() - before;
-
-		if (took >= best)
-			continue;
-		best = took;
-		r = (struct clock_reading) {.mono_ns = before, .wall_ns = wall};
-	}
-	return r;
-}
-
 /* ---- frequency ---- */
 
 uint32_t vm_time_tsc_khz(const struct vcpu *v)

@@ -17,9 +17,6 @@ struct vcpu;
 struct vm;
 struct wbuf;
 
-/** vm_time_now - both clocks of this host, of one moment */
-struct clock_reading vm_time_now(void);
-
 /** vm_time_tsc_khz - the frequency of a vCPU that does not run. Return: 0: KVM does not tell */
 uint32_t vm_time_tsc_khz(const struct vcpu *v);
 

@@ -1,4 +1,4 @@
-#include "vmm/guest/migrate_restore.h"
+#include "migration/move/restore.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -15,25 +15,22 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "migration/description/description.h"
+#include "migration/move/receive.h"
 #include "migration/ram/file.h"
 #include "migration/state/buf.h"
 #include "migration/state/clock.h"
-#include "vmm/guest/describe.h"
-#include "vmm/guest/run.h"
-#include "vmm/machine/machine_state.h"
-#include "vmm/machine/vm_time.h"
+#include "migration/wire/channel.h"
 
 #define TELL_NS UINT64_C(2000000000) /* between two lines of a check */
 
 struct restoring {
-	struct migrate_dest *d;
-	struct run *run;
+	struct migration_restore *r;
 	struct channel file;
 	struct machine_description *description;
-	struct ram_file *ram; /* @d's */
+	struct ram_file *ram; /* @r's */
 	struct frame state;
 	bool running;
-	char change[ERR_TEXT_MAX];
+	char change[MIGRATE_TEXT_MAX];
 	struct err *e;
 };
 
@@ -61,7 +58,7 @@ static int check_saved(const char *path, int fd, uint64_t size, struct err *e)
 		       path, text_quote(head, (size_t)n).s);
 }
 
-int migrate_restore_open(const char *path, struct err *e)
+int migration_restore_open(const char *path, struct err *e)
 {
 	/* a pipe in its place would otherwise block here */
 	const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
@@ -176,7 +173,7 @@ static int read_front(struct restoring *c)
 	int ret = read_hello(c);
 
 	if (!ret)
-		ret = describe_receive(&c->file, &c->description, c->e);
+		ret = receive_description(&c->file, &c->description, c->e);
 	if (!ret)
 		ret = read_memory(c);
 	if (!ret)
@@ -186,66 +183,80 @@ static int read_front(struct restoring *c)
 	return ret ? ret : read_finish(c);
 }
 
-/* The guest's clocks stand still in a file, unless the time of day is to count. */
-static int load(struct restoring *c, struct rbuf *in)
+/* A time of day that has not come yet: a line, or the end. Return: 0 or -EPERM */
+static int judge_clock(const struct restoring *c, int64_t off_ns)
 {
-	const struct clock_reading now = vm_time_now();
-	struct run *r = c->run;
-	const struct clock_window when =
-		r->config.clock_realtime ? clock_window_wall(&now) : clock_window_still();
-	int64_t off_ns = 0;
-	int ret = machine_restore(&r->machine, &when, &off_ns, in, c->e);
+	const long long ahead_s = off_ns / CLOCK_NS_PER_S;
 
-	if (ret < 0 || !clock_is_apart(off_ns, 0))
-		return ret;
-	if (r->policy.refuse_clock_difference)
-		return err_set(c->e, -EPERM,
-			       "--clock-realtime: the guest was saved %lld s after this host's "
-			       "time of day "
-			       "(policy clock-difference: refuse); let NTP set the wall clock, "
-			       "or leave --clock-realtime out",
-			       (long long)(off_ns / CLOCK_NS_PER_S));
+	if (!clock_is_apart(off_ns, 0))
+		return 0;
+	if (c->r->refuse_clock_difference)
+		return err_set(
+			c->e, -EPERM,
+			"--clock-realtime: the guest was saved %lld s after this host's "
+			"time of day (policy clock-difference: refuse); let NTP set the wall "
+			"clock, or leave --clock-realtime out",
+			ahead_s);
 	log_warn("--clock-realtime: the guest was saved %lld s after this host's time of day: no "
-		 "time "
-		 "passes for it; let NTP set the wall clock",
-		 (long long)(off_ns / CLOCK_NS_PER_S));
+		 "time passes for it; let NTP set the wall clock",
+		 ahead_s);
 	return 0;
 }
 
-static int build_on_loop(void *arg)
+/* The guest's clocks stand still in a file, unless the time of day is to count. */
+static int load(struct restoring *c)
 {
-	struct restoring *c = arg;
-	struct run *r = c->run;
-	struct memory memory = {.fd = -1};
+	const struct migration_guest *g = &c->r->guest;
+	const struct clock_reading now = clock_now();
+	const struct clock_window when =
+		c->r->clock_realtime ? clock_window_wall(&now) : clock_window_still();
 	struct rbuf in = rbuf_of(c->state.payload, c->state.len);
-	unsigned int i;
-	int ret = describe_apply(r, c->description, c->e);
+	int64_t off_ns = 0;
+	int ret = g->ops->load(g->ctx, &when, &off_ns, &in, c->change, c->e);
 
-	if (!ret)
-		ret = memory_map_file(&memory, c->ram->fd, c->d->uri.path, c->ram->offset,
-				      c->ram->n_bytes, c->e);
-	if (!ret)
-		ret = run_build_machine(r, &memory, c->e);
-	if (!ret)
-		ret = load(c, &in);
-	if (!ret)
-		describe_change(r, c->change, sizeof(c->change));
-	for (i = 0; !ret && i < r->n_disks; i++)
-		ret = blk_file_take_over(&r->disk[i], c->e);
-	memory_fini(&memory);
-	return ret ? ret : run_start_arrived(r, c->running, c->e);
+	return ret ? ret : judge_clock(c, off_ns);
+}
+
+static int build(struct restoring *c)
+{
+	const struct migration_guest *g = &c->r->guest;
+	const struct migration_memory memory = {
+		.how = MEMORY_FILE, .fd = c->ram->fd, .offset = c->ram->offset, .path = c->r->path};
+
+	return g->ops->build(g->ctx, c->description, 0, &memory, c->change, c->e);
+}
+
+void migration_restore_stats(struct migration_restore *r, struct migrate_stats *stats)
+{
+	const uint64_t since = __atomic_load_n(&r->check_ns, __ATOMIC_ACQUIRE);
+
+	*stats = (struct migrate_stats) {.status = MIGRATE_NONE};
+	if (!since)
+		return;
+	*stats = (struct migrate_stats) {
+		.status = MIGRATE_ACTIVE,
+		.into_file = true,
+		.begin_ns = since,
+		.round_ns = since,
+		.ram_total = r->ram.n_bytes,
+		.ram_left = r->ram.n_bytes,
+	};
+	migrate_progress_show(&r->ram.progress, monotonic_ns(), stats);
 }
 
 /* On the thread that reads: whoever waits for a large file hears how far it is. */
 static void tell_check(struct ram_file *f)
 {
-	struct migrate_dest *d = container_of(f, struct migrate_dest, ram);
+	struct migration_restore *r = container_of(f, struct migration_restore, ram);
 	const uint64_t now = monotonic_ns();
 	struct migrate_stats s;
 
-	if (now - d->told_ns < TELL_NS || !migrate_dest_check_stats(d, &s))
+	if (now - r->told_ns < TELL_NS)
 		return;
-	d->told_ns = now;
+	migration_restore_stats(r, &s);
+	if (s.status == MIGRATE_NONE)
+		return;
+	r->told_ns = now;
 	log_info("saved guest: its memory is checked: mib=%llu of=%llu mb_per_s=%llu left_s=%llu",
 		 (unsigned long long)((s.ram_total - s.ram_left) / MiB),
 		 (unsigned long long)(s.ram_total / MiB),
@@ -258,40 +269,43 @@ static int check(struct restoring *c)
 	int ret;
 
 	c->ram->tell = tell_check;
-	c->d->told_ns = monotonic_ns();
-	__atomic_store_n(&c->d->check_ns, c->d->told_ns, __ATOMIC_RELEASE);
+	c->r->told_ns = monotonic_ns();
+	__atomic_store_n(&c->r->check_ns, c->r->told_ns, __ATOMIC_RELEASE);
 	ret = ram_file_check(c->ram, c->e);
-	__atomic_store_n(&c->d->check_ns, 0, __ATOMIC_RELEASE);
+	__atomic_store_n(&c->r->check_ns, 0, __ATOMIC_RELEASE);
 	return ret;
 }
 
 static int restore(struct restoring *c)
 {
+	const struct migration_guest *g = &c->r->guest;
 	int ret = read_front(c);
 
-	if (!ret && c->run->config.verify_snapshot)
+	if (!ret && c->r->verify)
 		ret = check(c);
 	if (!ret)
-		ret = loop_call(&c->run->calls, build_on_loop, c);
-	if (ret == -ECANCELED)
-		err_set(c->e, ret, "testudo was told to end meanwhile");
+		ret = build(c);
+	if (!ret)
+		ret = load(c);
+	if (!ret)
+		ret = g->ops->start(g->ctx, c->running, c->e);
 	if (!ret && c->change[0])
 		log_info("mitigations of the restored guest: %s", c->change);
 	return ret;
 }
 
-int migrate_restore(struct migrate_dest *d, struct err *e)
+int migration_restore(struct migration_restore *r, struct err *e)
 {
-	struct restoring c = {.d = d, .run = d->run, .ram = &d->ram, .e = e};
-	const int fd = d->fd;
+	struct restoring c = {.r = r, .ram = &r->ram, .e = e};
+	const int fd = r->fd;
 	int ret;
 
-	d->fd = -1;
-	ret = channel_init(&c.file, fd, FRAME_FROM_SOURCE, d->cancel_fd, 0);
+	r->fd = -1;
+	ret = channel_init(&c.file, fd, FRAME_FROM_SOURCE, r->cancel_fd, 0);
 	if (ret < 0)
 		return err_set(e, ret, "%s", strerror(-ret));
 	c.ram->fd = fd; /* lent by the channel */
-	c.ram->cancel_fd = d->cancel_fd;
+	c.ram->cancel_fd = r->cancel_fd;
 	ret = restore(&c);
 	channel_fini(&c.file);
 	description_free(c.description);

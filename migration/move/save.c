@@ -1,4 +1,4 @@
-#include "vmm/guest/migrate_save.h"
+#include "migration/move/save.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -11,28 +11,28 @@
 #include "base/bytes.h"
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/guest_mem.h"
 #include "base/log.h"
+#include "base/version.h"
 #include "migration/description/description.h"
+#include "migration/move/source.h"
 #include "migration/ram/file.h"
 #include "migration/state/buf.h"
-#include "vmm/guest/migrate_guest.h"
-#include "vmm/guest/run.h"
-#include "vmm/version.h"
 
 /* Where RAM may begin: a map of it can then use large pages wherever the file system has them. */
 #define RAM_ALIGN (2 * MiB)
 
 struct saving {
-	struct migrate_source *s;
-	struct run *run;
-	struct migrate_guest guest;
+	struct migration_source *s;
+	const struct migration_guest *guest; /* @s's */
+	struct migration_pause pause;
 	struct machine_description *description;
 	struct wbuf state;
 	struct frame_finish finish;
 	struct err *e;
 };
 
-int migrate_save_check(int fd, struct err *e)
+int migration_save_check(int fd, struct err *e)
 {
 	const int flags = fcntl(fd, F_GETFL);
 	struct stat st;
@@ -169,31 +169,22 @@ static int write_front(const struct saving *c, const struct wbuf *w)
 	return 0;
 }
 
-static int flush_disks(const struct saving *c)
-{
-	unsigned int i;
-	int ret = 0;
-
-	for (i = 0; !ret && !c->s->params.keep_running && i < c->run->n_disks; i++)
-		ret = blk_file_flush(&c->run->disk[i], c->e);
-	return ret;
-}
-
 static int write_file(struct saving *c)
 {
-	const struct memory *mem = &c->run->machine.memory;
+	struct migration_ram memory;
 	struct ram_file *f = &c->s->file;
 	struct wbuf front = {0};
 	int ret;
 
+	c->guest->ops->ram(c->guest->ctx, &memory);
 	f->crc = calloc(ram_file_parts(f->n_bytes), sizeof(*f->crc));
 	ret = f->crc ? make_front(c, &front) : err_set(c->e, -ENOMEM, "out of memory");
-	if (!ret)
-		ret = flush_disks(c);
+	if (!ret && !c->s->params.keep_running)
+		ret = c->guest->ops->flush(c->guest->ctx, c->e);
 	if (!ret) {
 		f->offset = (front.len + RAM_ALIGN - 1) / RAM_ALIGN * RAM_ALIGN;
-		migrate_source_begin_round(c->s);
-		ret = ram_file_save(f, mem->map, mem->hugepages ? -1 : mem->fd, c->e);
+		migration_source_begin_round(c->s);
+		ret = ram_file_save(f, memory.map, memory.no_pages ? -1 : memory.fd, c->e);
 	}
 	if (!ret) {
 		c->finish.data_pages = f->progress.bytes / GUEST_PAGE;
@@ -209,18 +200,20 @@ static int write_file(struct saving *c)
 
 static int save(struct saving *c)
 {
+	const struct migration_guest_ops *ops = c->guest->ops;
+	void *ctx = c->guest->ctx;
 	int ret;
 
 	c->description = description_new();
-	ret = c->description ? migrate_guest_pause(&c->guest, c->e)
+	ret = c->description ? ops->pause(ctx, &c->pause, c->e)
 			     : err_set(c->e, -ENOMEM, "out of memory");
 	if (!ret)
-		ret = migrate_guest_describe(&c->guest, c->description, c->e);
+		ret = ops->describe(ctx, c->description, c->e);
 	if (!ret)
-		ret = migrate_guest_save(&c->guest, &c->state, false, c->e);
+		ret = ops->save(ctx, &c->s->base, false, &c->state, c->e);
 	if (!ret) {
-		c->finish.running = c->guest.running;
-		migrate_source_set_status(c->s, MIGRATE_ACTIVE);
+		c->finish.running = c->pause.ran;
+		migration_source_set_status(c->s, MIGRATE_ACTIVE);
 		ret = write_file(c);
 	}
 	description_free(c->description);
@@ -231,14 +224,15 @@ static int save(struct saving *c)
 /* The guest as it was; what fails here is told, and does not hide why the saving failed. */
 static void let_go_on(struct saving *c, int ret)
 {
+	const struct migration_guest_ops *ops = c->guest->ops;
 	struct err e = {0};
 
-	if (!c->guest.stopped)
+	if (!c->pause.stopped)
 		return;
 	if (!ret && !c->s->params.keep_running)
-		ret = migrate_guest_stay_paused(&c->guest, &e);
+		ret = ops->stay_paused(c->guest->ctx, &e);
 	else
-		ret = migrate_guest_take_back(&c->guest, &e);
+		ret = ops->take_back(c->guest->ctx, &c->pause, &e);
 	if (ret < 0 && ret != -ECANCELED)
 		log_err("the guest stays paused: %s; testudo resume goes on when that is settled",
 			e.text);
@@ -246,16 +240,14 @@ static void let_go_on(struct saving *c, int ret)
 
 static void note_end(struct saving *c, int ret)
 {
-	struct migrate_source *s = c->s;
+	struct migration_source *s = c->s;
 	struct migrate_stats *st = &s->stats;
-	unsigned int i;
 
 	pthread_mutex_lock(&s->lock);
 	st->end_ns = monotonic_ns();
+	st->pause_ns = c->pause.at_ns;
 	if (st->pause_ns && !ret && s->params.keep_running)
 		st->downtime_ns = st->end_ns - st->pause_ns;
-	for (i = 0; i < c->run->n_disks; i++)
-		st->writable_disks += !c->run->disk[i].readonly;
 	st->pages_normal = s->file.progress.bytes / GUEST_PAGE;
 	st->code = ret;
 	snprintf(st->error, sizeof(st->error), "%s", ret ? c->e->text : "");
@@ -266,10 +258,10 @@ static void note_end(struct saving *c, int ret)
 			 s->params.keep_running ? " and goes on" : "; it stays paused until quit");
 }
 
-void migrate_save(struct migrate_source *s)
+void migration_save(struct migration_source *s)
 {
 	struct err e = {0};
-	struct saving c = {.s = s, .run = s->run, .guest = {.s = s}, .e = &e};
+	struct saving c = {.s = s, .guest = &s->guest, .e = &e};
 	int ret = save(&c);
 
 	/* before anybody hears of the end: a file without a name takes its time to go */
