@@ -134,7 +134,7 @@ static int wait_ready(const struct ram_io *io, int fd, short events, bool patien
 	if (!ret)
 		return err_set(e, -ETIMEDOUT,
 			       "memory stream: the %s has not moved a byte for %u s; look at the "
-			       "network and at the load there",
+			       "network and at the load of its host",
 			       io->peer, io->stall_ms / 1000);
 	return 0;
 }

@@ -9,7 +9,7 @@ import pytest
 import harness
 from harness import VMM_ERROR
 
-SOURCE = harness.ROOT / "vmm" / "kvm.c"
+SOURCE = harness.ROOT / "vmm" / "kvm" / "kvm.c"
 
 # KVM's own numbers (linux/kvm.h), so that the table in the source is held against another one
 NUMBERS = {

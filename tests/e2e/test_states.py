@@ -56,7 +56,7 @@ def test_refusals_are_not_told_by_the_names_of_qmp(work, command):
     assert r.returncode and r.stderr == "testudo: error: guest 'g': the reason of it\n", r
 
 
-@pytest.mark.parametrize("path", ["vmm/guest/control_commands.c", "vmm/guest/migrate_source.c"])
+@pytest.mark.parametrize("path", ["vmm/guest/control_commands.c", "vmm/guest/outgoing.c"])
 def test_what_a_guest_says_is_for_both(path):
     """What these answer reaches users of the command line as it is."""
     text = (harness.ROOT / path).read_text()

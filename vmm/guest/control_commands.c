@@ -131,9 +131,10 @@ static int may_act(const struct control *c, struct err *e)
 			       "the guest stands still to be moved or saved; wait for the end of "
 			       "that, or cancel it");
 	case RUN_POSTMIGRATE:
-		return err_set(e, -EBUSY,
-			       "the guest has left, moved or saved, and must not run twice; what "
-			       "is left of it here can only be ended (testudo stop --force)");
+		return err_set(
+			e, -EBUSY,
+			"the guest has left, moved or saved, and must not run twice; what "
+			"is left of it on the source can only be ended (testudo stop --force)");
 	default:
 		return need_machine(c, e);
 	}

@@ -62,7 +62,7 @@ static int other_frequency(uint32_t khz, uint32_t here, struct err *e)
 	return err_set(
 		e, -ENOTSUP,
 		"the guest's TSC runs at %u kHz, the destination's at %u kHz, and KVM "
-		"cannot scale it there: its clocks would go wrong; use a host of that frequency or "
+		"cannot scale it: its clocks would go wrong; use a host of that frequency or "
 		"with TSC scaling",
 		khz, here);
 }
