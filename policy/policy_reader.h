@@ -1,6 +1,6 @@
 /*
  * Inside of reading a policy file: the place in the file, its events, and the two halves of the
- * reader, keys (policy.c) and values (policy_values.c). For policy/policy*.c and nobody else.
+ * reader, keys (policy_parse.c) and values (policy_values.c). For policy/policy*.c and nobody else.
  */
 #ifndef POLICY_POLICY_READER_H
 #define POLICY_POLICY_READER_H
