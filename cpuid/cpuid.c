@@ -3,12 +3,7 @@
 #include <errno.h>
 #include <stddef.h>
 
-#define LEAF1_ECX_MONITOR      (1u << 3)
-#define LEAF1_ECX_X2APIC       (1u << 21)
-#define LEAF1_ECX_TSC_DEADLINE (1u << 24)
-#define LEAF1_ECX_HYPERVISOR   (1u << 31)
-#define LEAF1_EDX_HTT	       (1u << 28)
-#define AMD1_ECX_CMP_LEGACY    (1u << 1)
+#include "cpuid/feature_bits.h"
 
 /* level types of leaves 0BH and 1FH, ECX[15:8] */
 #define LEVEL_INVALID 0
@@ -58,7 +53,7 @@ bool cpuid_has_invariant_tsc(const struct cpuid_set *set)
 
 	for (i = 0; i < set->n_leaves; i++)
 		if (set->leaf[i].leaf == 0x80000007)
-			return set->leaf[i].edx & 1u << 8;
+			return set->leaf[i].edx & CPUID_BIT(80000007_0_EDX, invtsc);
 	return false;
 }
 
@@ -139,9 +134,9 @@ static void set_amd_topology(struct cpuid_set *set, uint32_t apic_id, uint32_t n
 	struct cpuid_leaf *l = cpuid_find(set, 0x80000001, 0);
 
 	if (l && n_vcpus > 1)
-		l->ecx |= AMD1_ECX_CMP_LEGACY;
+		l->ecx |= CPUID_BIT(80000001_0_ECX, cmp_legacy);
 	else if (l)
-		l->ecx &= ~AMD1_ECX_CMP_LEGACY;
+		l->ecx &= ~CPUID_BIT(80000001_0_ECX, cmp_legacy);
 	l = cpuid_find(set, 0x80000008, 0);
 	if (l) /* ECX[15:12] bits of the core ID, ECX[7:0] cores - 1 */
 		l->ecx = (l->ecx & ~0xf0ffu) | id_bits(n_vcpus) << 12 | (n_vcpus - 1);
@@ -167,9 +162,9 @@ int cpuid_set_topology(struct cpuid_set *set, uint32_t apic_id, uint32_t n_vcpus
 
 		l->ebx = (l->ebx & 0xffff) | apic_id << 24 | (ids < 0xff ? ids : 0xff) << 16;
 		if (n_vcpus > 1)
-			l->edx |= LEAF1_EDX_HTT;
+			l->edx |= CPUID_BIT(1_0_EDX, ht);
 		else
-			l->edx &= ~LEAF1_EDX_HTT;
+			l->edx &= ~CPUID_BIT(1_0_EDX, ht);
 	}
 	set_cache_sharing(set, 4, n_vcpus);
 
@@ -195,8 +190,8 @@ void cpuid_set_vmm_bits(struct cpuid_set *set, bool tsc_deadline)
 
 	if (!l)
 		return;
-	l->ecx |= LEAF1_ECX_HYPERVISOR | LEAF1_ECX_X2APIC;
-	l->ecx &= ~LEAF1_ECX_MONITOR;
+	l->ecx |= CPUID_BIT(1_0_ECX, hypervisor) | CPUID_BIT(1_0_ECX, x2apic);
+	l->ecx &= ~CPUID_BIT(1_0_ECX, monitor);
 	if (tsc_deadline)
-		l->ecx |= LEAF1_ECX_TSC_DEADLINE;
+		l->ecx |= CPUID_BIT(1_0_ECX, tsc_deadline_timer);
 }

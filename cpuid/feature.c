@@ -5,7 +5,6 @@
 #include "cpuid/feature.h"
 
 #include <errno.h>
-#include <string.h>
 
 #include "base/bytes.h"
 
@@ -21,30 +20,30 @@
 
 static const struct cpu_feature features[] = {
 #define FEATURE(name, leaf, subleaf, reg, bit, merge, source) \
-	{name, leaf, subleaf, reg, bit, merge, source},
+	{#name, 0x##leaf, subleaf, CPUID_##reg, bit, merge, source},
 #include "cpuid/features.def"
 #undef FEATURE
 };
 
 /* QEMU's names where they are not Linux's with another separator */
 static const struct {
-	const char *qemu, *linux_name;
+	const char *qemu;
+	enum cpu_feature_id id;
 } aliases[] = {
-	{"sse3", "pni"},
-	{"lzcnt", "abm"},
-	{"tsc_deadline", "tsc_deadline_timer"},
-
-	{"sha", "sha_ni"},
-	{"cr8legacy", "cr8_legacy"},
-	{"tsx_ldtrk", "tsxldtrk"},
-	{"prefetchit", "prefetchiti"},
-	{"avx512_vbmi", "avx512vbmi"},
-	{"avx512vbmi2", "avx512_vbmi2"},
-	{"avx512vnni", "avx512_vnni"},
-	{"avx512bitalg", "avx512_bitalg"},
-	{"htt", "ht"},
-	{"l1d_flush", "flush_l1d"},
-	{"1gb_pages", "pdpe1gb"},
+	{"sse3", FEATURE_pni},
+	{"lzcnt", FEATURE_abm},
+	{"tsc_deadline", FEATURE_tsc_deadline_timer},
+	{"sha", FEATURE_sha_ni},
+	{"cr8legacy", FEATURE_cr8_legacy},
+	{"tsx_ldtrk", FEATURE_tsxldtrk},
+	{"prefetchit", FEATURE_prefetchiti},
+	{"avx512_vbmi", FEATURE_avx512vbmi},
+	{"avx512vbmi2", FEATURE_avx512_vbmi2},
+	{"avx512vnni", FEATURE_avx512_vnni},
+	{"avx512bitalg", FEATURE_avx512_bitalg},
+	{"htt", FEATURE_ht},
+	{"l1d_flush", FEATURE_flush_l1d},
+	{"1gb_pages", FEATURE_pdpe1gb},
 };
 
 /*
@@ -52,126 +51,132 @@ static const struct {
  * the controls of SPEC_CTRL are here because without the MSR they would name bits of nothing.
  */
 static const struct {
-	const char *feature, *needs;
+	enum cpu_feature_id feature, needs;
 } deps[] = {
-	{"sse2", "sse"},
-	{"pni", "sse2"},
-	{"ssse3", "pni"},
-	{"sse4_1", "ssse3"},
-	{"sse4_2", "sse4_1"},
-	{"sse4a", "pni"},
-	{"sse", "fxsr"},
-	{"fxsr_opt", "fxsr"},
-	{"aes", "sse2"},
-	{"pclmulqdq", "sse2"},
-	{"sha_ni", "sse2"},
-	{"gfni", "sse2"},
-	{"xsaveopt", "xsave"},
-	{"xsavec", "xsave"},
-	{"xgetbv1", "xsave"},
-	{"xsaves", "xsavec"},
-	{"xfd", "xsave"},
-	{"pku", "xsave"},
-	{"mpx", "xsave"},
-	{"avx", "xsave"},
-	{"avx", "sse4_2"},
-	{"f16c", "avx"},
-	{"fma", "avx"},
-	{"fma4", "avx"},
-	{"xop", "avx"},
-	{"avx2", "avx"},
-	{"vaes", "avx"},
-	{"vpclmulqdq", "avx"},
-	{"avx_vnni", "avx2"},
-	{"avx_ifma", "avx2"},
-	{"avx_vnni_int8", "avx2"},
-	{"avx_vnni_int16", "avx2"},
-	{"avx_ne_convert", "avx2"},
-	{"sha512", "avx2"},
-	{"sm3", "avx"},
-	{"sm4", "avx2"},
-	{"avx512f", "avx2"},
-	{"avx512f", "fma"},
-	{"avx512f", "f16c"},
-	{"avx512dq", "avx512f"},
-	{"avx512ifma", "avx512f"},
-	{"avx512pf", "avx512f"},
-	{"avx512er", "avx512f"},
-	{"avx512cd", "avx512f"},
-	{"avx512bw", "avx512f"},
-	{"avx512vl", "avx512f"},
-	{"avx512vbmi", "avx512bw"},
-	{"avx512_vbmi2", "avx512bw"},
-	{"avx512_vnni", "avx512f"},
-	{"avx512_bitalg", "avx512bw"},
-	{"avx512_vpopcntdq", "avx512f"},
-	{"avx512_4vnniw", "avx512f"},
-	{"avx512_4fmaps", "avx512f"},
-	{"avx512_vp2intersect", "avx512f"},
-	{"avx512_bf16", "avx512bw"},
-	{"avx512_fp16", "avx512bw"},
-	{"avx10", "avx512f"},
-	{"apx_f", "xsave"},
-	{"amx_tile", "xfd"},
-	{"amx_bf16", "amx_tile"},
-	{"amx_int8", "amx_tile"},
-	{"amx_fp16", "amx_tile"},
-	{"amx_complex", "amx_tile"},
-	{"shstk", "xsaves"},
-	{"arch_lbr", "xsaves"},
-	{"invpcid", "pcid"},
-	{"la57", "lm"},
-	{"nx", "pae"},
-	{"lm", "pae"},
-	{"x2apic", "apic"},
-	{"tsc_deadline_timer", "apic"},
-	{"tsc_deadline_timer", "tsc"},
-	{"rdtscp", "tsc"},
-	{"invtsc", "tsc"},
-	{"sgx_lc", "sgx"},
-	{"enqcmd", "xsaves"},
-	{"tsxldtrk", "rtm"},
-	{"stibp", "spec_ctrl"},
-	{"ssbd", "spec_ctrl"},
-	{"psfd", "spec_ctrl"},
-	{"ipred_ctrl", "spec_ctrl"},
-	{"rrsba_ctrl", "spec_ctrl"},
-	{"ddpd_u", "spec_ctrl"},
-	{"bhi_ctrl", "spec_ctrl"},
+	{FEATURE_sse2, FEATURE_sse},
+	{FEATURE_pni, FEATURE_sse2},
+	{FEATURE_ssse3, FEATURE_pni},
+	{FEATURE_sse4_1, FEATURE_ssse3},
+	{FEATURE_sse4_2, FEATURE_sse4_1},
+	{FEATURE_sse4a, FEATURE_pni},
+	{FEATURE_sse, FEATURE_fxsr},
+	{FEATURE_fxsr_opt, FEATURE_fxsr},
+	{FEATURE_aes, FEATURE_sse2},
+	{FEATURE_pclmulqdq, FEATURE_sse2},
+	{FEATURE_sha_ni, FEATURE_sse2},
+	{FEATURE_gfni, FEATURE_sse2},
+	{FEATURE_xsaveopt, FEATURE_xsave},
+	{FEATURE_xsavec, FEATURE_xsave},
+	{FEATURE_xgetbv1, FEATURE_xsave},
+	{FEATURE_xsaves, FEATURE_xsavec},
+	{FEATURE_xfd, FEATURE_xsave},
+	{FEATURE_pku, FEATURE_xsave},
+	{FEATURE_mpx, FEATURE_xsave},
+	{FEATURE_avx, FEATURE_xsave},
+	{FEATURE_avx, FEATURE_sse4_2},
+	{FEATURE_f16c, FEATURE_avx},
+	{FEATURE_fma, FEATURE_avx},
+	{FEATURE_fma4, FEATURE_avx},
+	{FEATURE_xop, FEATURE_avx},
+	{FEATURE_avx2, FEATURE_avx},
+	{FEATURE_vaes, FEATURE_avx},
+	{FEATURE_vpclmulqdq, FEATURE_avx},
+	{FEATURE_avx_vnni, FEATURE_avx2},
+	{FEATURE_avx_ifma, FEATURE_avx2},
+	{FEATURE_avx_vnni_int8, FEATURE_avx2},
+	{FEATURE_avx_vnni_int16, FEATURE_avx2},
+	{FEATURE_avx_ne_convert, FEATURE_avx2},
+	{FEATURE_sha512, FEATURE_avx2},
+	{FEATURE_sm3, FEATURE_avx},
+	{FEATURE_sm4, FEATURE_avx2},
+	{FEATURE_avx512f, FEATURE_avx2},
+	{FEATURE_avx512f, FEATURE_fma},
+	{FEATURE_avx512f, FEATURE_f16c},
+	{FEATURE_avx512dq, FEATURE_avx512f},
+	{FEATURE_avx512ifma, FEATURE_avx512f},
+	{FEATURE_avx512pf, FEATURE_avx512f},
+	{FEATURE_avx512er, FEATURE_avx512f},
+	{FEATURE_avx512cd, FEATURE_avx512f},
+	{FEATURE_avx512bw, FEATURE_avx512f},
+	{FEATURE_avx512vl, FEATURE_avx512f},
+	{FEATURE_avx512vbmi, FEATURE_avx512bw},
+	{FEATURE_avx512_vbmi2, FEATURE_avx512bw},
+	{FEATURE_avx512_vnni, FEATURE_avx512f},
+	{FEATURE_avx512_bitalg, FEATURE_avx512bw},
+	{FEATURE_avx512_vpopcntdq, FEATURE_avx512f},
+	{FEATURE_avx512_4vnniw, FEATURE_avx512f},
+	{FEATURE_avx512_4fmaps, FEATURE_avx512f},
+	{FEATURE_avx512_vp2intersect, FEATURE_avx512f},
+	{FEATURE_avx512_bf16, FEATURE_avx512bw},
+	{FEATURE_avx512_fp16, FEATURE_avx512bw},
+	{FEATURE_avx10, FEATURE_avx512f},
+	{FEATURE_apx_f, FEATURE_xsave},
+	{FEATURE_amx_tile, FEATURE_xfd},
+	{FEATURE_amx_bf16, FEATURE_amx_tile},
+	{FEATURE_amx_int8, FEATURE_amx_tile},
+	{FEATURE_amx_fp16, FEATURE_amx_tile},
+	{FEATURE_amx_complex, FEATURE_amx_tile},
+	{FEATURE_shstk, FEATURE_xsaves},
+	{FEATURE_arch_lbr, FEATURE_xsaves},
+	{FEATURE_invpcid, FEATURE_pcid},
+	{FEATURE_la57, FEATURE_lm},
+	{FEATURE_nx, FEATURE_pae},
+	{FEATURE_lm, FEATURE_pae},
+	{FEATURE_x2apic, FEATURE_apic},
+	{FEATURE_tsc_deadline_timer, FEATURE_apic},
+	{FEATURE_tsc_deadline_timer, FEATURE_tsc},
+	{FEATURE_rdtscp, FEATURE_tsc},
+	{FEATURE_invtsc, FEATURE_tsc},
+	{FEATURE_sgx_lc, FEATURE_sgx},
+	{FEATURE_enqcmd, FEATURE_xsaves},
+	{FEATURE_tsxldtrk, FEATURE_rtm},
+	{FEATURE_stibp, FEATURE_spec_ctrl},
+	{FEATURE_ssbd, FEATURE_spec_ctrl},
+	{FEATURE_psfd, FEATURE_spec_ctrl},
+	{FEATURE_ipred_ctrl, FEATURE_spec_ctrl},
+	{FEATURE_rrsba_ctrl, FEATURE_spec_ctrl},
+	{FEATURE_ddpd_u, FEATURE_spec_ctrl},
+	{FEATURE_bhi_ctrl, FEATURE_spec_ctrl},
 };
 
 /* Leaves that say nothing without a feature */
 static const struct {
-	const char *feature;
+	enum cpu_feature_id feature;
 	uint32_t leaf;
 } leaves[] = {
-	{"xsave", 0xd},	     {"cqm", 0xf},    {"rdt_a", 0x10},	   {"sgx", 0x12},
-	{"intel_pt", 0x14},  {"kl", 0x19},    {"arch_lbr", 0x1c},  {"amx_tile", 0x1d},
-	{"amx_tile", 0x1e},  {"avx10", 0x24}, {"svm", 0x8000000a}, {"ibs", 0x8000001b},
-	{"lwp", 0x8000001c},
+	{FEATURE_xsave, 0xd},	   {FEATURE_cqm, 0xf},	      {FEATURE_rdt_a, 0x10},
+	{FEATURE_sgx, 0x12},	   {FEATURE_intel_pt, 0x14},  {FEATURE_kl, 0x19},
+	{FEATURE_arch_lbr, 0x1c},  {FEATURE_amx_tile, 0x1d},  {FEATURE_amx_tile, 0x1e},
+	{FEATURE_avx10, 0x24},	   {FEATURE_svm, 0x8000000a}, {FEATURE_ibs, 0x8000001b},
+	{FEATURE_lwp, 0x8000001c},
 };
 
 /* State components of XCR0 and IA32_XSS (SDM vol.1 table 13-1) and what brings each */
 static const struct {
 	unsigned int bit;
-	const char *feature;
+	enum cpu_feature_id feature;
 } components[] = {
-	{2, "avx"},	  {3, "mpx"},	    {4, "mpx"},	      {5, "avx512f"},
-	{6, "avx512f"},	  {7, "avx512f"},   {8, "intel_pt"},  {9, "pku"},
-	{10, "enqcmd"},	  {11, "shstk"},    {12, "shstk"},    {14, "uintr"},
-	{15, "arch_lbr"}, {17, "amx_tile"}, {18, "amx_tile"}, {19, "apx_f"},
+	{2, FEATURE_avx},	{3, FEATURE_mpx},	{4, FEATURE_mpx},
+	{5, FEATURE_avx512f},	{6, FEATURE_avx512f},	{7, FEATURE_avx512f},
+	{8, FEATURE_intel_pt},	{9, FEATURE_pku},	{10, FEATURE_enqcmd},
+	{11, FEATURE_shstk},	{12, FEATURE_shstk},	{14, FEATURE_uintr},
+	{15, FEATURE_arch_lbr}, {17, FEATURE_amx_tile}, {18, FEATURE_amx_tile},
+	{19, FEATURE_apx_f},
 };
 
 #define XCR0_X87_SSE	 3u
 #define XCR0_TILES	 (3u << 17)
 #define XSAVE_HEADER_END 576u /* legacy area and header */
 
-_Static_assert(ARRAY_SIZE(features) <= CPU_FEATURES_MAX, "raise CPU_FEATURES_MAX");
-
 const struct cpu_feature *cpu_features(unsigned int *n)
 {
 	*n = ARRAY_SIZE(features);
 	return features;
+}
+
+const struct cpu_feature *cpu_feature(enum cpu_feature_id id)
+{
+	return &features[id];
 }
 
 static char folded(char c)
@@ -200,14 +205,8 @@ const struct cpu_feature *cpu_feature_find(const char *name, size_t len)
 			return &features[i];
 	for (i = 0; i < ARRAY_SIZE(aliases); i++)
 		if (same_name(name, len, aliases[i].qemu))
-			return cpu_feature_find(aliases[i].linux_name,
-						strlen(aliases[i].linux_name));
+			return &features[aliases[i].id];
 	return NULL;
-}
-
-static const struct cpu_feature *find(const char *name)
-{
-	return cpu_feature_find(name, strlen(name));
 }
 
 uint32_t *cpuid_reg(struct cpuid_leaf *leaf, enum cpuid_reg reg)
@@ -250,8 +249,8 @@ const struct cpu_feature *cpu_feature_needs(const struct cpu_feature *f, unsigne
 	size_t d;
 
 	for (d = 0; d < ARRAY_SIZE(deps); d++)
-		if (!strcmp(deps[d].feature, f->name) && i-- == 0)
-			return find(deps[d].needs);
+		if (&features[deps[d].feature] == f && i-- == 0)
+			return &features[deps[d].needs];
 	return NULL;
 }
 
@@ -271,13 +270,18 @@ static uint32_t xsave_size(struct cpuid_set *set, uint64_t xcr0)
 }
 
 /* A component that the table does not know is left to KVM. */
+static bool has(struct cpuid_set *set, enum cpu_feature_id id)
+{
+	return cpu_feature_has(set, &features[id]);
+}
+
 static uint64_t components_allowed(struct cpuid_set *set)
 {
 	uint64_t allowed = ~0ULL;
 	size_t i;
 
 	for (i = 0; i < ARRAY_SIZE(components); i++)
-		if (!cpu_feature_has(set, find(components[i].feature)))
+		if (!has(set, components[i].feature))
 			allowed &= ~(1ULL << components[i].bit);
 	return allowed;
 }
@@ -286,7 +290,7 @@ static void close_xsave(struct cpuid_set *set)
 {
 	const uint64_t allowed = components_allowed(set);
 	struct cpuid_leaf *l0 = cpuid_find(set, 0xd, 0), *l1 = cpuid_find(set, 0xd, 1);
-	const bool xsaves = cpu_feature_has(set, find("xsaves"));
+	const bool xsaves = has(set, FEATURE_xsaves);
 	uint64_t both = XCR0_X87_SSE;
 	uint32_t from, to = 0;
 
@@ -315,78 +319,36 @@ static void close_xsave(struct cpuid_set *set)
 
 void cpu_features_close(struct cpuid_set *set)
 {
-	const struct cpu_feature *feature[ARRAY_SIZE(deps)], *needs[ARRAY_SIZE(deps)];
 	bool again = true;
 	size_t i;
 
-	for (i = 0; i < ARRAY_SIZE(deps); i++) {
-		feature[i] = find(deps[i].feature);
-		needs[i] = find(deps[i].needs);
-	}
 	while (again) { /* each round clears at least one */
 		again = false;
 		for (i = 0; i < ARRAY_SIZE(deps); i++) {
-			if (!cpu_feature_has(set, feature[i]) || cpu_feature_has(set, needs[i]))
+			if (!has(set, deps[i].feature) || has(set, deps[i].needs))
 				continue;
-			cpu_feature_put(set, feature[i], false);
+			cpu_feature_put(set, &features[deps[i].feature], false);
 			again = true;
 		}
 	}
 	close_xsave(set);
 	for (i = 0; i < ARRAY_SIZE(leaves); i++)
-		if (!cpu_feature_has(set, find(leaves[i].feature)))
+		if (!has(set, leaves[i].feature))
 			cpuid_remove(set, leaves[i].leaf);
 }
 
 void cpu_features_hide_amx(struct cpuid_set *set)
 {
-	const struct cpu_feature *tile = find("amx_tile");
 	const struct cpuid_leaf *l = cpuid_find(set, 0xd, 0);
 	size_t i;
 
 	if (l && (l->eax & XCR0_TILES) == XCR0_TILES)
 		return;
-	cpu_feature_put(set, tile, false);
+	cpu_feature_put(set, &features[FEATURE_amx_tile], false);
 	for (i = 0; i < ARRAY_SIZE(deps); i++)
-		if (!strcmp(deps[i].needs, tile->name))
-			cpu_feature_put(set, find(deps[i].feature), false);
+		if (deps[i].needs == FEATURE_amx_tile)
+			cpu_feature_put(set, &features[deps[i].feature], false);
 	for (i = 0; i < ARRAY_SIZE(leaves); i++)
-		if (!strcmp(leaves[i].feature, tile->name))
+		if (leaves[i].feature == FEATURE_amx_tile)
 			cpuid_remove(set, leaves[i].leaf);
-}
-
-/* one word: bits by their rules */
-static uint32_t level_word(uint32_t leaf, uint32_t subleaf, enum cpuid_reg reg, uint32_t a,
-			   uint32_t b)
-{
-	uint32_t or_bits = 0, special = 0;
-	size_t i;
-
-	for (i = 0; i < ARRAY_SIZE(features); i++) {
-		const struct cpu_feature *f = &features[i];
-
-		if (f->leaf != leaf || f->subleaf != subleaf || f->reg != reg)
-			continue;
-		or_bits |= f->merge == MERGE_OR ? 1u << f->bit : 0;
-		special |= f->merge == MERGE_SPECIAL ? 1u << f->bit : 0;
-	}
-	return ((a & b) | ((a | b) & or_bits)) & ~special;
-}
-
-void cpu_features_level(struct cpuid_set *set, struct cpuid_set *other)
-{
-	size_t i;
-
-	for (i = 0; i < ARRAY_SIZE(features); i++) {
-		const struct cpu_feature *f = &features[i];
-		struct cpuid_leaf *a = cpuid_find(set, f->leaf, f->subleaf);
-		struct cpuid_leaf *b = cpuid_find(other, f->leaf, f->subleaf);
-		uint32_t *reg;
-
-		if (!a)
-			continue;
-		reg = cpuid_reg(a, f->reg);
-		*reg = level_word(f->leaf, f->subleaf, f->reg, *reg, b ? *cpuid_reg(b, f->reg) : 0);
-	}
-	cpu_features_close(set);
 }

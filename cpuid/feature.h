@@ -24,13 +24,22 @@ struct cpu_feature {
 	const char *source;
 };
 
-#define CPU_FEATURES_MAX 320 /* room for the table in a caller's array */
+/* FEATURE_avx2: the row of avx2 */
+enum cpu_feature_id {
+#define FEATURE(name, leaf, subleaf, reg, bit, merge, source) FEATURE_##name,
+#include "cpuid/features.def"
+#undef FEATURE
+	CPU_FEATURES, /* how many there are */
+};
 
 /* XSAVE state components whose feature is in the table (SDM vol.1 table 13-1) */
 #define XSAVE_COMPONENTS_KNOWN 0xedfffULL
 
-/** cpu_features - the table; @n receives the number of rows */
+/** cpu_features - the table; @n receives the number of rows, CPU_FEATURES */
 const struct cpu_feature *cpu_features(unsigned int *n);
+
+/** cpu_feature - one row of it */
+const struct cpu_feature *cpu_feature(enum cpu_feature_id id);
 
 /**
  * cpu_feature_find - look a name up
@@ -69,12 +78,5 @@ void cpu_features_close(struct cpuid_set *set);
  * (Documentation/arch/x86/xstate.rst of Linux, "Dynamic features for virtual machines").
  */
 void cpu_features_hide_amx(struct cpuid_set *set);
-
-/**
- * cpu_features_level - make @set what both @set and @other can show
- * In the registers that the table knows, each bit by its merge rule, and a bit without a name only
- * where both have it. Other leaves stay as they are.
- */
-void cpu_features_level(struct cpuid_set *set, struct cpuid_set *other);
 
 #endif

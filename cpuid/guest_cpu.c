@@ -26,8 +26,7 @@
 /* what a 64-bit kernel takes for granted */
 #define BASE                                                                               \
 	"fpu de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx " \
-	"fxsr "                                                                            \
-	"sse sse2 syscall nx lm "
+	"fxsr sse sse2 syscall nx lm "
 #define V2 "pni ssse3 sse4_1 sse4_2 popcnt cx16 lahf_lm "
 #define V3 "xsave avx avx2 bmi1 bmi2 f16c fma abm movbe "
 #define V4 "avx512f avx512bw avx512cd avx512dq avx512vl "
@@ -85,12 +84,45 @@ static const struct guest_alias aliases[] = {
  * weaker, never wrong. The controls that tell parts of one kind from another (CPUID.(7,2)) are not
  * among them: a guest takes them as a promise that it never moves to a host without.
  */
-static const char shown_anyway[] =
-	"x2apic tsc_deadline_timer tsc_adjust arat hypervisor ht cmp_legacy topoext invtsc "
-	"spec_ctrl stibp ssbd arch_capabilities md_clear flush_l1d rtm_always_abort "
-	"fdp_excptn_only zero_fcs_fds ibpb ibrs amd_stibp amd_ssbd virt_ssbd amd_ssb_no "
-	"stibp_always_on ibrs_preferred ibrs_same_mode btc_no ibpb_ret lfence_rdtsc "
-	"null_sel_clr_base verw_clear autoibrs sbpb ibpb_brtype srso_no srso_user_kernel_no ";
+static const enum cpu_feature_id shown_anyway[] = {
+	FEATURE_x2apic,
+	FEATURE_tsc_deadline_timer,
+	FEATURE_tsc_adjust,
+	FEATURE_arat,
+	FEATURE_hypervisor,
+	FEATURE_ht,
+	FEATURE_cmp_legacy,
+	FEATURE_topoext,
+	FEATURE_invtsc,
+	FEATURE_spec_ctrl,
+	FEATURE_stibp,
+	FEATURE_ssbd,
+	FEATURE_arch_capabilities,
+	FEATURE_md_clear,
+	FEATURE_flush_l1d,
+	FEATURE_rtm_always_abort,
+	FEATURE_fdp_excptn_only,
+	FEATURE_zero_fcs_fds,
+	FEATURE_ibpb,
+	FEATURE_ibrs,
+	FEATURE_amd_stibp,
+	FEATURE_amd_ssbd,
+	FEATURE_virt_ssbd,
+	FEATURE_amd_ssb_no,
+	FEATURE_stibp_always_on,
+	FEATURE_ibrs_preferred,
+	FEATURE_ibrs_same_mode,
+	FEATURE_btc_no,
+	FEATURE_ibpb_ret,
+	FEATURE_lfence_rdtsc,
+	FEATURE_null_sel_clr_base,
+	FEATURE_verw_clear,
+	FEATURE_autoibrs,
+	FEATURE_sbpb,
+	FEATURE_ibpb_brtype,
+	FEATURE_srso_no,
+	FEATURE_srso_user_kernel_no,
+};
 
 const struct guest_model *guest_models(unsigned int *n)
 {
@@ -102,11 +134,6 @@ const struct guest_alias *guest_aliases(unsigned int *n)
 {
 	*n = ARRAY_SIZE(aliases);
 	return aliases;
-}
-
-const char *guest_cpu_shown_anyway(void)
-{
-	return shown_anyway;
 }
 
 /* the next word of a list; NULL at its end */
@@ -314,13 +341,14 @@ static int check_present(const struct guest_cpu *cpu, const struct guest_model *
  */
 static void keep_listed(const struct guest_cpu *cpu, const char *list, struct cpuid_set *set)
 {
-	bool wanted[CPU_FEATURES_MAX] = {false};
+	bool wanted[CPU_FEATURES] = {false};
 	unsigned int n, i, next;
 	const struct cpu_feature *f = cpu_features(&n);
 	struct cpuid_leaf *l;
 
 	mark(list, wanted);
-	mark(shown_anyway, wanted);
+	for (i = 0; i < ARRAY_SIZE(shown_anyway); i++)
+		wanted[shown_anyway[i]] = true;
 	for (i = 0; i < cpu->n_edits; i++)
 		wanted[cpu->edit[i].feature - f] |= cpu->edit[i].on;
 	for (i = 0; i < n; i = next) { /* the rows of a register are together */

@@ -46,9 +46,6 @@ struct guest_alias {
 /** guest_aliases - QEMU's and libvirt's names; @n receives their number */
 const struct guest_alias *guest_aliases(unsigned int *n);
 
-/** guest_cpu_shown_anyway - the features that every model shows where the host has them */
-const char *guest_cpu_shown_anyway(void);
-
 /**
  * guest_cpu_parse - read "NAME[,+FEATURE|,-FEATURE]..."
  * @text: e.g. "icelake-server,-avx512f,+bhi_ctrl"; "host" is everything that KVM supports
@@ -64,8 +61,8 @@ int guest_cpu_parse(const char *text, struct guest_cpu *out, struct err *e);
  * A model needs a host of its vendor that has all its features, less those taken away by "-". "+"
  * needs the host to have the feature, and the guest all that it builds on; "-" takes with it what
  * builds on the feature. Apart from its features a model's guest is shown controls of speculation
- * and timers that the host has (guest_cpu_shown_anyway()). Family, model, stepping and the brand
- * string become the model's; leaves that tell one host from another, and the PMU's, go.
+ * and timers that the host has. Family, model, stepping and the brand string become the model's;
+ * leaves that tell one host from another, and the PMU's, go.
  * Topology and the VMM's own bits are set later: cpuid_set_topology(), cpuid_set_vmm_bits().
  * Return: 0; -ENOTSUP naming every feature that is missing, or the vendor; -EINVAL for "+" of a
  *         feature without what it builds on; -ENOSPC

@@ -7,23 +7,17 @@
 #include <string.h>
 
 #include "base/bytes.h"
+#include "cpuid/feature_bits.h"
 
-#define LEAF1_ECX_HYPERVISOR   (1u << 31)
-#define LEAF7_ECX_BUS_LOCK     (1u << 24)
-#define LEAF7_EDX_HYBRID       (1u << 15)
-#define LEAF7_2_EDX_IPRED_CTRL (1u << 1)
-#define LEAF7_2_EDX_RRSBA_CTRL (1u << 2)
-#define LEAF7_2_EDX_DDPD_U     (1u << 3)
-#define LEAF7_2_EDX_BHI_CTRL   (1u << 4)
-#define ARCH_CAP_IBRS_ALL_BIT  (1ULL << 1)
-#define ARCH_CAP_RSBA_BIT      (1ULL << 2)
-#define ARCH_CAP_RRSBA_BIT     (1ULL << 19)
-#define ARCH_CAP_BHI_NO_BIT    (1ULL << 20)
+#define ARCH_CAP_IBRS_ALL_BIT (1ULL << 1)
+#define ARCH_CAP_RSBA_BIT     (1ULL << 2)
+#define ARCH_CAP_RRSBA_BIT    (1ULL << 19)
+#define ARCH_CAP_BHI_NO_BIT   (1ULL << 20)
 
 /* Controls that came with Golden Cove and Gracemont; no older part has one. */
-#define LEAF7_2_EDX_NEWER                                                       \
-	(LEAF7_2_EDX_IPRED_CTRL | LEAF7_2_EDX_RRSBA_CTRL | LEAF7_2_EDX_DDPD_U | \
-	 LEAF7_2_EDX_BHI_CTRL)
+#define NEWER_7_2_EDX                                                      \
+	(CPUID_BIT(7_2_EDX, ipred_ctrl) | CPUID_BIT(7_2_EDX, rrsba_ctrl) | \
+	 CPUID_BIT(7_2_EDX, ddpd_u) | CPUID_BIT(7_2_EDX, bhi_ctrl))
 
 #define SRC_OLD	    "Linux intel-family.h; no eIBRS: Intel 758359, affected processors"
 #define SRC_INORDER "Linux common.c, cpu_vuln_whitelist: NO_SPECULATION"
@@ -40,12 +34,6 @@ static const struct cpu_model models[] = {
 #include "cpuid/models.def"
 #undef MODEL
 };
-
-const struct cpu_model *cpu_models(unsigned int *n)
-{
-	*n = ARRAY_SIZE(models);
-	return models;
-}
 
 const struct cpu_model *cpu_model_find(uint32_t family, uint32_t model, uint32_t stepping)
 {
@@ -110,7 +98,7 @@ void host_facts_from_cpuid(struct host_facts *f, struct cpuid_set *raw, struct c
 			f->model |= (l->eax >> 16 & 0xf) << 4;
 		if (f->family == 0xf)
 			f->family += l->eax >> 20 & 0xff;
-		f->hypervisor = l->ecx & LEAF1_ECX_HYPERVISOR;
+		f->hypervisor = l->ecx & CPUID_BIT(1_0_ECX, hypervisor);
 	}
 	l = cpuid_find(raw, 7, 0);
 	if (l && max >= 7) {
@@ -151,15 +139,15 @@ static bool has_bus_lock_of_its_own(const struct cpu_model *row)
 
 static enum bhb_kind bhb_of_intel(const struct host_facts *f, const struct cpu_model *row)
 {
-	const bool newer_ctrl = f->leaf7_2_edx & LEAF7_2_EDX_NEWER;
-	const bool newer_hint =
-		(f->leaf7_0_ecx & LEAF7_ECX_BUS_LOCK) && !has_bus_lock_of_its_own(row);
+	const bool newer_ctrl = f->leaf7_2_edx & NEWER_7_2_EDX;
+	const bool newer_hint = (f->leaf7_0_ecx & CPUID_BIT(7_0_ECX, bus_lock_detect)) &&
+				!has_bus_lock_of_its_own(row);
 
-	if (row && row->atom_only && !(f->leaf7_0_edx & LEAF7_EDX_HYBRID))
+	if (row && row->atom_only && !(f->leaf7_0_edx & CPUID_BIT(7_0_EDX, hybrid_cpu)))
 		return row->bhb;
 	if (row && row->bhb == BHB_LONG)
 		return BHB_LONG;
-	if (f->leaf7_2_edx & LEAF7_2_EDX_BHI_CTRL)
+	if (f->leaf7_2_edx & CPUID_BIT(7_2_EDX, bhi_ctrl))
 		return BHB_LONG;
 	/* a nested host dressed as an older part may still show what the real one can do */
 	if ((!row || f->hypervisor) && (newer_ctrl || newer_hint))
@@ -190,7 +178,7 @@ void host_traits_derive(const struct host_facts *f, struct host_traits *t)
 							       : "VIA or IDT";
 	}
 	t->model_may_lie = f->hypervisor;
-	t->hybrid = f->leaf7_0_edx & LEAF7_EDX_HYBRID;
+	t->hybrid = f->leaf7_0_edx & CPUID_BIT(7_0_EDX, hybrid_cpu);
 	if (t->vendor != CPU_VENDOR_INTEL) {
 		/* nothing to clear on the vendors that Linux lists as not affected */
 		t->bhb = t->vendor == CPU_VENDOR_OTHER ? BHB_UNKNOWN : BHB_SHORT;
@@ -202,8 +190,8 @@ void host_traits_derive(const struct host_facts *f, struct host_traits *t)
 		t->name = t->row->name;
 	t->bhb = bhb_of_intel(f, t->row);
 	t->atom_only = t->row && t->row->atom_only && !t->hybrid;
-	t->bhi_ctrl = f->leaf7_2_edx & LEAF7_2_EDX_BHI_CTRL;
-	t->rrsba_ctrl = f->leaf7_2_edx & LEAF7_2_EDX_RRSBA_CTRL;
+	t->bhi_ctrl = f->leaf7_2_edx & CPUID_BIT(7_2_EDX, bhi_ctrl);
+	t->rrsba_ctrl = f->leaf7_2_edx & CPUID_BIT(7_2_EDX, rrsba_ctrl);
 	t->eibrs = (f->kvm_arch_cap & ARCH_CAP_IBRS_ALL_BIT) || (t->row && t->row->eibrs);
 	t->rrsba = (f->kvm_arch_cap & ARCH_CAP_RRSBA_BIT) || (t->row ? t->row->rrsba : t->eibrs);
 	t->rsba = (f->kvm_arch_cap & ARCH_CAP_RSBA_BIT) || (t->row && t->row->rsba);

@@ -93,9 +93,6 @@ bool host_facts_same(const struct host_facts *a, const struct host_facts *b);
 /** cpu_model_find - the row for a part. Return: NULL when there is none. */
 const struct cpu_model *cpu_model_find(uint32_t family, uint32_t model, uint32_t stepping);
 
-/** cpu_models - the whole table, for printing and tests; @n receives the number of rows */
-const struct cpu_model *cpu_models(unsigned int *n);
-
 /** cpu_vendor_from_id - the vendor of CPUID leaf 0's string; CPU_VENDOR_OTHER when unknown */
 enum cpu_vendor cpu_vendor_from_id(const char *vendor_id);
 

@@ -4,9 +4,6 @@
 
 #include "msr/decide.h"
 
-#define CPUID_1_ECX_VMX	       (1u << 5)
-#define CPUID_80000001_ECX_SVM (1u << 2)
-
 /* A leaf above the highest of its range gives another leaf's values (SDM vol.2 CPUID). */
 static const struct cpuid_leaf *reach(struct cpuid_set *set, uint32_t leaf, uint32_t subleaf)
 {
@@ -25,7 +22,7 @@ void contract_read_cpuid(struct guest_contract *g, bool *nested, struct cpuid_se
 	l = reach(cpuid, 0x80000008, 0);
 	g->leaf80000008_ebx = l ? l->ebx : 0;
 	l = reach(cpuid, 1, 0);
-	*nested = l && (l->ecx & CPUID_1_ECX_VMX);
+	*nested = l && (l->ecx & CPUID_BIT(1_0_ECX, vmx));
 	l = reach(cpuid, 0x80000001, 0);
-	*nested |= l && (l->ecx & CPUID_80000001_ECX_SVM);
+	*nested |= l && (l->ecx & CPUID_BIT(80000001_0_ECX, svm));
 }

@@ -300,7 +300,8 @@ static void decide_incoming(struct mitigation_decision *d, const struct facts *f
 			      "the guest has bits set in SPEC_CTRL that the destination's CPU does "
 			      "not have",
 			      SRC_CONTRACT);
-	if (f->intel && f->policy.virtual_msrs && (g->leaf7_0_edx & CPUID_7_0_EDX_ARCH_CAP) &&
+	if (f->intel && f->policy.virtual_msrs &&
+	    (g->leaf7_0_edx & CPUID_BIT(7_0_EDX, arch_capabilities)) &&
 	    !(g->arch_cap & ARCH_CAP_VIRTUAL_ENUM))
 		incoming_step(d, 12, 0, VERDICT_ALLOW,
 			      "the guest was not offered the virtual MSRs: they stay hidden until "
@@ -359,7 +360,7 @@ static void decide_nested(struct mitigation_decision *d, const struct facts *f)
 		"branch predictor barrier between it and its own guests",
 		SRC_NESTED};
 
-	if (f->in->nested && !(f->in->guest.leaf7_0_edx & CPUID_7_0_EDX_SPEC_CTRL))
+	if (f->in->nested && !(f->in->guest.leaf7_0_edx & CPUID_BIT(7_0_EDX, spec_ctrl)))
 		apply(d, f, TABLE_NESTED, &gap, 0, 0);
 }
 
@@ -456,7 +457,7 @@ void mitigation_advertise(const struct host_facts *host, const struct backend_fa
 	guest->mitigation_enum = 0;
 	if (!policy->virtual_msrs || !f.intel || backend->kind == BACKEND_NONE ||
 	    backend->no_msr_exits || pool->no_msr_exits ||
-	    !(guest->leaf7_0_edx & CPUID_7_0_EDX_ARCH_CAP))
+	    !(guest->leaf7_0_edx & CPUID_BIT(7_0_EDX, arch_capabilities)))
 		return;
 	guest->arch_cap |= ARCH_CAP_VIRTUAL_ENUM;
 	guest->virt_enum = VIRT_ENUM_MITIGATION;

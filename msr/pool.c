@@ -89,7 +89,7 @@ static void warn_guest(const struct pool_level *l, struct guest_contract *g)
 
 	if (!l->facts.rrsba_can_force)
 		warning |= ARCH_CAP_RRSBA;
-	if (g->leaf7_0_edx & CPUID_7_0_EDX_ARCH_CAP)
+	if (g->leaf7_0_edx & CPUID_BIT(7_0_EDX, arch_capabilities))
 		g->arch_cap |= l->arch_cap & warning;
 }
 
@@ -102,11 +102,11 @@ void pool_level_guest(const struct pool_level *l, struct guest_contract *g)
 	g->leaf7_0_edx &= l->leaf7_0_edx | ~SPECULATION_7_0_EDX;
 	g->leaf7_2_edx &= l->leaf7_2_edx | ~SPECULATION_7_2_EDX;
 	/* without the MSR its bits and their enumeration are nothing */
-	if (!(l->leaf7_0_edx & CPUID_7_0_EDX_SPEC_CTRL)) {
-		g->leaf7_0_edx &= ~(CPUID_7_0_EDX_STIBP | CPUID_7_0_EDX_SSBD);
+	if (!(l->leaf7_0_edx & CPUID_BIT(7_0_EDX, spec_ctrl))) {
+		g->leaf7_0_edx &= ~(CPUID_BIT(7_0_EDX, stibp) | CPUID_BIT(7_0_EDX, ssbd));
 		g->leaf7_2_edx &= ~SPECULATION_7_2_EDX;
 	}
-	if (g->leaf7_0_edx & CPUID_7_0_EDX_ARCH_CAP)
+	if (g->leaf7_0_edx & CPUID_BIT(7_0_EDX, arch_capabilities))
 		g->arch_cap = (g->arch_cap & l->arch_cap) | (l->arch_cap & arch_cap_warnings());
 	else
 		g->arch_cap = 0;

@@ -45,8 +45,10 @@ static void facts_of_guest(struct facts *f)
 	 */
 	f->sees_bhi_ctrl = spec_ctrl_legal(g) & BHI;
 	f->sees_rrsba_ctrl = spec_ctrl_legal(g) & RRSBA;
-	f->sees_rrsba = (g->leaf7_0_edx & CPUID_7_0_EDX_ARCH_CAP) && (g->arch_cap & ARCH_CAP_RRSBA);
-	f->sees_rsba = (g->leaf7_0_edx & CPUID_7_0_EDX_ARCH_CAP) && (g->arch_cap & ARCH_CAP_RSBA);
+	f->sees_rrsba = (g->leaf7_0_edx & CPUID_BIT(7_0_EDX, arch_capabilities)) &&
+			(g->arch_cap & ARCH_CAP_RRSBA);
+	f->sees_rsba = (g->leaf7_0_edx & CPUID_BIT(7_0_EDX, arch_capabilities)) &&
+		       (g->arch_cap & ARCH_CAP_RSBA);
 
 	f->bhi_used = f->bhi_said = heard && (r->ctrl & MITIGATION_BHB_CLEAR_SEQ_S);
 	f->rsb_used = f->rsb_said = heard && (r->ctrl & MITIGATION_RETPOLINE_S);
@@ -628,8 +630,8 @@ bool bhi_held_elsewhere(const struct mitigation_input *in)
 
 	/* any such part: the rows look at what it has */
 	there.host = (struct host_facts) {.vendor_id = "GenuineIntel", .family = 6, .model = 0x8f};
-	there.host.leaf7_0_edx = CPUID_7_0_EDX_SPEC_CTRL;
-	there.host.leaf7_2_edx = CPUID_7_2_EDX_BHI_CTRL;
+	there.host.leaf7_0_edx = CPUID_BIT(7_0_EDX, spec_ctrl);
+	there.host.leaf7_2_edx = CPUID_BIT(7_2_EDX, bhi_ctrl);
 	there.backend = (struct backend_facts) {.kind = BACKEND_FORCE_VCPU, .can_force = BHI};
 	facts_init(&f, &there);
 	return rules_bhi(&f)->then == HOLD;

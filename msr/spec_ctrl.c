@@ -30,23 +30,23 @@ static const struct {
 } by_7_0_edx[] =
 	{
 		/* STIBP may be written, to no effect, wherever the MSR exists */
-		{CPUID_7_0_EDX_SPEC_CTRL, SPEC_CTRL_IBRS | SPEC_CTRL_STIBP},
-		{CPUID_7_0_EDX_STIBP, SPEC_CTRL_STIBP},
-		{CPUID_7_0_EDX_SSBD, SPEC_CTRL_SSBD},
+		{CPUID_BIT(7_0_EDX, spec_ctrl), SPEC_CTRL_IBRS | SPEC_CTRL_STIBP},
+		{CPUID_BIT(7_0_EDX, stibp), SPEC_CTRL_STIBP},
+		{CPUID_BIT(7_0_EDX, ssbd), SPEC_CTRL_SSBD},
 },
   by_7_2_edx[] =
 	  {
-		  {CPUID_7_2_EDX_PSFD, SPEC_CTRL_PSFD},
-		  {CPUID_7_2_EDX_IPRED_CTRL, SPEC_CTRL_IPRED_DIS_U | SPEC_CTRL_IPRED_DIS_S},
-		  {CPUID_7_2_EDX_RRSBA_CTRL, SPEC_CTRL_RRSBA_DIS_U | SPEC_CTRL_RRSBA_DIS_S},
-		  {CPUID_7_2_EDX_DDPD_U, SPEC_CTRL_DDPD_U},
-		  {CPUID_7_2_EDX_BHI_CTRL, SPEC_CTRL_BHI_DIS_S},
+		  {CPUID_BIT(7_2_EDX, psfd), SPEC_CTRL_PSFD},
+		  {CPUID_BIT(7_2_EDX, ipred_ctrl), SPEC_CTRL_IPRED_DIS_U | SPEC_CTRL_IPRED_DIS_S},
+		  {CPUID_BIT(7_2_EDX, rrsba_ctrl), SPEC_CTRL_RRSBA_DIS_U | SPEC_CTRL_RRSBA_DIS_S},
+		  {CPUID_BIT(7_2_EDX, ddpd_u), SPEC_CTRL_DDPD_U},
+		  {CPUID_BIT(7_2_EDX, bhi_ctrl), SPEC_CTRL_BHI_DIS_S},
 },
   by_80000008_ebx[] = {
-	  {CPUID_80000008_EBX_IBRS, SPEC_CTRL_IBRS},
-	  {CPUID_80000008_EBX_STIBP, SPEC_CTRL_STIBP},
-	  {CPUID_80000008_EBX_SSBD, SPEC_CTRL_SSBD},
-	  {CPUID_80000008_EBX_PSFD, SPEC_CTRL_PSFD},
+	  {CPUID_BIT(80000008_0_EBX, ibrs), SPEC_CTRL_IBRS},
+	  {CPUID_BIT(80000008_0_EBX, amd_stibp), SPEC_CTRL_STIBP},
+	  {CPUID_BIT(80000008_0_EBX, amd_ssbd), SPEC_CTRL_SSBD},
+	  {CPUID_BIT(80000008_0_EBX, amd_psfd), SPEC_CTRL_PSFD},
 };
 
 static uint64_t enumerated(uint32_t leaf7_0_edx, uint32_t leaf7_2_edx, uint32_t leaf80000008_ebx)
@@ -66,10 +66,12 @@ static uint64_t enumerated(uint32_t leaf7_0_edx, uint32_t leaf7_2_edx, uint32_t 
 uint64_t spec_ctrl_legal(const struct guest_contract *guest)
 {
 	/* The MSR exists by KVM's rule: IBRS on Intel, any of three bits on AMD. */
-	const uint32_t amd =
-		CPUID_80000008_EBX_IBRS | CPUID_80000008_EBX_STIBP | CPUID_80000008_EBX_SSBD;
+	const uint32_t amd = CPUID_BIT(80000008_0_EBX, ibrs) |
+			     CPUID_BIT(80000008_0_EBX, amd_stibp) |
+			     CPUID_BIT(80000008_0_EBX, amd_ssbd);
 
-	if (!(guest->leaf7_0_edx & CPUID_7_0_EDX_SPEC_CTRL) && !(guest->leaf80000008_ebx & amd))
+	if (!(guest->leaf7_0_edx & CPUID_BIT(7_0_EDX, spec_ctrl)) &&
+	    !(guest->leaf80000008_ebx & amd))
 		return 0;
 	return enumerated(guest->leaf7_0_edx, guest->leaf7_2_edx, guest->leaf80000008_ebx);
 }

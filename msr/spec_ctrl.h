@@ -7,6 +7,8 @@
 
 #include <stdint.h>
 
+#include "cpuid/feature_bits.h"
+
 /* MSR 48H, SDM vol.4 table 2-2; Intel "CPUID Enumeration and Architectural MSRs" */
 #define SPEC_CTRL_IBRS	      (1ULL << 0)
 #define SPEC_CTRL_STIBP	      (1ULL << 1)
@@ -26,37 +28,15 @@
  * parts facts say nothing of them, so what the back end found by trying is what there is */
 #define SPEC_CTRL_COMMON (SPEC_CTRL_IBRS | SPEC_CTRL_STIBP | SPEC_CTRL_SSBD | SPEC_CTRL_PSFD)
 
-/* CPUID.(7,0).ECX */
-#define CPUID_7_0_ECX_BUS_LOCK_DETECT (1u << 24)
-
-/* CPUID.(7,0).EDX */
-#define CPUID_7_0_EDX_HYBRID	(1u << 15)
-#define CPUID_7_0_EDX_SPEC_CTRL (1u << 26)
-#define CPUID_7_0_EDX_STIBP	(1u << 27)
-#define CPUID_7_0_EDX_ARCH_CAP	(1u << 29)
-#define CPUID_7_0_EDX_SSBD	(1u << 31)
-
-/* CPUID.(7,2).EDX */
-#define CPUID_7_2_EDX_PSFD	 (1u << 0)
-#define CPUID_7_2_EDX_IPRED_CTRL (1u << 1)
-#define CPUID_7_2_EDX_RRSBA_CTRL (1u << 2)
-#define CPUID_7_2_EDX_DDPD_U	 (1u << 3)
-#define CPUID_7_2_EDX_BHI_CTRL	 (1u << 4)
-
 /* the part of leaf 7 that says how speculation is controlled: what hosts are compared and levelled
  * by; the rest is for those who choose the guest's CPU */
-#define SPECULATION_7_0_EDX                                                       \
-	(CPUID_7_0_EDX_SPEC_CTRL | CPUID_7_0_EDX_STIBP | CPUID_7_0_EDX_ARCH_CAP | \
-	 CPUID_7_0_EDX_SSBD)
-#define SPECULATION_7_2_EDX                                                         \
-	(CPUID_7_2_EDX_PSFD | CPUID_7_2_EDX_IPRED_CTRL | CPUID_7_2_EDX_RRSBA_CTRL | \
-	 CPUID_7_2_EDX_DDPD_U | CPUID_7_2_EDX_BHI_CTRL)
-
-/* CPUID.8000_0008H.EBX, AMD APM vol.3 appendix E: the same MSR's bits, enumerated AMD's way */
-#define CPUID_80000008_EBX_IBRS	 (1u << 14)
-#define CPUID_80000008_EBX_STIBP (1u << 15)
-#define CPUID_80000008_EBX_SSBD	 (1u << 24)
-#define CPUID_80000008_EBX_PSFD	 (1u << 28)
+#define SPECULATION_7_0_EDX                                          \
+	(CPUID_BIT(7_0_EDX, spec_ctrl) | CPUID_BIT(7_0_EDX, stibp) | \
+	 CPUID_BIT(7_0_EDX, arch_capabilities) | CPUID_BIT(7_0_EDX, ssbd))
+#define SPECULATION_7_2_EDX                                            \
+	(CPUID_BIT(7_2_EDX, psfd) | CPUID_BIT(7_2_EDX, ipred_ctrl) |   \
+	 CPUID_BIT(7_2_EDX, rrsba_ctrl) | CPUID_BIT(7_2_EDX, ddpd_u) | \
+	 CPUID_BIT(7_2_EDX, bhi_ctrl))
 
 /* MSR 10AH */
 #define ARCH_CAP_RDCL_NO      (1ULL << 0)

@@ -11,8 +11,10 @@
 #define LABEL_WIDTH  12
 
 /* What decisions look at. */
-#define SHOWN_7_0 (CPUID_7_0_EDX_SPEC_CTRL | CPUID_7_0_EDX_ARCH_CAP)
-#define SHOWN_7_2 (CPUID_7_2_EDX_IPRED_CTRL | CPUID_7_2_EDX_RRSBA_CTRL | CPUID_7_2_EDX_BHI_CTRL)
+#define SHOWN_7_0 (CPUID_BIT(7_0_EDX, spec_ctrl) | CPUID_BIT(7_0_EDX, arch_capabilities))
+#define SHOWN_7_2                                                          \
+	(CPUID_BIT(7_2_EDX, ipred_ctrl) | CPUID_BIT(7_2_EDX, rrsba_ctrl) | \
+	 CPUID_BIT(7_2_EDX, bhi_ctrl))
 #define SHOWN_CAPS                                                                                \
 	(ARCH_CAP_IBRS_ALL | ARCH_CAP_RSBA | ARCH_CAP_RRSBA | ARCH_CAP_BHI_NO | ARCH_CAP_ITS_NO | \
 	 ARCH_CAP_VIRTUAL_ENUM)
@@ -87,15 +89,15 @@ void explain_features(uint32_t leaf7_0_edx, uint32_t leaf7_2_edx, uint64_t arch_
 	static const struct {
 		uint32_t bit;
 		const char *name;
-	} words7_0[] = {{CPUID_7_0_EDX_SPEC_CTRL, "SPEC_CTRL"},
-			{CPUID_7_0_EDX_STIBP, "STIBP"},
-			{CPUID_7_0_EDX_ARCH_CAP, "ARCH_CAPABILITIES"},
-			{CPUID_7_0_EDX_SSBD, "SSBD"}},
-	  words7_2[] = {{CPUID_7_2_EDX_PSFD, "PSFD"},
-			{CPUID_7_2_EDX_IPRED_CTRL, "IPRED_CTRL"},
-			{CPUID_7_2_EDX_RRSBA_CTRL, "RRSBA_CTRL"},
-			{CPUID_7_2_EDX_DDPD_U, "DDPD_U"},
-			{CPUID_7_2_EDX_BHI_CTRL, "BHI_CTRL"}};
+	} words7_0[] = {{CPUID_BIT(7_0_EDX, spec_ctrl), "SPEC_CTRL"},
+			{CPUID_BIT(7_0_EDX, stibp), "STIBP"},
+			{CPUID_BIT(7_0_EDX, arch_capabilities), "ARCH_CAPABILITIES"},
+			{CPUID_BIT(7_0_EDX, ssbd), "SSBD"}},
+	  words7_2[] = {{CPUID_BIT(7_2_EDX, psfd), "PSFD"},
+			{CPUID_BIT(7_2_EDX, ipred_ctrl), "IPRED_CTRL"},
+			{CPUID_BIT(7_2_EDX, rrsba_ctrl), "RRSBA_CTRL"},
+			{CPUID_BIT(7_2_EDX, ddpd_u), "DDPD_U"},
+			{CPUID_BIT(7_2_EDX, bhi_ctrl), "BHI_CTRL"}};
 	const struct arch_cap_bit *caps;
 	unsigned int n, i;
 

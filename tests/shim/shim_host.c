@@ -168,12 +168,12 @@ static uint32_t ext8_ebx(uint32_t leaf7_0_edx)
 {
 	uint32_t ebx = 0;
 
-	if (leaf7_0_edx & CPUID_7_0_EDX_SPEC_CTRL)
-		ebx |= EXT8_EBX_IBPB | CPUID_80000008_EBX_IBRS;
-	if (leaf7_0_edx & CPUID_7_0_EDX_STIBP)
-		ebx |= CPUID_80000008_EBX_STIBP;
-	if (leaf7_0_edx & CPUID_7_0_EDX_SSBD)
-		ebx |= CPUID_80000008_EBX_SSBD;
+	if (leaf7_0_edx & CPUID_BIT(7_0_EDX, spec_ctrl))
+		ebx |= EXT8_EBX_IBPB | CPUID_BIT(80000008_0_EBX, ibrs);
+	if (leaf7_0_edx & CPUID_BIT(7_0_EDX, stibp))
+		ebx |= CPUID_BIT(80000008_0_EBX, amd_stibp);
+	if (leaf7_0_edx & CPUID_BIT(7_0_EDX, ssbd))
+		ebx |= CPUID_BIT(80000008_0_EBX, amd_ssbd);
 	return ebx;
 }
 

@@ -19,11 +19,8 @@
 #define MSR_AMD_HWCR		 0xc0010015
 #define MSR_AMD_DE_CFG		 0xc0011029
 
-#define ARCH_CAP_TSX_CTRL	(UINT64_C(1) << 7)
-#define CPUID_7_0_EDX_FLUSH	(1u << 28)
-#define CPUID_80000008_EBX_IBPB (1u << 12)
-#define CPUID_80000021_EAX_SBPB (1u << 27)
-#define PRED_CMD_SBPB		(UINT64_C(1) << 7)
+#define ARCH_CAP_TSX_CTRL (UINT64_C(1) << 7)
+#define PRED_CMD_SBPB	  (UINT64_C(1) << 7)
 
 /* SDM vol.4; APM vol.2; what arch/x86/kvm takes of each */
 static const struct row {
@@ -103,11 +100,11 @@ static uint64_t may_command(const struct shim_vcpu *v, uint32_t index)
 	uint64_t bits = 0;
 
 	if (index == MSR_IA32_FLUSH_CMD)
-		return !!(v->leaf7_0_edx & CPUID_7_0_EDX_FLUSH);
-	if (v->leaf7_0_edx & CPUID_7_0_EDX_SPEC_CTRL ||
-	    v->leaf80000008_ebx & CPUID_80000008_EBX_IBPB)
+		return !!(v->leaf7_0_edx & CPUID_BIT(7_0_EDX, flush_l1d));
+	if (v->leaf7_0_edx & CPUID_BIT(7_0_EDX, spec_ctrl) ||
+	    v->leaf80000008_ebx & CPUID_BIT(80000008_0_EBX, ibpb))
 		bits |= PRED_CMD_IBPB;
-	if (v->leaf80000021_eax & CPUID_80000021_EAX_SBPB)
+	if (v->leaf80000021_eax & CPUID_BIT(80000021_0_EAX, sbpb))
 		bits |= PRED_CMD_SBPB;
 	return bits;
 }
@@ -143,7 +140,8 @@ bool host_get(const struct shim_vcpu *v, uint32_t index, uint64_t *data)
 
 bool host_guest_read(const struct shim_vcpu *v, uint32_t index, uint64_t *data)
 {
-	if (index == MSR_IA32_ARCH_CAPABILITIES && !(v->leaf7_0_edx & CPUID_7_0_EDX_ARCH_CAP))
+	if (index == MSR_IA32_ARCH_CAPABILITIES &&
+	    !(v->leaf7_0_edx & CPUID_BIT(7_0_EDX, arch_capabilities)))
 		return false;
 	return host_get(v, index, data);
 }

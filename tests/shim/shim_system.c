@@ -18,8 +18,8 @@ static void lay_mode(struct kvm_cpuid2 *c)
 		struct kvm_cpuid_entry2 *e = &c->entries[i];
 
 		if (e->function == 7 && e->index == 0)
-			e->edx |= CPUID_7_0_EDX_SPEC_CTRL | CPUID_7_0_EDX_STIBP |
-				  CPUID_7_0_EDX_ARCH_CAP | CPUID_7_0_EDX_SSBD;
+			e->edx |= CPUID_BIT(7_0_EDX, spec_ctrl) | CPUID_BIT(7_0_EDX, stibp) |
+				  CPUID_BIT(7_0_EDX, arch_capabilities) | CPUID_BIT(7_0_EDX, ssbd);
 		if (e->function == 7 && e->index == 2)
 			e->edx = shim.leaf7_2_edx;
 	}

@@ -44,8 +44,9 @@ static const struct mitigation_input input = {
 		 .kvm_arch_cap = ARCH_CAP_IBRS_ALL | ARCH_CAP_RRSBA},
 	.backend = {.kind = BACKEND_MSR_FILTER,
 		    .can_force = SPEC_CTRL_BHI_DIS_S | SPEC_CTRL_RRSBA_DIS_S},
-	.guest = {.leaf7_0_edx = CPUID_7_0_EDX_SPEC_CTRL | CPUID_7_0_EDX_ARCH_CAP,
-		  .leaf7_2_edx = CPUID_7_2_EDX_RRSBA_CTRL,
+	.guest = {.leaf7_0_edx =
+			  CPUID_BIT(7_0_EDX, spec_ctrl) | CPUID_BIT(7_0_EDX, arch_capabilities),
+		  .leaf7_2_edx = CPUID_BIT(7_2_EDX, rrsba_ctrl),
 		  .arch_cap = ARCH_CAP_IBRS_ALL | ARCH_CAP_VIRTUAL_ENUM,
 		  .virt_enum = VIRT_ENUM_MITIGATION,
 		  .mitigation_enum = MITIGATION_ALL},

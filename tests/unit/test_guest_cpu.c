@@ -224,8 +224,6 @@ static void test_model_table(void **state)
 	struct cpuid_set set;
 
 	(void)state;
-	empty_host(&set, false);
-	put_all(&set, guest_cpu_shown_anyway(), true);
 	for (i = 0; i < n; i++) {
 		const char *list = m[i].features;
 		char word[32];
@@ -657,27 +655,6 @@ static void test_leaves_go_with_features(void **state)
 	assert_null(cpuid_find(&set, 0x8000000a, 0));
 }
 
-static void test_level(void **state)
-{
-	struct cpuid_set a, b;
-
-	(void)state;
-	spr_host(&a);
-	icx_host(&b);
-	cpu_feature_put(&a, feature("md_clear"), false);
-	cpuid_find(&a, 7, 0)->ecx |= 1u << 21; /* a bit without a name */
-	cpu_features_level(&a, &b);
-	check_words(&a, "avx512_bitalg spec_ctrl md_clear xsaves", true);
-	check_words(&a, "bhi_ctrl rrsba_ctrl amx_tile avx512_fp16 serialize hypervisor ht", false);
-	assert_int_equal(cpuid_find(&a, 7, 0)->ecx & 1u << 21, 0);
-	assert_int_equal(cpuid_find(&a, 0xd, 0)->eax, 0x2e7);
-
-	spr_host(&a); /* a host that lacks the leaf lacks its features */
-	cpuid_remove(&b, 0x80000008);
-	cpu_features_level(&a, &b);
-	assert_int_equal(cpuid_find(&a, 0x80000008, 0)->ebx, 0);
-}
-
 /* ---- templates ---- */
 
 static const struct {
@@ -830,7 +807,6 @@ int main(void)
 		cmocka_unit_test(test_xsave_unknown),
 		cmocka_unit_test(test_amx_without_permission),
 		cmocka_unit_test(test_leaves_go_with_features),
-		cmocka_unit_test(test_level),
 		cmocka_unit_test(test_bitmap),
 		cmocka_unit_test(test_template),
 		cmocka_unit_test(test_host_of_facts),

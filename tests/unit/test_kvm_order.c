@@ -220,7 +220,8 @@ static int set_cpuid(struct fake_fd *f, const struct kvm_cpuid2 *c)
 	f->cpuid_has_arch_cap = false;
 	for (i = 0; i < c->nent; i++)
 		if (c->entries[i].function == 7 && c->entries[i].index == 0)
-			f->cpuid_has_arch_cap = c->entries[i].edx & CPUID_7_0_EDX_ARCH_CAP;
+			f->cpuid_has_arch_cap =
+				c->entries[i].edx & CPUID_BIT(7_0_EDX, arch_capabilities);
 	return 0;
 }
 

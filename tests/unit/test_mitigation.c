@@ -120,11 +120,11 @@ static struct mitigation_input edited(const struct edit *e)
 	if (e->hide_rsba)
 		in.guest.arch_cap &= ~ARCH_CAP_RSBA;
 	if (e->shows_bhi)
-		in.guest.leaf7_2_edx |= CPUID_7_2_EDX_BHI_CTRL;
+		in.guest.leaf7_2_edx |= CPUID_BIT(7_2_EDX, bhi_ctrl);
 	if (e->shows_rrsba_ctrl)
-		in.guest.leaf7_2_edx |= CPUID_7_2_EDX_RRSBA_CTRL;
+		in.guest.leaf7_2_edx |= CPUID_BIT(7_2_EDX, rrsba_ctrl);
 	if (e->no_msr) /* SPEC_CTRL is not enumerated: 0x48 is a #GP */
-		in.guest.leaf7_0_edx &= ~CPUID_7_0_EDX_SPEC_CTRL;
+		in.guest.leaf7_0_edx &= ~CPUID_BIT(7_0_EDX, spec_ctrl);
 	if (e->guest_vendor)
 		in.guest.vendor = e->guest_vendor;
 	if (e->unknown_vendor)
@@ -838,7 +838,7 @@ static void test_advertise(void **state)
 		print_message("# %s\n", offers[i].name);
 		in.policy.virtual_msrs = !offers[i].policy_off;
 		if (offers[i].no_arch_cap_cpuid)
-			in.guest.leaf7_0_edx &= ~CPUID_7_0_EDX_ARCH_CAP;
+			in.guest.leaf7_0_edx &= ~CPUID_BIT(7_0_EDX, arch_capabilities);
 		in.pool.any_rrsba = in.pool.n_hosts;
 		in.guest.mitigation_enum = ~0ULL; /* what is there before does not matter */
 		mitigation_advertise(&in.host, &in.backend, &in.policy, &in.pool, &in.guest);
@@ -950,7 +950,7 @@ static void test_contract(void **state)
 		{.leaf = 7, .indexed = true, .eax = 2, .edx = EDX_7_0},
 		{.leaf = 7, .subleaf = 2, .indexed = true, .edx = EDX_7_2},
 		{.leaf = 0x80000000, .eax = 0x80000008},
-		{.leaf = 0x80000008, .ebx = CPUID_80000008_EBX_IBRS},
+		{.leaf = 0x80000008, .ebx = CPUID_BIT(80000008_0_EBX, ibrs)},
 	};
 	struct guest_contract g;
 	struct cpuid_set set = {0};
@@ -964,7 +964,7 @@ static void test_contract(void **state)
 	assert_true(nested);
 	assert_int_equal(g.leaf7_0_edx, EDX_7_0);
 	assert_int_equal(g.leaf7_2_edx, EDX_7_2);
-	assert_int_equal(g.leaf80000008_ebx, CPUID_80000008_EBX_IBRS);
+	assert_int_equal(g.leaf80000008_ebx, CPUID_BIT(80000008_0_EBX, ibrs));
 
 	set.leaf[2].eax = 1; /* the sub-leaf is there and cannot be reached */
 	contract_read_cpuid(&g, &nested, &set);

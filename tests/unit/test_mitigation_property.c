@@ -138,8 +138,8 @@ static void make_point(uint32_t n, struct point *p)
 	shows = digit(&n, 8);
 	in->guest.vendor = p->tag == OTHER ? CPU_VENDOR_OTHER : CPU_VENDOR_INTEL;
 	in->guest.leaf7_0_edx = EDX_7_0;
-	in->guest.leaf7_2_edx = (shows & 1 ? CPUID_7_2_EDX_BHI_CTRL : 0) |
-				(shows & 2 ? CPUID_7_2_EDX_RRSBA_CTRL : 0);
+	in->guest.leaf7_2_edx = (shows & 1 ? CPUID_BIT(7_2_EDX, bhi_ctrl) : 0) |
+				(shows & 2 ? CPUID_BIT(7_2_EDX, rrsba_ctrl) : 0);
 	in->guest.arch_cap = (in->host.kvm_arch_cap & ~ARCH_CAP_RRSBA) | ARCH_CAP_VIRTUAL_ENUM |
 			     (shows & 4 ? ARCH_CAP_RRSBA : 0);
 	in->guest.virt_enum = VIRT_ENUM_MITIGATION;
@@ -157,7 +157,7 @@ static void make_point(uint32_t n, struct point *p)
 	in->policy.rebuild = digit(&rest, 2);
 	in->shadow = digit(&rest, 5) ? SPEC_CTRL_IBRS : SPEC_CTRL_IBRS | BHI;
 	if (!digit(&rest, 4)) /* what 7.2 enumerates is out of reach then */
-		in->guest.leaf7_0_edx &= ~CPUID_7_0_EDX_SPEC_CTRL;
+		in->guest.leaf7_0_edx &= ~CPUID_BIT(7_0_EDX, spec_ctrl);
 	in->nested = !digit(&rest, 3);
 	in->policy.raw_guest =
 		digit(&rest, 3) ? 0 : (BHI | RSB | SPEC_CTRL_SSBD) & ~in->policy.raw_mask;
@@ -207,8 +207,8 @@ static void check_ability(const struct point *p, const struct mitigation_decisio
 	const struct mitigation_input *in = &p->in;
 
 	assert_int_equal(d->value & ~in->backend.can_force, 0);
-	assert_false((d->value & BHI) && !(in->host.leaf7_2_edx & CPUID_7_2_EDX_BHI_CTRL));
-	assert_false((d->value & RSB) && !(in->host.leaf7_2_edx & CPUID_7_2_EDX_RRSBA_CTRL));
+	assert_false((d->value & BHI) && !(in->host.leaf7_2_edx & CPUID_BIT(7_2_EDX, bhi_ctrl)));
+	assert_false((d->value & RSB) && !(in->host.leaf7_2_edx & CPUID_BIT(7_2_EDX, rrsba_ctrl)));
 	assert_false(in->backend.kind == BACKEND_NONE && d->mask);
 	/* not affected is not safe by forcing: nothing but the operator's own bits, that are there
 	 */
@@ -511,7 +511,8 @@ static void test_offers_are_honoured(void **state)
 					    (p.in.policy.raw_mask & (bhi ? BHI : RSB)));
 		}
 		if ((g->mitigation_enum & MITIGATION_BHB_CLEAR_SEQ_S) && p.tag == LONG &&
-		    p.in.policy.bhi == POLICY_AUTO && !(g->leaf7_2_edx & CPUID_7_2_EDX_BHI_CTRL) &&
+		    p.in.policy.bhi == POLICY_AUTO &&
+		    !(g->leaf7_2_edx & CPUID_BIT(7_2_EDX, bhi_ctrl)) &&
 		    !((p.in.host.kvm_arch_cap & ARCH_CAP_BHI_NO) && p.in.policy.bhi_no_is_enough))
 			assert_true(d.value & BHI);
 	}

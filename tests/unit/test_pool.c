@@ -94,7 +94,7 @@ static const struct {
 static bool ctrl_idle(const struct pool_host *h, unsigned int n)
 {
 	while (n--)
-		if ((h[n].host.leaf7_2_edx & CPUID_7_2_EDX_RRSBA_CTRL) &&
+		if ((h[n].host.leaf7_2_edx & CPUID_BIT(7_2_EDX, rrsba_ctrl)) &&
 		    (h[n].backend.kind == BACKEND_NONE ||
 		     !(h[n].backend.can_force & SPEC_CTRL_RRSBA_DIS_S)))
 			return true;
@@ -233,7 +233,7 @@ static const struct host_facts host_no_msr = {
 	.model = 0x8f,
 	.stepping = 8,
 	.leaf7_0_edx = EDX_7_0,
-	.kvm_leaf7_0_edx = EDX_7_0 & ~CPUID_7_0_EDX_SPEC_CTRL,
+	.kvm_leaf7_0_edx = EDX_7_0 & ~CPUID_BIT(7_0_EDX, spec_ctrl),
 	.leaf7_2_edx = EDX_7_2,
 	.kvm_leaf7_2_edx = EDX_7_2,
 	.kvm_arch_cap = ARCH_CAP_SPR,
@@ -261,7 +261,7 @@ static const struct {
 	{"a host whose KVM hides SPEC_CTRL: what the MSR is for goes with it",
 	 {&host_spr, &host_no_msr},
 	 {.leaf7_0_edx = EDX_7_0, .leaf7_2_edx = 0x3f, .arch_cap = 0},
-	 {.leaf7_0_edx = CPUID_7_0_EDX_ARCH_CAP, .leaf7_2_edx = 0x20, .arch_cap = ARCH_CAP_RRSBA}},
+	 {.leaf7_0_edx = CPUID_BIT(7_0_EDX, arch_capabilities), .leaf7_2_edx = 0x20, .arch_cap = ARCH_CAP_RRSBA}},
 	{"no host: the same",
 	 {0}, {.leaf7_0_edx = ~0u, .leaf7_2_edx = 0x3f, .arch_cap = 1ULL << 40},
 	 {.leaf7_0_edx = ~0u, .leaf7_2_edx = 0x3f, .arch_cap = 1ULL << 40}},

@@ -76,7 +76,8 @@ static void test_rows(void **state)
 			.backend = {.kind = rows[i].no_backend ? BACKEND_NONE : BACKEND_MSR_FILTER,
 				    .can_force = rows[i].no_backend ? 0 : SPEC_CTRL_ALL},
 			.guest = {.vendor = cpu_vendor_from_id(rows[i].host->vendor_id),
-				  .leaf7_0_edx = CPUID_7_0_EDX_SPEC_CTRL | CPUID_7_0_EDX_ARCH_CAP,
+				  .leaf7_0_edx = CPUID_BIT(7_0_EDX, spec_ctrl) |
+						 CPUID_BIT(7_0_EDX, arch_capabilities),
 				  .arch_cap =
 					  ARCH_CAP_RRSBA | ARCH_CAP_RSBA | ARCH_CAP_VIRTUAL_ENUM,
 				  .virt_enum = VIRT_ENUM_MITIGATION,

@@ -87,9 +87,9 @@ static const struct see_word {
 	uint32_t leaf7_2_edx;
 	uint64_t arch_cap;
 } see_words[] = {
-	{"bhi_ctrl", CPUID_7_2_EDX_BHI_CTRL, 0},
-	{"rrsba_ctrl", CPUID_7_2_EDX_RRSBA_CTRL, 0},
-	{"ipred_ctrl", CPUID_7_2_EDX_IPRED_CTRL, 0},
+	{"bhi_ctrl", CPUID_BIT(7_2_EDX, bhi_ctrl), 0},
+	{"rrsba_ctrl", CPUID_BIT(7_2_EDX, rrsba_ctrl), 0},
+	{"ipred_ctrl", CPUID_BIT(7_2_EDX, ipred_ctrl), 0},
 	{"ibrs_all", 0, ARCH_CAP_IBRS_ALL},
 	{"rsba", 0, ARCH_CAP_RSBA},
 	{"rrsba", 0, ARCH_CAP_RRSBA},
@@ -313,7 +313,7 @@ static int show_cpu(const struct ask *ask, struct question *q, const struct host
 		g->leaf7_2_edx = ask->guest.leaf7_2_edx;
 		g->arch_cap = ask->guest.arch_cap;
 	}
-	if (!(g->leaf7_0_edx & CPUID_7_0_EDX_ARCH_CAP))
+	if (!(g->leaf7_0_edx & CPUID_BIT(7_0_EDX, arch_capabilities)))
 		g->arch_cap = 0;
 	return 0;
 }

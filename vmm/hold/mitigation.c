@@ -8,7 +8,7 @@
 
 #include "base/err.h"
 #include "base/log.h"
-#include "cpuid/cpuid.h"
+#include "cpuid/feature.h"
 #include "msr/msr.h"
 #include "msr/spec_ctrl.h"
 #include "policy/explain.h"
@@ -143,12 +143,9 @@ static void warn_at_start(const struct mitigation *m)
 
 void mitigation_read_cpuid(struct mitigation *m, struct cpuid_set *cpuid)
 {
-	const struct cpuid_leaf *l;
-
 	contract_read_cpuid(&m->contract, &m->nested, cpuid);
-	l = cpuid_find(cpuid, 0x80000001, 0);
-	m->nx = l && (l->edx & 1u << 20);
-	m->long_mode = l && (l->edx & 1u << 29);
+	m->nx = cpu_feature_has(cpuid, cpu_feature(FEATURE_nx));
+	m->long_mode = cpu_feature_has(cpuid, cpu_feature(FEATURE_lm));
 }
 
 /* What the pool changes is not what the user's --cpu asked for: it is told. */
@@ -204,7 +201,7 @@ static int decide_start(struct mitigation *m, struct err *e)
 void mitigation_try_arch_cap(struct mitigation *m, const struct cpuid_set *cpuid)
 {
 	m->answers_arch_cap = m->backend.msr_exits &&
-			      m->contract.leaf7_0_edx & CPUID_7_0_EDX_ARCH_CAP &&
+			      m->contract.leaf7_0_edx & CPUID_BIT(7_0_EDX, arch_capabilities) &&
 			      !backend_keeps(&m->backend, cpuid, MSR_IA32_ARCH_CAPABILITIES,
 					     m->contract.arch_cap);
 	if (m->answers_arch_cap)
@@ -221,7 +218,7 @@ int mitigation_make_contract(struct mitigation *m, struct cpuid_set *cpuid, stru
 	if (m->contract_made)
 		return 0;
 	mitigation_read_cpuid(m, cpuid);
-	if (m->contract.leaf7_0_edx & CPUID_7_0_EDX_ARCH_CAP)
+	if (m->contract.leaf7_0_edx & CPUID_BIT(7_0_EDX, arch_capabilities))
 		m->contract.arch_cap = (m->host.kvm_arch_cap & ~m->options.arch_cap_clear) |
 				       m->options.arch_cap_set;
 	level_guest(m, cpuid);
@@ -288,7 +285,8 @@ static int set_arch_cap(const struct mitigation *m, int vcpu_fd, struct err *e)
 	uint64_t seen = 0;
 	int ret;
 
-	if (!(m->contract.leaf7_0_edx & CPUID_7_0_EDX_ARCH_CAP) || m->filter.arch_cap)
+	if (!(m->contract.leaf7_0_edx & CPUID_BIT(7_0_EDX, arch_capabilities)) ||
+	    m->filter.arch_cap)
 		return 0;
 	ret = backend_set_msr(vcpu_fd, MSR_IA32_ARCH_CAPABILITIES, m->contract.arch_cap);
 	if (!ret)

@@ -14,9 +14,6 @@
 
 #define CR0_PG (1u << 31)
 
-/* AMD APM vol.3 appendix E */
-#define CPUID_80000008_EBX_IBPB (1u << 12)
-
 /* Only the vCPU's own thread writes a counter; others look at it. */
 static void count(uint64_t *counter)
 {
@@ -63,7 +60,7 @@ void mitigation_exit_rdmsr(struct mitigation *m, uint32_t id, struct kvm_run *ru
 	count_exit(v, index);
 	if (index == MSR_IA32_ARCH_CAPABILITIES) {
 		run->msr.data = m->contract.arch_cap;
-		run->msr.error = !(m->contract.leaf7_0_edx & CPUID_7_0_EDX_ARCH_CAP);
+		run->msr.error = !(m->contract.leaf7_0_edx & CPUID_BIT(7_0_EDX, arch_capabilities));
 		return;
 	}
 	pthread_mutex_lock(&v->lock);
@@ -119,8 +116,8 @@ static void write_efer(struct mitigation *m, struct mitigation_vcpu *v, struct k
 
 static void write_pred_cmd(struct mitigation *m, struct mitigation_vcpu *v, struct kvm_run *run)
 {
-	const bool has_it = m->contract.leaf7_0_edx & CPUID_7_0_EDX_SPEC_CTRL ||
-			    m->contract.leaf80000008_ebx & CPUID_80000008_EBX_IBPB;
+	const bool has_it = m->contract.leaf7_0_edx & CPUID_BIT(7_0_EDX, spec_ctrl) ||
+			    m->contract.leaf80000008_ebx & CPUID_BIT(80000008_0_EBX, ibpb);
 
 	run->msr.error = 1;
 	if (!has_it || run->msr.data & ~PRED_CMD_IBPB ||

@@ -15,6 +15,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "cpuid/feature.h"
 #include "msr/msr.h"
 #include "vmm/hold/isolation.h"
 #include "vmm/hold/mitigation.h"
@@ -44,23 +45,13 @@ static int vcpu_ioctl(struct vcpu *v, unsigned long request, void *arg, const ch
 		       kvm_cure(errno));
 }
 
-/* CPUID.1 ECX: VMX. 8000_0001H ECX: SVM. SDM vol.2, AMD APM vol.3. */
-#define CPUID_1_ECX_VMX	       (1u << 5)
-#define CPUID_80000001_ECX_SVM (1u << 2)
-
 void vcpu_base_cpuid(struct cpuid_set *set, const struct kvm *kvm, bool nested)
 {
-	struct cpuid_leaf *l;
-
 	cpuid_set_vmm_bits(set, kvm->tsc_deadline);
 	if (nested)
 		return;
-	l = cpuid_find(set, 1, 0);
-	if (l)
-		l->ecx &= ~CPUID_1_ECX_VMX;
-	l = cpuid_find(set, 0x80000001, 0);
-	if (l)
-		l->ecx &= ~CPUID_80000001_ECX_SVM;
+	cpu_feature_put(set, cpu_feature(FEATURE_vmx), false);
+	cpu_feature_put(set, cpu_feature(FEATURE_svm), false);
 }
 
 static int set_cpuid(struct vcpu *v, uint32_t n_vcpus, struct err *e)

@@ -50,7 +50,7 @@ AMD_FORCE = [("IBRS", "ibrs"), ("STIBP", "amd_stibp"), ("SSBD", "amd_ssbd"), ("P
 
 
 def features():
-    row = re.compile(r'FEATURE\("(\w+)",\s*(0x\w+), (\d+), CPUID_E(.)X,\s*(\d+)')
+    row = re.compile(r'FEATURE\((\w+),\s*(\w+),\s*(\d+), E(.)X,\s*(\d+)')
     with open(DEFS) as f:
         return {m[1]: ((int(m[2], 16), int(m[3])), "ABCD".index(m[4]), int(m[5])) for m in map(row.match, f) if m}
 
