@@ -1,5 +1,5 @@
 /* IA32_ARCH_CAPABILITIES bit by bit: the table of its bits, and levelling two values by it. */
-#include "msr/pool.h"
+#include "msr/arch_caps.h"
 
 #include <stddef.h>
 

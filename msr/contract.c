@@ -1,8 +1,8 @@
-/* What a guest's CPUID tells it about SPEC_CTRL and its neighbours, as far as the guest can reach.
- */
+#include "msr/contract.h"
+
 #include <stddef.h>
 
-#include "msr/decide.h"
+#include "cpuid/feature_bits.h"
 
 /* A leaf above the highest of its range gives another leaf's values (SDM vol.2 CPUID). */
 static const struct cpuid_leaf *reach(struct cpuid_set *set, uint32_t leaf, uint32_t subleaf)

@@ -3,6 +3,9 @@
 
 #include <string.h>
 
+#include "msr/arch_caps.h"
+#include "msr/spec_ctrl.h"
+
 /*
  * What one host adds to the pool's facts. Unknown counts as long: nobody may rely on less.
  * @atom_idle: set when an Atom-only part has BHI_CTRL and cannot force it

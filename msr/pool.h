@@ -9,31 +9,24 @@
 #include <stdint.h>
 
 #include "cpuid/host.h"
-#include "cpuid/merge.h"
-#include "msr/decide.h"
+#include "msr/backend_kind.h"
+#include "msr/contract.h"
+#include "msr/mitigation_policy.h"
 
-/* One bit of IA32_ARCH_CAPABILITIES (msr/arch_caps.def). */
-struct arch_cap_bit {
-	const char *name;
-	unsigned int bit;
-	enum merge_rule merge;
-	const char *why, *source;
-};
-
-/** arch_cap_bits - the table; @n receives the number of rows */
-const struct arch_cap_bit *arch_cap_bits(unsigned int *n);
-
-/**
- * arch_cap_merge - level two values of IA32_ARCH_CAPABILITIES
- * A bit that the table does not know is not passed on.
+/* The hosts that the guest may move to, this one included. All false and n_hosts 0: only this one.
  */
-uint64_t arch_cap_merge(uint64_t a, uint64_t b);
-
-/** arch_cap_warnings - the bits that are levelled by OR: a guest may be shown them on any host */
-uint64_t arch_cap_warnings(void);
-
-/** arch_cap_lost - what a guest that was shown @guest cannot be shown on a host that has @host */
-uint64_t arch_cap_lost(uint64_t guest, uint64_t host);
+struct pool_facts {
+	unsigned int n_hosts;
+	bool any_long_bhb;
+	bool all_atom_or_short;	 /* every host is Atom-only or has a short BHB */
+	bool long_can_force_bhi; /* every host with a long BHB can force BHI_DIS_S per vCPU */
+	bool any_rsba; /* a host where returns use other predictors, which no bit turns off */
+	bool any_rrsba;
+	bool rrsba_can_force; /* every RRSBA host can force RRSBA_DIS_S per vCPU */
+	bool rrsba_ctrl_idle; /* a host has RRSBA_CTRL and yet cannot force it */
+	bool mixed;	      /* short and long branch history buffers in one pool */
+	bool no_msr_exits;    /* a host cannot answer the virtual MSRs */
+};
 
 struct pool_host {
 	struct host_facts host;

@@ -4,74 +4,54 @@
 #include <stddef.h>
 
 #include "base/bytes.h"
-#include "msr/decide.h"
-#include "msr/virt_msr.h"
+#include "msr/contract.h"
 
+#define BIT(name)   SPEC_CTRL_##name, #name
+#define EDX_0(name) CPUID_BIT(7_0_EDX, name)
+#define EDX_2(name) CPUID_BIT(7_2_EDX, name)
+#define EBX_8(name) CPUID_BIT(80000008_0_EBX, name)
+
+/*
+ * One row for each bit: its name, and what of CPUID says that it is there, any of the three. SDM
+ * vol.4 MSR 48H for leaf 7; AMD APM vol.3 appendix E for 8000_0008H, where AMD enumerates the same
+ * bits. A new bit's enumeration is a line of cpuid/features.def first.
+ */
 static const struct {
 	uint64_t bit;
 	const char *name;
-} names[] = {
-	{SPEC_CTRL_IBRS, "IBRS"},
-	{SPEC_CTRL_STIBP, "STIBP"},
-	{SPEC_CTRL_SSBD, "SSBD"},
-	{SPEC_CTRL_IPRED_DIS_U, "IPRED_DIS_U"},
-	{SPEC_CTRL_IPRED_DIS_S, "IPRED_DIS_S"},
-	{SPEC_CTRL_RRSBA_DIS_U, "RRSBA_DIS_U"},
-	{SPEC_CTRL_RRSBA_DIS_S, "RRSBA_DIS_S"},
-	{SPEC_CTRL_PSFD, "PSFD"},
-	{SPEC_CTRL_DDPD_U, "DDPD_U"},
-	{SPEC_CTRL_BHI_DIS_S, "BHI_DIS_S"},
-};
-
-/* SDM vol.4 MSR 48H: what enumerates each bit on Intel. AMD's enumeration has the same bits. */
-static const struct {
-	uint32_t cpuid;
-	uint64_t bits;
-} by_7_0_edx[] =
-	{
-		/* STIBP may be written, to no effect, wherever the MSR exists */
-		{CPUID_BIT(7_0_EDX, spec_ctrl), SPEC_CTRL_IBRS | SPEC_CTRL_STIBP},
-		{CPUID_BIT(7_0_EDX, stibp), SPEC_CTRL_STIBP},
-		{CPUID_BIT(7_0_EDX, ssbd), SPEC_CTRL_SSBD},
-},
-  by_7_2_edx[] =
-	  {
-		  {CPUID_BIT(7_2_EDX, psfd), SPEC_CTRL_PSFD},
-		  {CPUID_BIT(7_2_EDX, ipred_ctrl), SPEC_CTRL_IPRED_DIS_U | SPEC_CTRL_IPRED_DIS_S},
-		  {CPUID_BIT(7_2_EDX, rrsba_ctrl), SPEC_CTRL_RRSBA_DIS_U | SPEC_CTRL_RRSBA_DIS_S},
-		  {CPUID_BIT(7_2_EDX, ddpd_u), SPEC_CTRL_DDPD_U},
-		  {CPUID_BIT(7_2_EDX, bhi_ctrl), SPEC_CTRL_BHI_DIS_S},
-},
-  by_80000008_ebx[] = {
-	  {CPUID_BIT(80000008_0_EBX, ibrs), SPEC_CTRL_IBRS},
-	  {CPUID_BIT(80000008_0_EBX, amd_stibp), SPEC_CTRL_STIBP},
-	  {CPUID_BIT(80000008_0_EBX, amd_ssbd), SPEC_CTRL_SSBD},
-	  {CPUID_BIT(80000008_0_EBX, amd_psfd), SPEC_CTRL_PSFD},
+	uint32_t leaf7_0_edx, leaf7_2_edx, leaf80000008_ebx;
+} bits[] = {
+	{BIT(IBRS), EDX_0(spec_ctrl), 0, EBX_8(ibrs)},
+	/* may be written, to no effect, wherever the MSR exists */
+	{BIT(STIBP), EDX_0(spec_ctrl) | EDX_0(stibp), 0, EBX_8(amd_stibp)},
+	{BIT(SSBD), EDX_0(ssbd), 0, EBX_8(amd_ssbd)},
+	{BIT(IPRED_DIS_U), 0, EDX_2(ipred_ctrl), 0},
+	{BIT(IPRED_DIS_S), 0, EDX_2(ipred_ctrl), 0},
+	{BIT(RRSBA_DIS_U), 0, EDX_2(rrsba_ctrl), 0},
+	{BIT(RRSBA_DIS_S), 0, EDX_2(rrsba_ctrl), 0},
+	{BIT(PSFD), 0, EDX_2(psfd), EBX_8(amd_psfd)},
+	{BIT(DDPD_U), 0, EDX_2(ddpd_u), 0},
+	{BIT(BHI_DIS_S), 0, EDX_2(bhi_ctrl), 0},
 };
 
 static uint64_t enumerated(uint32_t leaf7_0_edx, uint32_t leaf7_2_edx, uint32_t leaf80000008_ebx)
 {
-	uint64_t bits = 0;
+	uint64_t found = 0;
 	size_t i;
 
-	for (i = 0; i < ARRAY_SIZE(by_7_0_edx); i++)
-		bits |= leaf7_0_edx & by_7_0_edx[i].cpuid ? by_7_0_edx[i].bits : 0;
-	for (i = 0; i < ARRAY_SIZE(by_7_2_edx); i++)
-		bits |= leaf7_2_edx & by_7_2_edx[i].cpuid ? by_7_2_edx[i].bits : 0;
-	for (i = 0; i < ARRAY_SIZE(by_80000008_ebx); i++)
-		bits |= leaf80000008_ebx & by_80000008_ebx[i].cpuid ? by_80000008_ebx[i].bits : 0;
-	return bits;
+	for (i = 0; i < ARRAY_SIZE(bits); i++)
+		if ((leaf7_0_edx & bits[i].leaf7_0_edx) || (leaf7_2_edx & bits[i].leaf7_2_edx) ||
+		    (leaf80000008_ebx & bits[i].leaf80000008_ebx))
+			found |= bits[i].bit;
+	return found;
 }
 
 uint64_t spec_ctrl_legal(const struct guest_contract *guest)
 {
 	/* The MSR exists by KVM's rule: IBRS on Intel, any of three bits on AMD. */
-	const uint32_t amd = CPUID_BIT(80000008_0_EBX, ibrs) |
-			     CPUID_BIT(80000008_0_EBX, amd_stibp) |
-			     CPUID_BIT(80000008_0_EBX, amd_ssbd);
+	const uint32_t amd = EBX_8(ibrs) | EBX_8(amd_stibp) | EBX_8(amd_ssbd);
 
-	if (!(guest->leaf7_0_edx & CPUID_BIT(7_0_EDX, spec_ctrl)) &&
-	    !(guest->leaf80000008_ebx & amd))
+	if (!(guest->leaf7_0_edx & EDX_0(spec_ctrl)) && !(guest->leaf80000008_ebx & amd))
 		return 0;
 	return enumerated(guest->leaf7_0_edx, guest->leaf7_2_edx, guest->leaf80000008_ebx);
 }
@@ -85,8 +65,8 @@ const char *spec_ctrl_bit_name(uint64_t bit)
 {
 	size_t i;
 
-	for (i = 0; i < ARRAY_SIZE(names); i++)
-		if (names[i].bit == bit)
-			return names[i].name;
+	for (i = 0; i < ARRAY_SIZE(bits); i++)
+		if (bits[i].bit == bit)
+			return bits[i].name;
 	return NULL;
 }

@@ -1,6 +1,8 @@
 /*
  * IA32_SPEC_CTRL and what enumerates its bits: numbers and names, with sources. Names are the
- * vendor's. PURE.
+ * vendor's. A new bit is a line here, part of SPEC_CTRL_ALL, and a row of the table of spec_ctrl.c;
+ * that is all that "spec-ctrl:" of a policy, fact files and reports need. What is decided about it
+ * by itself is a table of rules (rules.h). PURE.
  */
 #ifndef MSR_SPEC_CTRL_H
 #define MSR_SPEC_CTRL_H
@@ -56,5 +58,18 @@
 #define MITIGATION_BHB_CLEAR_SEQ_S  (1ULL << 0) /* ENUM: _SUPPORT, CTRL: _USED */
 #define MITIGATION_RETPOLINE_S	    (1ULL << 1)
 #define MITIGATION_ALL		    (MITIGATION_BHB_CLEAR_SEQ_S | MITIGATION_RETPOLINE_S)
+
+struct guest_contract;
+struct host_facts;
+
+/** spec_ctrl_legal - the bits that a guest with this CPUID may set in 0x48; 0 when it has no such
+ * MSR */
+uint64_t spec_ctrl_legal(const struct guest_contract *guest);
+
+/** spec_ctrl_host_bits - the bits of 0x48 that this Intel host's CPU has, by raw CPUID */
+uint64_t spec_ctrl_host_bits(const struct host_facts *host);
+
+/** spec_ctrl_bit_name - "BHI_DIS_S" for one bit of 0x48; NULL for a reserved one or several */
+const char *spec_ctrl_bit_name(uint64_t bit);
 
 #endif

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "msr/msr.h"
+#include "msr/spec_ctrl.h"
 
 /* Reading the enumeration is how a guest without anything to report shows that it looked. */
 static enum msr_result mark(struct vcpu_report *r, bool enum_read)

@@ -9,7 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "msr/decide.h"
+#include "msr/contract.h"
 
 enum msr_result {
 	MSR_OK,	     /* done, nothing that a decision depends on changed */
@@ -18,6 +18,14 @@ enum msr_result {
 			hardware's): decide and apply again */
 	MSR_GP,	     /* the access is #GP(0) */
 	MSR_UNKNOWN, /* not one of these MSRs */
+};
+
+/* What one vCPU said since its last reset. */
+struct vcpu_report {
+	bool aware;	/* it read 0x50000000 or 0x50000001, or wrote 0x50000002 */
+	bool enum_read; /* it read 0x50000001: a bit left clear in ctrl is an answer */
+	bool written;	/* it wrote 0x50000002 */
+	uint64_t ctrl;	/* MSR 0x50000002 */
 };
 
 /* One vCPU's state; migrates as a whole. */
@@ -42,9 +50,5 @@ enum msr_result vcpu_msrs_write(struct vcpu_msrs *m, const struct guest_contract
 /** vcpu_msrs_reset - a full reset of the machine forgets all; INIT clears 0x48, keeps the report */
 void vcpu_msrs_reset(struct vcpu_msrs *m);
 void vcpu_msrs_init(struct vcpu_msrs *m);
-
-/** spec_ctrl_legal - the bits that a guest with this CPUID may set in 0x48; 0 when it has no such
- * MSR */
-uint64_t spec_ctrl_legal(const struct guest_contract *guest);
 
 #endif

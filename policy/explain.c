@@ -5,7 +5,7 @@
 
 #include "base/bytes.h"
 #include "base/text.h"
-#include "msr/pool.h"
+#include "msr/arch_caps.h"
 
 #define TEXT_COLUMNS 100
 #define LABEL_WIDTH  12
@@ -226,15 +226,6 @@ static void step_name(const struct decision_step *s, char *buf, size_t size)
 		snprintf(buf + at, size - at, ", %s at 0", explain_bits(zero, bits, sizeof(bits)));
 }
 
-void explain_step(const struct decision_step *s, char *buf, size_t size)
-{
-	const char *cure = decision_cure(s);
-	char name[640];
-
-	step_name(s, name, sizeof(name));
-	snprintf(buf, size, "%s: %s%s%s", name, s->reason, cure ? "; " : "", cure ? cure : "");
-}
-
 /* The end of the alternative of a cure that begins at @text: ", or " or "; " or the text's end */
 static const char *phrase_end(const char *text)
 {
@@ -248,7 +239,7 @@ static const char *phrase_end(const char *text)
 /* A step in one line, less what of its cure is in @said already. */
 static void step_unsaid(const struct decision_step *s, const char *said, char *buf, size_t size)
 {
-	const char *at = decision_cure(s), *separator = "; ";
+	const char *at = s->cure, *separator = "; ";
 	char phrase[EXPLAIN_STEP_MAX / 2], name[640];
 	size_t len;
 
@@ -296,16 +287,15 @@ const char *explain_reasons(const struct mitigation_decision *d, char *buf, size
 
 static void print_step(FILE *f, const struct decision_step *s)
 {
-	const char *cure = decision_cure(s);
 	char name[640], head[704];
 
 	step_name(s, name, sizeof(name));
 	snprintf(head, sizeof(head), "  %s: %s:", name, verdict_name(s->verdict));
 	fputs(head, f);
 	print_wrapped(f, (int)strlen(head), 6, s->reason);
-	if (cure) {
+	if (s->cure) {
 		fputs("      cure:", f);
-		print_wrapped(f, 6 + (int)strlen("cure:"), 6, cure);
+		print_wrapped(f, 6 + (int)strlen("cure:"), 6, s->cure);
 	}
 	if (s->source && *s->source) {
 		fputs("      source:", f);
@@ -322,13 +312,10 @@ const char *explain_short(const struct mitigation_input *in, const struct mitiga
 		return "no BHB sequence is needed: parts of this vendor are not affected by BHI";
 	if (!d->short_adequate && d->value & SPEC_CTRL_BHI_DIS_S)
 		return "the short BHB sequence is adequate on this host with BHI_DIS_S, which is "
-		       "held; "
-		       "that "
-		       "it is wherever the guest may go is not assured";
+		       "held; that it is wherever the guest may go is not assured";
 	if (!d->short_adequate && t.bhb == BHB_SHORT)
 		return "the short BHB sequence is adequate on this part, whose BHB is short; that "
-		       "it "
-		       "is wherever the guest may go is not assured";
+		       "it is wherever the guest may go is not assured";
 	if (!d->short_adequate)
 		return "nothing on this host assures that the short BHB sequence is adequate";
 	if (d->value & SPEC_CTRL_BHI_DIS_S)
@@ -416,12 +403,11 @@ json_t *explain_steps_json(const struct mitigation_decision *d)
 		const struct decision_step *s = &d->step[i];
 
 		json_array_append_new(
-			steps,
-			json_pack("{s:s, s:i, s:o, s:o, s:s, s:s, s:s*, s:s}", "table",
-				  decision_table_name(s->table), "row", (int)s->row, "bits",
-				  json_bits(s->bit), "at-1", json_bits(s->bit & s->at_1), "verdict",
-				  verdict_name(s->verdict), "reason", s->reason, "cure",
-				  decision_cure(s), "source", s->source ? s->source : ""));
+			steps, json_pack("{s:s, s:i, s:o, s:o, s:s, s:s, s:s*, s:s}", "table",
+					 decision_table_name(s->table), "row", (int)s->row, "bits",
+					 json_bits(s->bit), "at-1", json_bits(s->bit & s->at_1),
+					 "verdict", verdict_name(s->verdict), "reason", s->reason,
+					 "cure", s->cure, "source", s->source ? s->source : ""));
 	}
 	return steps;
 }

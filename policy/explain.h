@@ -23,10 +23,7 @@ void explain_features(uint32_t leaf7_0_edx, uint32_t leaf7_2_edx, uint64_t arch_
 /** explain_host - two lines about a host: its processor and its back end */
 void explain_host(FILE *f, const struct host_facts *host, const struct backend_facts *backend);
 
-#define EXPLAIN_STEP_MAX 768 /* bytes of one step as text */
-
-/** explain_step - "bhi row 13, BHI_DIS_S at 1: what is wrong; what to do about it", one line */
-void explain_step(const struct decision_step *s, char *buf, size_t size);
+#define EXPLAIN_STEP_MAX 768 /* bytes of one step as text: where, what is wrong, what to do */
 
 /**
  * explain_reasons - the steps that are as bad as the whole, in one line, each advice once; those

@@ -75,7 +75,7 @@ static struct item item_of(const struct host_traits *t, const struct mitigation_
 		i.held = false;
 	if (i.wanted != i.held)
 		i.reason = h->failed ? NOT_KEPT : FIXED;
-	else if (s && s->table == TABLE_BHI && s->verdict == VERDICT_ALLOW_FORCED && s->row >= 9 &&
+	else if (s && s->table == TABLE_BHI && s->verdict == VERDICT_ALLOW_FORCED && s->wanted &&
 		 i.at_1)
 		i.needs_it = t->name;
 	return i;

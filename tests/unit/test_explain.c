@@ -67,7 +67,11 @@ static const struct mitigation_decision decision = {
 		  .reason = "a reason of so many words that it has to be broken into more than one "
 			    "line when it is printed for a person",
 		  .source = "a source"},
-		 {.table = TABLE_MIGRATION, .row = 4, .verdict = VERDICT_WARN, .reason = "other"}},
+		 {.table = TABLE_MIGRATION,
+		  .row = 4,
+		  .verdict = VERDICT_WARN,
+		  .reason = "other",
+		  .cure = "use a host on which testudo host lists the bit"}},
 };
 
 static char *print(const struct mitigation_input *in, const struct mitigation_decision *d)
@@ -118,6 +122,7 @@ static void test_text(void **state)
 	free(text);
 }
 
+/* One row that warns or refuses, as a line. */
 static void test_steps(void **state)
 {
 	static const struct {
@@ -125,14 +130,15 @@ static void test_steps(void **state)
 		const char *text;
 	} rows[] = {
 		{{TABLE_BHI, 6, SPEC_CTRL_BHI_DIS_S, SPEC_CTRL_BHI_DIS_S, VERDICT_ALLOW, "fine", "",
-		  0},
+		  NULL, false, false},
 		 "bhi row 6, BHI_DIS_S: fine"},
 		{{TABLE_RAW, 2, SPEC_CTRL_SSBD | SPEC_CTRL_STIBP, SPEC_CTRL_SSBD, VERDICT_REFUSE,
-		  "no", "", 0},
-		 "raw row 2, SSBD at 1, STIBP at 0: no; take the bit out of spec-ctrl, or use a "
-		 "host on which testudo host lists the bit"},
-		{{TABLE_POOL, 1, 0, 0, VERDICT_WARN, "mixed", "", 0},
-		 "pool row 1: mixed; make a pool of one kind of hosts, or set mixed-pool: level"},
+		  "no", "", "take the bit out of spec-ctrl, or use another host", false, false},
+		 "raw row 2, SSBD at 1, STIBP at 0: no; take the bit out of spec-ctrl, or use "
+		 "another host"},
+		{{TABLE_POOL, 1, 0, 0, VERDICT_WARN, "mixed", "", "set mixed-pool: level", false,
+		  false},
+		 "pool row 1: mixed; set mixed-pool: level"},
 	};
 	struct mitigation_decision d = {.verdict = VERDICT_REFUSE};
 	char buf[512], both[1024];
@@ -140,8 +146,10 @@ static void test_steps(void **state)
 
 	(void)state;
 	for (i = 0; i < ARRAY_SIZE(rows); i++) {
-		explain_step(&rows[i].step, buf, sizeof(buf));
-		assert_string_equal(buf, rows[i].text);
+		const struct mitigation_decision one = {
+			.verdict = rows[i].step.verdict, .n_steps = 1, .step = {rows[i].step}};
+
+		assert_string_equal(explain_reasons(&one, buf, sizeof(buf)), rows[i].text);
 		d.step[d.n_steps++] = rows[i].step;
 	}
 	assert_string_equal(explain_reasons(&d, buf, sizeof(buf)), rows[1].text);
@@ -160,11 +168,20 @@ static void test_advice_is_given_once(void **state)
 		.verdict = VERDICT_REFUSE,
 		.n_steps = 3,
 		.step = {{TABLE_BHI, 13, SPEC_CTRL_BHI_DIS_S, SPEC_CTRL_BHI_DIS_S, VERDICT_REFUSE,
-			  "one", "", STEP_STRICT},
+			  "one", "",
+			  "use a host on which testudo host lists the bit, or show the guest "
+			  "BHI_CTRL; strict: off lets it run as it is",
+			  true, true},
 			 {TABLE_RRSBA, 9, SPEC_CTRL_RRSBA_DIS_S, SPEC_CTRL_RRSBA_DIS_S,
-			  VERDICT_REFUSE, "two", "", STEP_STRICT},
+			  VERDICT_REFUSE, "two", "",
+			  "show the guest RRSBA from its first boot, or use a host on which "
+			  "testudo host lists the bit; strict: off lets it run as it is",
+			  true, true},
 			 {TABLE_MIGRATION, 4, SPEC_CTRL_BHI_DIS_S, SPEC_CTRL_BHI_DIS_S,
-			  VERDICT_REFUSE, "three", "", STEP_STRICT}},
+			  VERDICT_REFUSE, "three", "",
+			  "use a host on which testudo host lists the bit; strict: off lets it "
+			  "come",
+			  false, false}},
 	};
 	char buf[1024];
 

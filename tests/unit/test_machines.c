@@ -12,6 +12,8 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "cpuid/guest_cpu.h"
+#include "msr/arch_caps.h"
+#include "msr/decide.h"
 #include "msr/pool.h"
 #include "policy/facts.h"
 

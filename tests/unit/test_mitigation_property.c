@@ -176,7 +176,7 @@ static void check_shape(const struct mitigation_decision *d)
 {
 	uint64_t explained = 0;
 	enum verdict worst = VERDICT_ALLOW;
-	unsigned int i, bhi = 0, rrsba = 0;
+	unsigned int i, bhi = 0, rrsba = 0, weak = 0;
 
 	assert_in_range(d->n_steps, 2, DECISION_STEPS_MAX - 1);
 	for (i = 0; i < d->n_steps; i++) {
@@ -184,17 +184,19 @@ static void check_shape(const struct mitigation_decision *d)
 
 		assert_true(s->row && s->reason && *s->reason && s->source && *s->source);
 		/* a warning or a refusal comes with what to do about it */
-		assert_int_equal(decision_cure(s) != NULL, s->verdict >= VERDICT_WARN);
+		assert_int_equal(s->cure != NULL, s->verdict >= VERDICT_WARN);
 		assert_int_equal(s->at_1 & ~s->bit, 0);
 		worst = s->verdict > worst ? s->verdict : worst;
 		bhi += s->table == TABLE_BHI;
 		rrsba += s->table == TABLE_RRSBA;
+		weak += s->table == TABLE_MIGRATION && s->row == 4;
 		if (s->verdict >= VERDICT_ALLOW_FORCED)
 			explained |= s->bit;
 	}
 	assert_int_equal(d->verdict, worst);
 	assert_int_equal(bhi, 1);
 	assert_int_equal(rrsba, 1);
+	assert_in_range(weak, 0, 1);		   /* its lines exclude each other */
 	assert_int_equal(d->mask & ~explained, 0); /* no bit is held without a step that says so */
 	assert_int_equal(d->value & ~d->mask, 0);
 	assert_int_equal(d->mask & ~SPEC_CTRL_ALL, 0);
@@ -369,7 +371,7 @@ static void check_not_followed(const struct point *p, const struct mitigation_de
 	unsigned int i, k;
 
 	for (i = 0; i < d->n_steps; i++) {
-		const char *cure = decision_cure(&d->step[i]);
+		const char *cure = d->step[i].cure;
 
 		for (k = 0; cure && k < ARRAY_SIZE(settings); k++)
 			if (settings[k].followed && strstr(cure, settings[k].advice))
@@ -385,7 +387,7 @@ static void check_cures(const struct point *p, const struct mitigation_decision 
 
 	for (i = 0; i < d->n_steps; i++) {
 		const struct decision_step *s = &d->step[i];
-		const char *cure = decision_cure(s);
+		const char *cure = s->cure;
 		struct mitigation_input in = p->in;
 		struct mitigation_decision cured;
 

@@ -7,6 +7,7 @@
 
 #include "base/bytes.h"
 #include "hosts.h"
+#include "msr/arch_caps.h"
 #include "msr/pool.h"
 
 #define FILTER(can)                            \
