@@ -322,8 +322,7 @@ const char *explain_short(const struct mitigation_input *in, const struct mitiga
 		return t.bhb == BHB_LONG
 			       ? "too short alone for this part's long BHB; adequate with "
 				 "BHI_DIS_S, which is held"
-			       : "the short BHB sequence is adequate with BHI_DIS_S, which "
-				 "is held";
+			       : "the short BHB sequence is adequate with BHI_DIS_S, which is held";
 	if (t.bhi_no)
 		return "the short BHB sequence is adequate: the host has BHI_NO";
 	return t.atom_only ? "the short BHB sequence is adequate on this part, Atom cores only"

@@ -77,8 +77,7 @@ static int read_map(struct policy_reader *r, const struct policy_key *parent)
 		if (*line)
 			return err_set(
 				r->e, -EINVAL,
-				"policy %s: line %u: %s: given on line %u already; leave one "
-				"out",
+				"policy %s: line %u: %s: given on line %u already; leave one out",
 				r->name, reader_line(r), reader_key_path(k, path, sizeof(path)),
 				*line);
 		*line = reader_line(r);

@@ -99,11 +99,10 @@ static int read_bits(struct policy_reader *r, const struct policy_key *k)
 	int ret;
 
 	if (r->event.type != YAML_MAPPING_START_EVENT)
-		return err_set(
-			r->e, -EINVAL,
-			"policy %s: line %u: %s: %s is not a value; give a map of bits, such "
-			"as 'BHI_DIS_S: on'",
-			r->name, reader_line(r), k->name, reader_quote(r).s);
+		return err_set(r->e, -EINVAL,
+			       "policy %s: line %u: %s: %s is not a value; give a map of bits, "
+			       "such as 'BHI_DIS_S: on'",
+			       r->name, reader_line(r), k->name, reader_quote(r).s);
 	while ((ret = reader_next(r)) == 0 && r->event.type != YAML_MAPPING_END_EVENT) {
 		const struct policy_choice *c;
 		unsigned int *line;

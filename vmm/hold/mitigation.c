@@ -1,6 +1,7 @@
 #include "vmm/hold/mitigation.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -137,8 +138,7 @@ static void warn_at_start(const struct mitigation *m)
 	if (m->nested && m->backend.ops->denies_spec_ctrl && m->start.mask && kernel_before(6, 12))
 		log_warn("mitigation: this guest may run guests of its own, and before Linux 6.12 "
 			 "its MSR-load lists reach SPEC_CTRL past the MSR filter: a hypervisor in "
-			 "it "
-			 "can drop the held bits; use a newer host kernel, or hide VMX from it");
+			 "it can drop the held bits; use a newer host kernel, or hide VMX from it");
 }
 
 void mitigation_read_cpuid(struct mitigation *m, struct cpuid_set *cpuid)
@@ -499,12 +499,12 @@ void mitigation_check_rates(struct mitigation *m)
 		if (rate < RATE_LIMIT_PER_SEC || v->rate_warned)
 			continue;
 		v->rate_warned = true;
-		log_warn(
-			"mitigation: vCPU %u accesses SPEC_CTRL %llu times a second, and each "
-			"access leaves KVM (about 10 us: %llu%% of a CPU); show the guest eIBRS or "
-			"BHI_CTRL so that it writes once, set bhi and rrsba to off in the policy, "
-			"or use a host kernel with KVM_CAP_FORCE_SPEC_CTRL",
-			i, HEX(rate), HEX(rate / 1000));
+		log_warn("mitigation: vCPU %u accesses SPEC_CTRL %" PRIu64
+			 " times a second, and each access leaves KVM (about 10 us: %" PRIu64
+			 "%% of a CPU); show the guest eIBRS or BHI_CTRL so that it writes once, "
+			 "set bhi and rrsba to off in the policy, or use a host kernel with "
+			 "KVM_CAP_FORCE_SPEC_CTRL",
+			 i, rate, rate / 1000);
 	}
 }
 

@@ -129,8 +129,7 @@ static int take_contract(struct mitigation *m, struct cpuid_set *cpuid,
 		return err_set(
 			e, -EPERM,
 			"the guest was offered the virtual mitigation MSRs, and the destination's "
-			"KVM has no MSR filter to answer them; use a host kernel from 5.10 "
-			"on");
+			"KVM has no MSR filter to answer them; use a host kernel from 5.10 on");
 	m->contract = *g;
 	mitigation_try_arch_cap(m, cpuid);
 	return 0;
