@@ -7,12 +7,8 @@
 #include <string.h>
 
 #include "base/bytes.h"
+#include "cpuid/arch_cap.h"
 #include "cpuid/feature_bits.h"
-
-#define ARCH_CAP_IBRS_ALL_BIT (1ULL << 1)
-#define ARCH_CAP_RSBA_BIT     (1ULL << 2)
-#define ARCH_CAP_RRSBA_BIT    (1ULL << 19)
-#define ARCH_CAP_BHI_NO_BIT   (1ULL << 20)
 
 /* Controls that came with Golden Cove and Gracemont; no older part has one. */
 #define NEWER_7_2_EDX                                                      \
@@ -192,10 +188,10 @@ void host_traits_derive(const struct host_facts *f, struct host_traits *t)
 	t->atom_only = t->row && t->row->atom_only && !t->hybrid;
 	t->bhi_ctrl = f->leaf7_2_edx & CPUID_BIT(7_2_EDX, bhi_ctrl);
 	t->rrsba_ctrl = f->leaf7_2_edx & CPUID_BIT(7_2_EDX, rrsba_ctrl);
-	t->eibrs = (f->kvm_arch_cap & ARCH_CAP_IBRS_ALL_BIT) || (t->row && t->row->eibrs);
-	t->rrsba = (f->kvm_arch_cap & ARCH_CAP_RRSBA_BIT) || (t->row ? t->row->rrsba : t->eibrs);
-	t->rsba = (f->kvm_arch_cap & ARCH_CAP_RSBA_BIT) || (t->row && t->row->rsba);
-	t->bhi_no = f->kvm_arch_cap & ARCH_CAP_BHI_NO_BIT;
+	t->eibrs = (f->kvm_arch_cap & ARCH_CAP_IBRS_ALL) || (t->row && t->row->eibrs);
+	t->rrsba = (f->kvm_arch_cap & ARCH_CAP_RRSBA) || (t->row ? t->row->rrsba : t->eibrs);
+	t->rsba = (f->kvm_arch_cap & ARCH_CAP_RSBA) || (t->row && t->row->rsba);
+	t->bhi_no = f->kvm_arch_cap & ARCH_CAP_BHI_NO;
 }
 
 bool host_facts_same(const struct host_facts *a, const struct host_facts *b)

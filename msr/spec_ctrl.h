@@ -1,14 +1,16 @@
 /*
  * IA32_SPEC_CTRL and what enumerates its bits: numbers and names, with sources. Names are the
  * vendor's. A new bit is a line here, part of SPEC_CTRL_ALL, and a row of the table of spec_ctrl.c;
- * that is all that "spec-ctrl:" of a policy, fact files and reports need. What is decided about it
- * by itself is a table of rules (rules.h). PURE.
+ * what enumerates it is a line of cpuid/features.def and part of SPECULATION_7_*. Probing, policies,
+ * fact files and reports ask these. What is decided about it by itself is a table of rules
+ * (rules.h). PURE.
  */
 #ifndef MSR_SPEC_CTRL_H
 #define MSR_SPEC_CTRL_H
 
 #include <stdint.h>
 
+#include "cpuid/arch_cap.h"
 #include "cpuid/feature_bits.h"
 
 /* MSR 48H, SDM vol.4 table 2-2; Intel "CPUID Enumeration and Architectural MSRs" */
@@ -31,7 +33,7 @@
 #define SPEC_CTRL_COMMON (SPEC_CTRL_IBRS | SPEC_CTRL_STIBP | SPEC_CTRL_SSBD | SPEC_CTRL_PSFD)
 
 /* the part of leaf 7 that says how speculation is controlled: what hosts are compared and levelled
- * by; the rest is for those who choose the guest's CPU */
+ * by and reports name; the rest is for those who choose the guest's CPU */
 #define SPECULATION_7_0_EDX                                          \
 	(CPUID_BIT(7_0_EDX, spec_ctrl) | CPUID_BIT(7_0_EDX, stibp) | \
 	 CPUID_BIT(7_0_EDX, arch_capabilities) | CPUID_BIT(7_0_EDX, ssbd))
@@ -39,15 +41,6 @@
 	(CPUID_BIT(7_2_EDX, psfd) | CPUID_BIT(7_2_EDX, ipred_ctrl) |   \
 	 CPUID_BIT(7_2_EDX, rrsba_ctrl) | CPUID_BIT(7_2_EDX, ddpd_u) | \
 	 CPUID_BIT(7_2_EDX, bhi_ctrl))
-
-/* MSR 10AH */
-#define ARCH_CAP_RDCL_NO      (1ULL << 0)
-#define ARCH_CAP_IBRS_ALL     (1ULL << 1)
-#define ARCH_CAP_RSBA	      (1ULL << 2)
-#define ARCH_CAP_RRSBA	      (1ULL << 19)
-#define ARCH_CAP_BHI_NO	      (1ULL << 20)
-#define ARCH_CAP_ITS_NO	      (1ULL << 62)
-#define ARCH_CAP_VIRTUAL_ENUM (1ULL << 63) /* virtual only: the three MSRs below exist */
 
 /* Intel's virtual mitigation MSRs (RFC v3, 20240410143446.797262-8 to -11) */
 /* MSR 48H itself is MSR_IA32_SPEC_CTRL of msr/msr.h */

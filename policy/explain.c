@@ -5,6 +5,7 @@
 
 #include "base/bytes.h"
 #include "base/text.h"
+#include "cpuid/feature.h"
 #include "msr/arch_caps.h"
 
 #define TEXT_COLUMNS 100
@@ -83,31 +84,41 @@ static const char *yes_no(bool yes)
 	return yes ? "yes" : "no";
 }
 
+/* Is it one of those that say how speculation is controlled, and set? */
+static bool controls(const struct cpu_feature *f, uint32_t leaf7_0_edx, uint32_t leaf7_2_edx)
+{
+	const uint32_t bit = 1u << f->bit;
+
+	if (f->leaf != 7 || f->reg != CPUID_EDX)
+		return false;
+	return f->subleaf == 0 ? leaf7_0_edx & SPECULATION_7_0_EDX & bit
+			       : f->subleaf == 2 && leaf7_2_edx & SPECULATION_7_2_EDX & bit;
+}
+
+/* A feature's name as the manuals and this program's reports spell it. */
+static const char *in_capitals(const char *name, char *buf, size_t size)
+{
+	size_t i;
+
+	for (i = 0; name[i] && i + 1 < size; i++)
+		buf[i] = name[i] >= 'a' && name[i] <= 'z' ? (char)(name[i] - 'a' + 'A') : name[i];
+	buf[i] = '\0';
+	return buf;
+}
+
 void explain_features(uint32_t leaf7_0_edx, uint32_t leaf7_2_edx, uint64_t arch_cap, char *buf,
 		      size_t size)
 {
-	static const struct {
-		uint32_t bit;
-		const char *name;
-	} words7_0[] = {{CPUID_BIT(7_0_EDX, spec_ctrl), "SPEC_CTRL"},
-			{CPUID_BIT(7_0_EDX, stibp), "STIBP"},
-			{CPUID_BIT(7_0_EDX, arch_capabilities), "ARCH_CAPABILITIES"},
-			{CPUID_BIT(7_0_EDX, ssbd), "SSBD"}},
-	  words7_2[] = {{CPUID_BIT(7_2_EDX, psfd), "PSFD"},
-			{CPUID_BIT(7_2_EDX, ipred_ctrl), "IPRED_CTRL"},
-			{CPUID_BIT(7_2_EDX, rrsba_ctrl), "RRSBA_CTRL"},
-			{CPUID_BIT(7_2_EDX, ddpd_u), "DDPD_U"},
-			{CPUID_BIT(7_2_EDX, bhi_ctrl), "BHI_CTRL"}};
+	const struct cpu_feature *features;
 	const struct arch_cap_bit *caps;
 	unsigned int n, i;
+	char name[32];
 
 	buf[0] = '\0';
-	for (i = 0; i < ARRAY_SIZE(words7_0); i++)
-		if (leaf7_0_edx & words7_0[i].bit)
-			text_list_add(buf, size, words7_0[i].name);
-	for (i = 0; i < ARRAY_SIZE(words7_2); i++)
-		if (leaf7_2_edx & words7_2[i].bit)
-			text_list_add(buf, size, words7_2[i].name);
+	features = cpu_features(&n);
+	for (i = 0; i < n; i++)
+		if (controls(&features[i], leaf7_0_edx, leaf7_2_edx))
+			text_list_add(buf, size, in_capitals(features[i].name, name, sizeof(name)));
 	caps = arch_cap_bits(&n);
 	for (i = 0; i < n; i++)
 		if (arch_cap & 1ULL << caps[i].bit)

@@ -23,7 +23,6 @@
 #define EXT1_EDX_COMMON	  0x2c100800u /* SYSCALL, NX, 1 GiB pages, RDTSCP, long mode */
 #define EXT1_ECX_AMD	  0x00400010u /* CR8 by LOCK MOV, topology extensions */
 #define EXT1_EDX_OF_LEAF1 0x0183f3ffu /* AMD has these of leaf 1 again */
-#define EXT8_EBX_IBPB	  (1u << 12)
 
 /* Leaves that are one vendor's, or that tell of the machine */
 static const uint32_t dropped[] = {
@@ -169,7 +168,7 @@ static uint32_t ext8_ebx(uint32_t leaf7_0_edx)
 	uint32_t ebx = 0;
 
 	if (leaf7_0_edx & CPUID_BIT(7_0_EDX, spec_ctrl))
-		ebx |= EXT8_EBX_IBPB | CPUID_BIT(80000008_0_EBX, ibrs);
+		ebx |= CPUID_BIT(80000008_0_EBX, ibpb) | CPUID_BIT(80000008_0_EBX, ibrs);
 	if (leaf7_0_edx & CPUID_BIT(7_0_EDX, stibp))
 		ebx |= CPUID_BIT(80000008_0_EBX, amd_stibp);
 	if (leaf7_0_edx & CPUID_BIT(7_0_EDX, ssbd))

@@ -183,8 +183,31 @@ static void test_arch_cap(void **state)
 	assert_int_equal(arch_cap_lost(1ULL << 40, 0), 1ULL << 40); /* unknown: not a pass */
 }
 
+static uint64_t bit_called(const char *name)
+{
+	unsigned int n, i;
+	const struct arch_cap_bit *b = arch_cap_bits(&n);
+
+	for (i = 0; i < n; i++)
+		if (!strcmp(b[i].name, name))
+			return 1ULL << b[i].bit;
+	return 0;
+}
+
 static void test_arch_cap_table(void **state)
 {
+	static const struct {
+		const char *name;
+		uint64_t bit;
+	} named[] = {
+		{"RDCL_NO", ARCH_CAP_RDCL_NO},
+		{"IBRS_ALL", ARCH_CAP_IBRS_ALL},
+		{"RSBA", ARCH_CAP_RSBA},
+		{"RRSBA", ARCH_CAP_RRSBA},
+		{"BHI_NO", ARCH_CAP_BHI_NO},
+		{"ITS_NO", ARCH_CAP_ITS_NO},
+		{"VIRTUAL_ENUM", ARCH_CAP_VIRTUAL_ENUM},
+	};
 	unsigned int n, i;
 	const struct arch_cap_bit *b = arch_cap_bits(&n);
 	uint64_t seen = 0;
@@ -196,6 +219,9 @@ static void test_arch_cap_table(void **state)
 		seen |= 1ULL << b[i].bit;
 		assert_true(strlen(b[i].name) && strlen(b[i].why) > 5 && strlen(b[i].source) > 5);
 	}
+	/* the bits that have a name in the code, too */
+	for (i = 0; i < ARRAY_SIZE(named); i++)
+		assert_int_equal(bit_called(named[i].name), named[i].bit);
 	/* Xen's rule, and nothing else is levelled by OR */
 	for (i = 0; i < n; i++)
 		assert_int_equal(b[i].merge == MERGE_OR, b[i].bit == 2 || b[i].bit == 17 ||

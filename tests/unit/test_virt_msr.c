@@ -231,6 +231,10 @@ static void test_spec_ctrl_again(void **state)
 
 static void test_names(void **state)
 {
+	/* the masks by which hosts are compared enumerate all that has a name */
+	const struct guest_contract intel = {.leaf7_0_edx = SPECULATION_7_0_EDX,
+					     .leaf7_2_edx = SPECULATION_7_2_EDX};
+	const struct guest_contract amd = {.leaf80000008_ebx = UINT32_MAX};
 	uint64_t known = 0;
 	int bit;
 
@@ -239,6 +243,8 @@ static void test_names(void **state)
 		if (spec_ctrl_bit_name(1ULL << bit))
 			known |= 1ULL << bit;
 	assert_int_equal(known, SPEC_CTRL_ALL);
+	assert_int_equal(spec_ctrl_legal(&intel), SPEC_CTRL_ALL);
+	assert_int_equal(spec_ctrl_legal(&amd), SPEC_CTRL_COMMON);
 	assert_string_equal(spec_ctrl_bit_name(1 << 10), "BHI_DIS_S");
 	assert_null(spec_ctrl_bit_name(0x401));
 }

@@ -15,13 +15,6 @@
 #include "vmm/hold/backend.h"
 #include "vmm/kvm/kvm.h"
 
-/* SDM vol.4 table 2-2, and AMD's subset of it; bit 9 is reserved */
-static const uint64_t tried[] = {
-	SPEC_CTRL_IBRS,	       SPEC_CTRL_STIBP,	      SPEC_CTRL_SSBD,	     SPEC_CTRL_IPRED_DIS_U,
-	SPEC_CTRL_IPRED_DIS_S, SPEC_CTRL_RRSBA_DIS_U, SPEC_CTRL_RRSBA_DIS_S, SPEC_CTRL_PSFD,
-	SPEC_CTRL_DDPD_U,      SPEC_CTRL_BHI_DIS_S,
-};
-
 /*
  * KVM tries the value on the processor; whether it was kept is another question: read it back.
  * Return: KVM took @value; @kept: what it then had of it
@@ -41,18 +34,19 @@ static bool try_value(int vcpu_fd, uint64_t value, uint64_t *kept)
 /* All bits at once, which answers for a KVM that keeps all or none; else one by one. */
 static void try_bits(struct backend *b, int vcpu_fd, struct backend_trial *t)
 {
-	uint64_t dropped = 0, kept = 0;
-	size_t i;
+	uint64_t dropped = 0, kept = 0, left;
 
 	if (try_value(vcpu_fd, SPEC_CTRL_ALL, &kept) && (!kept || kept == SPEC_CTRL_ALL)) {
 		b->can_force = kept;
 		dropped = SPEC_CTRL_ALL & ~kept;
 	} else {
-		for (i = 0; i < ARRAY_SIZE(tried); i++) {
-			if (!try_value(vcpu_fd, tried[i], &kept))
+		for (left = SPEC_CTRL_ALL; left; left &= left - 1) {
+			const uint64_t bit = left & -left;
+
+			if (!try_value(vcpu_fd, bit, &kept))
 				continue;
 			b->can_force |= kept;
-			dropped |= tried[i] & ~kept;
+			dropped |= bit & ~kept;
 		}
 	}
 	if (b->can_force)

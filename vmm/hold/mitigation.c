@@ -1,7 +1,6 @@
 #include "vmm/hold/mitigation.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -499,12 +498,11 @@ void mitigation_check_rates(struct mitigation *m)
 		if (rate < RATE_LIMIT_PER_SEC || v->rate_warned)
 			continue;
 		v->rate_warned = true;
-		log_warn("mitigation: vCPU %u accesses SPEC_CTRL %" PRIu64
-			 " times a second, and each access leaves KVM (about 10 us: %" PRIu64
-			 "%% of a CPU); show the guest eIBRS or BHI_CTRL so that it writes once, "
-			 "set bhi and rrsba to off in the policy, or use a host kernel with "
-			 "KVM_CAP_FORCE_SPEC_CTRL",
-			 i, rate, rate / 1000);
+		log_warn("mitigation: vCPU %u accesses SPEC_CTRL %llu times a second, and each "
+			 "access leaves KVM (about 10 us: %llu%% of a CPU); show the guest eIBRS "
+			 "or BHI_CTRL so that it writes once, set bhi and rrsba to off in the "
+			 "policy, or use a host kernel with KVM_CAP_FORCE_SPEC_CTRL",
+			 i, (unsigned long long)rate, (unsigned long long)rate / 1000);
 	}
 }
 
