@@ -1,11 +1,14 @@
 #include "base/options.h"
 
 #include <errno.h>
-#include <stdbool.h>
+#include <getopt.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "base/bytes.h"
 #include "base/err.h"
+#include "base/log.h"
+#include "base/num.h"
 #include "base/text.h"
 
 #define WORD_MAX 40 /* of a word that is compared; no name is longer */
@@ -118,8 +121,9 @@ static int wrong_letter(const char *help, const struct option *longs, char *cons
 		       name ? "give --" : "", name ? name : "", name ? "; " : "", help);
 }
 
-int options_wrong(const char *help, const struct option *longs, char *const *argv, int value,
-		  struct err *e)
+/* Why getopt_long(3) returned @value, '?' or ':'. Return: -EINVAL */
+static int wrong(const char *help, const struct option *longs, char *const *argv, int value,
+		 struct err *e)
 {
 	const char *word = argv[optind - 1], *end;
 	const bool is_long = strncmp(word, "--", 2) == 0;
@@ -139,4 +143,150 @@ int options_wrong(const char *help, const struct option *longs, char *const *arg
 				       text_quote(word, strlen(word)).s, o->name,
 				       text_quote(end, strlen(end)).s);
 	return wrong_letter(help, longs, argv, e);
+}
+
+/* ---- the table ---- */
+
+#define BEYOND_LETTERS 256 /* getopt's number of an option without one: this and its row's */
+
+/* What getopt_long(3) wants to know, in its own words. */
+struct getopt_tables {
+	struct option longs[OPTIONS_MAX + 1];
+	char letters[2 * OPTIONS_MAX + 2];
+};
+
+static void fill(struct getopt_tables *t, const struct options *o)
+{
+	size_t i, n = 0;
+
+	memset(t, 0, sizeof(*t));
+	t->letters[n++] = ':';
+	for (i = 0; i < o->n_rows; i++) {
+		const struct option_row *r = &o->rows[i];
+
+		t->longs[i].name = r->name;
+		t->longs[i].has_arg = r->arg ? required_argument : no_argument;
+		t->longs[i].val = r->letter ? r->letter : BEYOND_LETTERS + (int)i;
+		if (!r->letter)
+			continue;
+		t->letters[n++] = r->letter;
+		if (r->arg)
+			t->letters[n++] = ':';
+	}
+}
+
+static const struct option_row *find_row(const struct options *o, int value)
+{
+	size_t i;
+
+	if (value >= BEYOND_LETTERS)
+		return &o->rows[value - BEYOND_LETTERS];
+	for (i = 0; o->rows[i].letter != value; i++)
+		;
+	return &o->rows[i];
+}
+
+static void store(void *into, const struct option_member *m, uint64_t value)
+{
+	void *at = (char *)into + m->offset;
+
+	if (m->size == sizeof(uint8_t))
+		*(uint8_t *)at = (uint8_t)value;
+	else if (m->size == sizeof(uint32_t))
+		*(uint32_t *)at = (uint32_t)value;
+	else if (m->size == sizeof(uint64_t))
+		*(uint64_t *)at = value;
+}
+
+/* The name that messages have for it: "-m", "--ready-fd" */
+static const char *name_of(const struct option_row *r, char *buf, size_t size)
+{
+	if (r->letter)
+		snprintf(buf, size, "-%c", r->letter);
+	else
+		snprintf(buf, size, "--%s", r->name);
+	return buf;
+}
+
+static int take(const struct option_row *r, void *into, char *value, struct err *e)
+{
+	char name[WORD_MAX + 3];
+	uint64_t n;
+	int ret = 0;
+
+	store(into, &r->given, true);
+	switch (r->kind) {
+	case OPTION_SET:
+		store(into, &r->at, r->set);
+		break;
+	case OPTION_TEXT:
+		*(const char **)(void *)((char *)into + r->at.offset) = value;
+		break;
+	case OPTION_NUMBER:
+		ret = num_parse_u64(name_of(r, name, sizeof(name)), value, r->min, r->max, &n, e);
+		if (!ret)
+			store(into, &r->at, n);
+		break;
+	case OPTION_SIZE:
+		ret = num_parse_size(name_of(r, name, sizeof(name)), value, &n, e);
+		if (!ret)
+			store(into, &r->at, n);
+		break;
+	case OPTION_CALL:
+		ret = r->take(into, value, e);
+		break;
+	case OPTION_QUIET:
+		log_set_level(LOG_ERR);
+		break;
+	case OPTION_HELP:
+		break;
+	}
+	return ret;
+}
+
+int options_parse(const struct options *o, void *into, int argc, char **argv, struct err *e)
+{
+	const struct option_row *r;
+	struct getopt_tables t;
+	int value, ret;
+
+	fill(&t, o);
+	optind = 0; /* glibc: start afresh */
+	opterr = 0;
+	while ((value = getopt_long(argc, argv, t.letters, t.longs, NULL)) != -1) {
+		if (value == ':' || value == '?')
+			return wrong(o->see, t.longs, argv, value, e);
+		r = find_row(o, value);
+		if (r->kind == OPTION_HELP)
+			return 0;
+		ret = take(r, into, optarg, e);
+		if (ret < 0)
+			return ret;
+	}
+	return optind;
+}
+
+void options_print_help(const struct options *o)
+{
+	const struct option_row *r;
+	const char *line, *end;
+
+	fputs(o->head, stdout);
+	for (r = o->rows; r < o->rows + o->n_rows; r++) {
+		if (r->letter)
+			printf("  -%c, --%s", r->letter, r->name);
+		else
+			printf("%*s--%s", (int)o->indent, "", r->name);
+		printf("%s%s\n", r->arg ? " " : "", r->arg ? r->arg : "");
+		for (line = r->help; line; line = *end ? end + 1 : NULL) {
+			end = line + strcspn(line, "\n");
+			printf("        %.*s\n", (int)(end - line), line);
+		}
+	}
+	fputs(o->tail, stdout);
+}
+
+int options_one_too_many(const struct options *o, const char *word, struct err *e)
+{
+	return err_set(e, -EINVAL, "'%s' is one word too many; see %s", word, o->see);
 }

@@ -151,21 +151,58 @@ def test_shell_scripts():
     assert inits and done.returncode == 0, done.stdout
 
 
-def options():
-    """Long options of testudo run, as its own help lists them."""
-    text = subprocess.run([BUILD / "vmm" / "testudo", "run", "--help"], capture_output=True, text=True,
+# testudo policy has the help of both of its words.
+SUBCOMMANDS = ["run", "list", "stat", "pause", "resume", "stop", "migrate", "save", "host", "policy explain"]
+OF_EVERY_COMMAND = {"quiet", "help"}  # the manual tells of these once
+
+
+def options(command):
+    """Long options of a subcommand, as its own help, which is its parser's table, lists them."""
+    text = subprocess.run([BUILD / "vmm" / "testudo", command.split()[0], "--help"], capture_output=True, text=True,
                           check=True).stdout
-    found = re.findall(r"^  (?:-\w, |    )--([\w-]+)", text, re.MULTILINE)
-    assert len(found) > 10
+    found = set(re.findall(r"^  (?:-\w, |    |  )--([\w-]+)", text, re.MULTILINE))
+    assert OF_EVERY_COMMAND <= found
     return found
 
 
-def test_manual_and_completion_name_every_option():
-    manual = (TOP / "docs" / "testudo.1").read_text()
-    completion = (TOP / "docs" / "testudo.bash").read_text()
-    for option in options():
-        assert f"-{option}" in manual, f"the manual does not name --{option}"
-        assert f"--{option}" in completion, f"the completion does not name --{option}"
+def completed(line):
+    script = (f"source docs/testudo.bash; COMP_WORDS=(testudo {line}); COMP_CWORD={len(line.split())}; _testudo; "
+              "printf '%s\\n' \"${COMPREPLY[@]}\"")
+    done = subprocess.run(["bash", "-c", script], cwd=TOP, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and not done.stderr, done
+    return set(done.stdout.split())
+
+
+def test_every_subcommand_is_looked_at():
+    listed = subprocess.run([BUILD / "vmm" / "testudo", "help"], capture_output=True, text=True, check=True).stdout
+    assert set(re.findall(r"^  ([a-z]+) ", listed, re.MULTILINE)) == \
+        {command.split()[0] for command in SUBCOMMANDS} | {"version", "help"}
+
+
+@pytest.mark.parametrize("command", SUBCOMMANDS)
+def test_manual_names_every_option(command):
+    """Each, and no other, in the section of its subcommand."""
+    sections = re.split(r"^\.S[hs] ", (TOP / "docs" / "testudo.1").read_text(), flags=re.MULTILINE)
+    own = [text for text in sections if f"testudo {command}" in text.split("\n")[0].split(", ")]
+    assert len(own) == 1
+    told = set(re.findall(r"^\.It Fl (?:\w , )?-([\w-]+)", own[0], re.MULTILINE))
+    assert told | OF_EVERY_COMMAND == options(command)
+
+
+def test_manual_names_options_of_every_command():
+    assert OF_EVERY_COMMAND <= set(re.findall(r"^\.It Fl \w , -([\w-]+)", (TOP / "docs" / "testudo.1").read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("command", SUBCOMMANDS)
+def test_completion_names_every_option(command):
+    assert completed(f"{command} --") == {f"--{option}" for option in options(command)}
+
+
+def test_one_reader_of_options():
+    """Every subcommand of testudo is a table for base/options.h, which alone asks getopt(3)."""
+    found = [name for name in sources(".c", ".h", rooms=[f"{room}/" for room in ROOMS])
+             if re.search(r"\bgetopt_long\(|<getopt\.h>", (TOP / name).read_text())]
+    assert found == ["base/options.c"]
 
 
 def test_manual_is_well_formed():
@@ -175,10 +212,7 @@ def test_manual_is_well_formed():
 
 
 def test_completion_works():
-    script = ("source docs/testudo.bash; COMP_WORDS=(testudo run --no-); COMP_CWORD=2; _testudo; "
-              "printf '%s\\n' \"${COMPREPLY[@]}\"")
-    done = subprocess.run(["bash", "-c", script], cwd=TOP, capture_output=True, text=True, check=False)
-    assert set(done.stdout.split()) == {f"--{option}" for option in options() if option.startswith("no-")}, done
+    assert completed("run --no-") == {f"--{option}" for option in options("run") if option.startswith("no-")}
 
 
 def test_install(tmp_path):

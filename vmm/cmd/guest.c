@@ -8,60 +8,77 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/bytes.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/options.h"
 #include "control/process.h"
 #include "control/qmp_client.h"
 #include "vmm/cmd.h"
 #include "vmm/cmd/guest_wait.h"
 #include "vmm/cmd/guest_words.h"
 
-#define FORCE_MS 3000 /* for quit to work, then it is SIGKILL */
-#define LOOK_MS	 500  /* at what a process does that is waited for */
+#define FORCE_MS     3000 /* for quit to work, then it is SIGKILL */
+#define LOOK_MS	     500  /* at what a process does that is waited for */
+#define STOP_SEC     60
+#define STOP_SEC_MAX 86400
 
-static const char pause_help[] =
-	"Usage: testudo pause NAME\n\n"
-	"Let a guest stand still until testudo resume.\n\n"
-	"Options:\n"
-	"  -q, --quiet\n"
-	"        only what went wrong on standard error\n"
-	"  -h, --help\n"
-	"        this text\n\n"
-	"Exit codes: 0 paused, 1 it does not answer or cannot be paused now, 2 wrong usage,\n"
-	"3 no such guest\n";
+static const struct option_row plain_rows[] = {
+	OPTION_QUIET_ROW("only what went wrong on standard error"),
+	OPTION_HELP_ROW,
+};
 
-static const char resume_help[] =
-	"Usage: testudo resume NAME\n\n"
-	"Let a paused guest go on.\n\n"
-	"Options:\n"
-	"  -q, --quiet\n"
-	"        only what went wrong on standard error\n"
-	"  -h, --help\n"
-	"        this text\n\n"
-	"Exit codes: 0 it runs, 1 it does not answer or cannot be resumed now, 2 wrong usage,\n"
-	"3 no such guest\n";
+static const struct options pause_options = {
+	OPTIONS_TABLE(plain_rows),
+	.see = "testudo pause --help",
+	.head = "Usage: testudo pause NAME\n\n"
+		"Let a guest stand still until testudo resume.\n\n"
+		"Options:\n",
+	.tail = "\nExit codes: 0 paused, 1 it does not answer or cannot be paused now, 2 wrong "
+		"usage,\n"
+		"3 no such guest\n",
+	.indent = 4,
+};
 
-static const char stop_help[] =
-	"Usage: testudo stop NAME [--timeout SECONDS] [--force]\n\n"
-	"Press a guest's power button and wait until it has ended.\n\n"
-	"Options:\n"
-	"    --timeout SECONDS\n"
-	"        how long to wait (default 60)\n"
-	"    --force\n"
-	"        end it at once, whatever it does; its process is killed if it does not answer\n"
-	"  -q, --quiet\n"
-	"        only what went wrong on standard error\n"
-	"  -h, --help\n"
-	"        this text\n\n"
-	"Exit codes: 0 it has ended, 1 it runs on, 2 wrong usage, 3 no such guest\n";
+static const struct options resume_options = {
+	OPTIONS_TABLE(plain_rows),
+	.see = "testudo resume --help",
+	.head = "Usage: testudo resume NAME\n\n"
+		"Let a paused guest go on.\n\n"
+		"Options:\n",
+	.tail = "\nExit codes: 0 it runs, 1 it does not answer or cannot be resumed now, 2 wrong "
+		"usage,\n"
+		"3 no such guest\n",
+	.indent = 4,
+};
 
-static int one_command(int argc, char **argv, const char *help, const char *command)
+static const struct option_row stop_rows[] = {
+	{"timeout", 0, "SECONDS", "how long to wait (default 60)",
+	 OPTION_NUMBER_IN(struct guest_words, timeout_sec, 0, STOP_SEC_MAX)},
+	{"force", 0, NULL,
+	 "end it at once, whatever it does; its process is killed if it does not answer",
+	 OPTION_SETS(struct guest_words, force, true)},
+	OPTION_QUIET_ROW("only what went wrong on standard error"),
+	OPTION_HELP_ROW,
+};
+
+static const struct options stop_options = {
+	OPTIONS_TABLE(stop_rows),
+	.see = "testudo stop --help",
+	.head = "Usage: testudo stop NAME [--timeout SECONDS] [--force]\n\n"
+		"Press a guest's power button and wait until it has ended.\n\n"
+		"Options:\n",
+	.tail = "\nExit codes: 0 it has ended, 1 it runs on, 2 wrong usage, 3 no such guest\n",
+	.indent = 4,
+};
+
+static int one_command(int argc, char **argv, const struct options *o, const char *command)
 {
 	struct qmp_client c;
 	struct err e = {0};
-	struct guest_words w;
-	int code = guest_words_parse(&w, argc, argv, help, GUEST_WANTS_NAME), ret;
+	struct guest_words w = {0};
+	int code = guest_words_parse(&w, argc, argv, o, true), ret;
 
 	if (code >= 0)
 		return code;
@@ -76,12 +93,12 @@ static int one_command(int argc, char **argv, const char *help, const char *comm
 
 int cmd_pause(int argc, char **argv)
 {
-	return one_command(argc, argv, pause_help, "stop");
+	return one_command(argc, argv, &pause_options, "stop");
 }
 
 int cmd_resume(int argc, char **argv)
 {
-	return one_command(argc, argv, resume_help, "cont");
+	return one_command(argc, argv, &resume_options, "cont");
 }
 
 /*
@@ -199,10 +216,8 @@ int cmd_stop(int argc, char **argv)
 {
 	struct qmp_client c;
 	struct err e = {0};
-	struct guest_words w;
-	int code = guest_words_parse(&w, argc, argv, stop_help,
-				     GUEST_WANTS_NAME | GUEST_TAKES_STOP),
-	    ret;
+	struct guest_words w = {.timeout_sec = STOP_SEC};
+	int code = guest_words_parse(&w, argc, argv, &stop_options, true), ret;
 
 	if (code >= 0)
 		return code;

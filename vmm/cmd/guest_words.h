@@ -6,14 +6,9 @@
 #include <stdint.h>
 
 struct err;
+struct options;
 
 #define GUEST_ANSWER_MS 5000 /* how long a guest may take to answer a command */
-
-enum {
-	GUEST_WANTS_NAME = 1,
-	GUEST_TAKES_JSON = 2,
-	GUEST_TAKES_STOP = 4, /* --force and --timeout */
-};
 
 struct guest_words {
 	const char *name; /* of the guest, if wanted */
@@ -23,11 +18,13 @@ struct guest_words {
 
 /**
  * guest_words_parse - read the words from the subcommand's name on
- * @help: printed for --help
- * @takes: GUEST_* bits
+ * @w: what holds where no option says otherwise
+ * @o: its options, which fill a struct guest_words
+ * @wants_name: of a guest
  * Return: -1 to go on; else the exit code, everything being said
  */
-int guest_words_parse(struct guest_words *w, int argc, char **argv, const char *help, int takes);
+int guest_words_parse(struct guest_words *w, int argc, char **argv, const struct options *o,
+		      bool wants_name);
 
 /** guest_words_finish - log the text of a failure. Return: the exit code for @ret, 0 or -errno */
 int guest_words_finish(int ret, const struct err *e);

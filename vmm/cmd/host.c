@@ -1,8 +1,9 @@
 /* testudo host: what this host is, as a page for people or as a fact file for a pool. */
-#include <getopt.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/bytes.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/options.h"
@@ -13,21 +14,34 @@
 #include "vmm/hold/backend.h"
 #include "vmm/hold/host_here.h"
 
-static const char help[] =
-	"Usage: testudo host [OPTION]...\n\n"
-	"Print what decides about a guest's protection on this host: processor, what KVM offers\n"
-	"to guests, the way to hold bits of IA32_SPEC_CTRL, microcode, kernel and what the kernel\n"
-	"says about vulnerabilities.\n\n"
-	"Options:\n"
-	"    --json\n"
-	"        as a fact file, for a policy's pool and for testudo policy explain\n"
-	"    --kvm-cap-force-spec-ctrl N\n"
-	"        the number of KVM_CAP_FORCE_SPEC_CTRL on a patched kernel, as for testudo run\n"
-	"  -q, --quiet\n"
-	"        only what went wrong on standard error\n"
-	"  -h, --help\n"
-	"        this text\n\n"
-	"Exit codes: 0 printed, 1 KVM cannot be asked, 2 wrong usage\n";
+struct host_words {
+	bool json;
+	uint32_t force_cap;
+};
+
+static const struct option_row host_rows[] = {
+	{"json", 0, NULL, "as a fact file, for a policy's pool and for testudo policy explain",
+	 OPTION_SETS(struct host_words, json, true)},
+	{CONFIG_FORCE_CAP, 0, "N",
+	 "the number of KVM_CAP_FORCE_SPEC_CTRL on a patched kernel, as for testudo run",
+	 OPTION_NUMBER_IN(struct host_words, force_cap, 1, CONFIG_FORCE_CAP_MAX)},
+	OPTION_QUIET_ROW("only what went wrong on standard error"),
+	OPTION_HELP_ROW,
+};
+
+static const struct options host_options = {
+	OPTIONS_TABLE(host_rows),
+	.see = "testudo host --help",
+	.head = "Usage: testudo host [OPTION]...\n\n"
+		"Print what decides about a guest's protection on this host: processor, what KVM "
+		"offers\n"
+		"to guests, the way to hold bits of IA32_SPEC_CTRL, microcode, kernel and what the "
+		"kernel\n"
+		"says about vulnerabilities.\n\n"
+		"Options:\n",
+	.tail = "\nExit codes: 0 printed, 1 KVM cannot be asked, 2 wrong usage\n",
+	.indent = 4,
+};
 
 static void print_text(const struct host_file *f)
 {
@@ -52,48 +66,32 @@ static int print_json(const struct host_file *f)
 	return text ? 0 : EXIT_VMM_ERROR;
 }
 
+static int print(const struct host_words *w, struct err *e)
+{
+	struct host_file f;
+
+	if (host_here_read(&f, w->force_cap, e) < 0)
+		return EXIT_VMM_ERROR;
+	if (w->json)
+		return print_json(&f);
+	print_text(&f);
+	return 0;
+}
+
 int cmd_host(int argc, char **argv)
 {
-	static const struct option longs[] = {{"json", no_argument, NULL, 'j'},
-					      {CONFIG_FORCE_CAP, required_argument, NULL, 'k'},
-					      {"help", no_argument, NULL, 'h'},
-					      {0}};
-	uint32_t force_cap = BACKEND_FIND_CAP;
-	struct host_file f;
+	struct host_words w = {.force_cap = BACKEND_FIND_CAP};
 	struct err e = {0};
-	int value, json = 0, ret = 0;
+	int code, words = options_parse(&host_options, &w, argc, argv, &e);
 
-	optind = 0;
-	opterr = 0;
-	while ((value = getopt_long(argc, argv, ":h", longs, NULL)) != -1) {
-		if (value == 'h') {
-			fputs(help, stdout);
-			return 0;
-		}
-		if (value == 'k') {
-			if (config_parse_force_cap(optarg, &force_cap, &e) == 0)
-				continue;
-			log_err("%s", e.text);
-			return EXIT_USAGE;
-		}
-		if (value != 'j') {
-			options_wrong("testudo host --help", longs, argv, value, &e);
-			log_err("%s", e.text);
-			return EXIT_USAGE;
-		}
-		json = 1;
+	if (!words) {
+		options_print_help(&host_options);
+		return 0;
 	}
-	if (optind < argc) {
-		log_err("'%s' is one word too many; see testudo host --help", argv[optind]);
-		return EXIT_USAGE;
-	}
-	if (host_here_read(&f, force_cap, &e) < 0) {
+	if (words > 0 && words < argc)
+		words = options_one_too_many(&host_options, argv[words], &e);
+	code = words < 0 ? EXIT_USAGE : print(&w, &e);
+	if (e.code)
 		log_err("%s", e.text);
-		return EXIT_VMM_ERROR;
-	}
-	if (json)
-		ret = print_json(&f);
-	else
-		print_text(&f);
-	return ret;
+	return code;
 }

@@ -7,6 +7,7 @@
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/options.h"
 #include "control/qmp_client.h"
 #include "vmm/cmd.h"
 #include "vmm/cmd/guest_wait.h"
@@ -16,32 +17,41 @@
 #define LIST_MS 1000 /* a guest that stands still must not keep the others from view */
 #define STAT_MS 2000
 
-static const char list_help[] =
-	"Usage: testudo list [--json]\n\n"
-	"List the guests that run: name, process, state, virtual CPUs, memory.\n\n"
-	"Options:\n"
-	"    --json\n"
-	"        for machines\n"
-	"  -q, --quiet\n"
-	"        only what went wrong on standard error\n"
-	"  -h, --help\n"
-	"        this text\n\n"
-	"A guest whose process is stopped or does not answer is listed as such.\n\n"
-	"Exit codes: 0 listed, also if there are none; 1 the run directory cannot be read, 2 wrong "
-	"usage\n";
+static const struct option_row list_rows[] = {
+	{"json", 0, NULL, "for machines", OPTION_SETS(struct guest_words, json, true)},
+	OPTION_QUIET_ROW("only what went wrong on standard error"),
+	OPTION_HELP_ROW,
+};
 
-static const char stat_help[] =
-	"Usage: testudo stat NAME [--json]\n\n"
-	"Print the state of a guest: what is held for it in IA32_SPEC_CTRL and why, and for each\n"
-	"virtual CPU its exits, the bits that are wanted and held, and the verdict.\n\n"
-	"Options:\n"
-	"    --json\n"
-	"        for machines\n"
-	"  -q, --quiet\n"
-	"        only what went wrong on standard error\n"
-	"  -h, --help\n"
-	"        this text\n\n"
-	"Exit codes: 0 printed, 1 it does not answer, 2 wrong usage, 3 no such guest\n";
+static const struct options list_options = {
+	OPTIONS_TABLE(list_rows),
+	.see = "testudo list --help",
+	.head = "Usage: testudo list [--json]\n\n"
+		"List the guests that run: name, process, state, virtual CPUs, memory.\n\n"
+		"Options:\n",
+	.tail = "\nA guest whose process is stopped or does not answer is listed as such.\n\n"
+		"Exit codes: 0 listed, also if there are none; 1 the run directory cannot be read, "
+		"2 wrong usage\n",
+	.indent = 4,
+};
+
+static const struct option_row stat_rows[] = {
+	{"json", 0, NULL, "for machines", OPTION_SETS(struct guest_words, json, true)},
+	OPTION_QUIET_ROW("only what went wrong on standard error"),
+	OPTION_HELP_ROW,
+};
+
+static const struct options stat_options = {
+	OPTIONS_TABLE(stat_rows),
+	.see = "testudo stat --help",
+	.head = "Usage: testudo stat NAME [--json]\n\n"
+		"Print the state of a guest: what is held for it in IA32_SPEC_CTRL and why, and "
+		"for each\n"
+		"virtual CPU its exits, the bits that are wanted and held, and the verdict.\n\n"
+		"Options:\n",
+	.tail = "\nExit codes: 0 printed, 1 it does not answer, 2 wrong usage, 3 no such guest\n",
+	.indent = 4,
+};
 
 /* Ask @command and put the answer, or member @pick of it, into @o as @key. */
 static int ask(struct qmp_client *c, const char *command, const char *pick, json_t *o,
@@ -206,8 +216,8 @@ int cmd_list(int argc, char **argv)
 {
 	struct rundir_list names;
 	struct err e = {0};
-	struct guest_words w;
-	int code = guest_words_parse(&w, argc, argv, list_help, GUEST_TAKES_JSON), ret;
+	struct guest_words w = {0};
+	int code = guest_words_parse(&w, argc, argv, &list_options, false), ret;
 	json_t *list;
 	size_t i;
 
@@ -316,11 +326,9 @@ int cmd_stat(int argc, char **argv)
 {
 	struct qmp_client c;
 	struct err e = {0};
-	struct guest_words w;
+	struct guest_words w = {0};
 	json_t *o;
-	int code = guest_words_parse(&w, argc, argv, stat_help,
-				     GUEST_WANTS_NAME | GUEST_TAKES_JSON),
-	    ret;
+	int code = guest_words_parse(&w, argc, argv, &stat_options, true), ret;
 
 	if (code >= 0)
 		return code;

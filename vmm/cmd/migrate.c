@@ -3,8 +3,6 @@
  * it goes. The guest's process cannot open connections itself.
  */
 #include <errno.h>
-#include <getopt.h>
-#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -13,7 +11,6 @@
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/log.h"
-#include "base/num.h"
 #include "base/options.h"
 #include "base/text.h"
 #include "control/rundir.h"
@@ -27,37 +24,6 @@
 
 #define CONNECT_MS 10000
 
-static const char help[] =
-	"Usage: testudo migrate NAME URI [OPTION]...\n\n"
-	"Move a running guest to a testudo run --incoming at tcp:HOST:PORT or unix:PATH.\n\n"
-	"Options:\n"
-	"    --downtime-ms N\n"
-	"        how long the guest may stand still (default 20)\n"
-	"    --timeout SECONDS\n"
-	"        how long it may take until the guest is quiet enough (default: no limit)\n"
-	"    --on-timeout cancel|force|throttle\n"
-	"        then: give up (default), pause it whatever that takes, or slow it down all the "
-	"way\n"
-	"    --stall-timeout SECONDS\n"
-	"        a destination that moves no byte for so long is taken for lost (default 10)\n"
-	"    --channels N\n"
-	"        connections for memory, 1 to 16 (default 2)\n"
-	"    --local\n"
-	"        both on this host, over unix: hand the memory over instead of copying it\n"
-	"    --dry-run\n"
-	"        ask the destination whether it would work; nothing moves\n"
-	"    --json\n"
-	"        one JSON line an event on standard output\n"
-	"  -q, --quiet\n"
-	"        only what went wrong, on standard error\n"
-	"  -h, --help\n"
-	"        this text\n\n"
-	"Exit codes: 0 moved (with --dry-run: it could be, and nothing moved), 2 wrong usage, 3 no "
-	"such\n"
-	"guest, 4 refused by policy, 5 failed and the guest goes on at the source, 6 outcome "
-	"unknown: look\n"
-	"at the destination\n";
-
 struct command {
 	const char *name, *where; /* where: the URI's words */
 	struct uri uri;
@@ -66,6 +32,60 @@ struct command {
 	bool local, dry_run;
 
 	struct migrate_client client;
+};
+
+static int take_on_timeout(void *into, char *word, struct err *e)
+{
+	static const char *const words[] = {"cancel", "force", "throttle"};
+	struct command *c = into;
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(words); i++)
+		if (strcmp(word, words[i]) == 0) {
+			c->on_timeout = words[i];
+			return 0;
+		}
+	return err_set(e, -EINVAL, "--on-timeout '%s': give cancel, force or throttle", word);
+}
+
+static const struct option_row migrate_rows[] = {
+	{"downtime-ms", 0, "N", "how long the guest may stand still (default 20)",
+	 OPTION_NUMBER_IN(struct command, limit_ms, 1, 2000000)},
+	{"timeout", 0, "SECONDS",
+	 "how long it may take until the guest is quiet enough (default: no limit)",
+	 OPTION_NUMBER_IN(struct command, timeout_s, 1, 1000000)},
+	{"on-timeout", 0, "cancel|force|throttle",
+	 "then: give up (default), pause it whatever that takes, or slow it down all the way",
+	 OPTION_CALLS(take_on_timeout)},
+	{"stall-timeout", 0, "SECONDS",
+	 "a destination that moves no byte for so long is taken for lost (default 10)",
+	 OPTION_NUMBER_IN(struct command, stall_s, 1, 3600)},
+	{"channels", 0, "N", "connections for memory, 1 to 16 (default 2)",
+	 OPTION_NUMBER_IN(struct command, channels, 1, MIGRATE_MAX_CHANNELS)},
+	{"local", 0, NULL,
+	 "both on this host, over unix: hand the memory over instead of copying it",
+	 OPTION_SETS(struct command, local, true)},
+	{"dry-run", 0, NULL, "ask the destination whether it would work; nothing moves",
+	 OPTION_SETS(struct command, dry_run, true)},
+	{"json", 0, NULL, "one JSON line an event on standard output",
+	 OPTION_SETS(struct command, client.json, true)},
+	OPTION_QUIET_ROW("only what went wrong, on standard error"),
+	OPTION_HELP_ROW,
+};
+
+static const struct options migrate_options = {
+	OPTIONS_TABLE(migrate_rows),
+	.see = "testudo migrate --help",
+	.head = "Usage: testudo migrate NAME URI [OPTION]...\n\n"
+		"Move a running guest to a testudo run --incoming at tcp:HOST:PORT or "
+		"unix:PATH.\n\n"
+		"Options:\n",
+	.tail = "\nExit codes: 0 moved (with --dry-run: it could be, and nothing moved), 2 wrong "
+		"usage, 3 no such\n"
+		"guest, 4 refused by policy, 5 failed and the guest goes on at the source, 6 "
+		"outcome unknown: look\n"
+		"at the destination\n",
+	.indent = 4,
 };
 
 static bool is_listed(const char *list, const char *name)
@@ -270,108 +290,41 @@ static int run(struct command *c, struct err *e)
 	return code;
 }
 
-/* ---- options ---- */
+/* ---- the command ---- */
 
-enum {
-	OPT_DOWNTIME = 256,
-	OPT_TIMEOUT,
-	OPT_STALL,
-	OPT_ON_TIMEOUT,
-	OPT_CHANNELS,
-	OPT_LOCAL,
-	OPT_DRY,
-	OPT_JSON
-};
-
-static const struct option longs[] = {
-	{"downtime-ms", required_argument, NULL, OPT_DOWNTIME},
-	{"timeout", required_argument, NULL, OPT_TIMEOUT},
-	{"stall-timeout", required_argument, NULL, OPT_STALL},
-	{"on-timeout", required_argument, NULL, OPT_ON_TIMEOUT},
-	{"channels", required_argument, NULL, OPT_CHANNELS},
-	{"local", no_argument, NULL, OPT_LOCAL},
-	{"dry-run", no_argument, NULL, OPT_DRY},
-	{"json", no_argument, NULL, OPT_JSON},
-	{"help", no_argument, NULL, 'h'},
-	{0},
-};
-
-static int set_on_timeout(struct command *c, const char *word, struct err *e)
+/* Return: 0; -EINVAL */
+static int parse_uri(struct command *c, struct err *e)
 {
-	static const char *const words[] = {"cancel", "force", "throttle"};
-	size_t i;
+	int ret = uri_parse("URI", "tcp:HOST:PORT, tcp:[IPV6]:PORT or unix:PATH", c->where, &c->uri,
+			    e);
 
-	for (i = 0; i < ARRAY_SIZE(words); i++)
-		if (strcmp(word, words[i]) == 0) {
-			c->on_timeout = words[i];
-			return 0;
-		}
-	return err_set(e, -EINVAL, "--on-timeout '%s': give cancel, force or throttle", word);
-}
-
-static int apply(struct command *c, int option, struct err *e)
-{
-	switch (option) {
-	case OPT_DOWNTIME:
-		return num_parse_u64("--downtime-ms", optarg, 1, 2000000, &c->limit_ms, e);
-	case OPT_TIMEOUT:
-		return num_parse_u64("--timeout", optarg, 1, 1000000, &c->timeout_s, e);
-	case OPT_STALL:
-		return num_parse_u64("--stall-timeout", optarg, 1, 3600, &c->stall_s, e);
-	case OPT_ON_TIMEOUT:
-		return set_on_timeout(c, optarg, e);
-	case OPT_CHANNELS:
-		return num_parse_u64("--channels", optarg, 1, MIGRATE_MAX_CHANNELS, &c->channels,
-				     e);
-	case OPT_LOCAL:
-		c->local = true;
-		return 0;
-	case OPT_DRY:
-		c->dry_run = true;
-		return 0;
-	case OPT_JSON:
-		c->client.json = true;
-		return 0;
-	default:
-		return -EINVAL;
-	}
-}
-
-/* Return: 1: help was asked for; 0; -EINVAL */
-static int parse(struct command *c, int argc, char **argv, struct err *e)
-{
-	int option, ret;
-
-	optind = 0;
-	opterr = 0;
-	while ((option = getopt_long(argc, argv, ":h", longs, NULL)) != -1) {
-		if (option == 'h')
-			return 1;
-		if (option == '?' || option == ':')
-			return options_wrong("testudo migrate --help", longs, argv, option, e);
-		ret = apply(c, option, e);
-		if (ret < 0)
-			return ret;
-	}
-	if (argc - optind != 2)
-		return err_set(e, -EINVAL,
-			       "give a guest and where it is to go: testudo migrate NAME URI");
-	c->name = c->client.name = argv[optind];
-	c->where = argv[optind + 1];
-	ret = rundir_check_name("guest", c->name, e);
-	if (!ret)
-		ret = uri_parse("URI", "tcp:HOST:PORT, tcp:[IPV6]:PORT or unix:PATH", c->where,
-				&c->uri, e);
 	if (ret < 0)
 		return ret;
 	if (c->uri.kind != URI_TCP && c->uri.kind != URI_UNIX)
 		return err_set(e, -EINVAL,
 			       "URI '%s': a guest moves to tcp:HOST:PORT or unix:PATH; testudo "
 			       "save writes files",
-			       argv[optind + 1]);
+			       c->where);
 	if (c->local && c->uri.kind != URI_UNIX)
 		return err_set(e, -EINVAL, "--local: memory is handed over by unix:PATH only");
 	return 0;
+}
+
+/* Return: 1: help was asked for; 0; -EINVAL */
+static int parse(struct command *c, int argc, char **argv, struct err *e)
+{
+	const int words = options_parse(&migrate_options, c, argc, argv, e);
+	int ret;
+
+	if (words <= 0)
+		return words ? words : 1;
+	if (argc - words != 2)
+		return err_set(e, -EINVAL,
+			       "give a guest and where it is to go: testudo migrate NAME URI");
+	c->name = c->client.name = argv[words];
+	c->where = argv[words + 1];
+	ret = rundir_check_name("guest", c->name, e);
+	return ret ? ret : parse_uri(c, e);
 }
 
 int cmd_migrate(int argc, char **argv)
@@ -389,7 +342,7 @@ int cmd_migrate(int argc, char **argv)
 	code = parse(&c, argc, argv, &e);
 
 	if (code > 0) {
-		fputs(help, stdout);
+		options_print_help(&migrate_options);
 		return 0;
 	}
 	c.client.limited = c.timeout_s;

@@ -3,7 +3,6 @@
  * that is only a fact file. Nothing is started and nothing changed: the what-if tool.
  */
 #include <errno.h>
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,42 +27,6 @@
 #include "vmm/machine/vcpu.h"
 
 #define CPU_MISSING "the guest was shown CPU features that this host or its KVM does not have: "
-
-static const char help[] =
-	"Usage: testudo policy check FILE...\n"
-	"       testudo policy explain [OPTION]...\n\n"
-	"check reads policy files, and the fact files of their pools, and names the first "
-	"mistake.\n"
-	"explain tells what a policy decides for a guest on a host, and why.\n\n"
-	"Options of explain:\n"
-	"    --policy FILE\n"
-	"        the policy (default: what holds where none is given)\n"
-	"    --host FILE\n"
-	"        the host, a file made by testudo host --json (default: this host)\n"
-	"    --from FILE\n"
-	"        the guest started on that host, and comes from there\n"
-	"    --cpu CPU\n"
-	"        the CPU that the guest is shown, as for testudo run (help lists them);\n"
-	"        features that an older fact file does not tell are taken to be there\n"
-	"    --guest WORD[,WORD]...\n"
-	"        reported=short,retpoline  what the guest reports by the virtual MSRs; none: it\n"
-	"                                  knows them and uses neither; unaware (default, also\n"
-	"                                  without reported=): it does not know them\n"
-	"        sees=bhi_ctrl,...         what the guest is shown of bhi_ctrl, rrsba_ctrl,\n"
-	"                                  ipred_ctrl, ibrs_all, rsba, rrsba, bhi_no, its_no; or\n"
-	"                                  none (default: what its first host and the pool\n"
-	"                                  offer; this replaces it, the pool takes nothing away)\n"
-	"    --kvm-cap-force-spec-ctrl N\n"
-	"        this host's number of KVM_CAP_FORCE_SPEC_CTRL, as for testudo run\n"
-	"    --json\n"
-	"        for machines\n"
-	"  -q, --quiet\n"
-	"        only what went wrong on standard error\n"
-	"  -h, --help\n"
-	"        this text\n\n"
-	"Exit codes: 0 allowed (or no mistake), 1 KVM cannot be asked, 2 wrong usage, 3 bad policy "
-	"or\n"
-	"fact file, 4 refused\n";
 
 /* Within this file a failure travels as the negative exit code. */
 
@@ -197,58 +160,72 @@ static int read_guest(struct guest_words *g, char *arg, struct err *e)
 	return ret;
 }
 
+static int take_guest(void *into, char *value, struct err *e)
+{
+	struct ask *ask = into;
+
+	return read_guest(&ask->guest, value, e);
+}
+
+static const struct option_row explain_rows[] = {
+	{"policy", 0, "FILE", "the policy (default: what holds where none is given)",
+	 OPTION_TEXT_IN(struct ask, policy)},
+	{"host", 0, "FILE", "the host, a file made by testudo host --json (default: this host)",
+	 OPTION_TEXT_IN(struct ask, host)},
+	{"from", 0, "FILE", "the guest started on that host, and comes from there",
+	 OPTION_TEXT_IN(struct ask, from)},
+	{"cpu", 0, "CPU",
+	 "the CPU that the guest is shown, as for testudo run (help lists them);\n"
+	 "features that an older fact file does not tell are taken to be there",
+	 OPTION_TEXT_IN(struct ask, cpu)},
+	{"guest", 0, "WORD[,WORD]...",
+	 "reported=short,retpoline  what the guest reports by the virtual MSRs; none: it\n"
+	 "                          knows them and uses neither; unaware (default, also\n"
+	 "                          without reported=): it does not know them\n"
+	 "sees=bhi_ctrl,...         what the guest is shown of bhi_ctrl, rrsba_ctrl,\n"
+	 "                          ipred_ctrl, ibrs_all, rsba, rrsba, bhi_no, its_no; or\n"
+	 "                          none (default: what its first host and the pool\n"
+	 "                          offer; this replaces it, the pool takes nothing away)",
+	 OPTION_CALLS(take_guest)},
+	{CONFIG_FORCE_CAP, 0, "N",
+	 "this host's number of KVM_CAP_FORCE_SPEC_CTRL, as for testudo run",
+	 OPTION_NUMBER_IN(struct ask, force_cap, 1, CONFIG_FORCE_CAP_MAX)},
+	{"json", 0, NULL, "for machines", OPTION_SETS(struct ask, json, true)},
+	OPTION_QUIET_ROW("only what went wrong on standard error"),
+	OPTION_HELP_ROW,
+};
+
+static const struct options explain_options = {
+	OPTIONS_TABLE(explain_rows),
+	.see = "testudo policy --help",
+	.head = "Usage: testudo policy check FILE...\n"
+		"       testudo policy explain [OPTION]...\n\n"
+		"check reads policy files, and the fact files of their pools, and names the first "
+		"mistake.\n"
+		"explain tells what a policy decides for a guest on a host, and why.\n\n"
+		"Options of explain:\n",
+	.tail = "\nExit codes: 0 allowed (or no mistake), 1 KVM cannot be asked, 2 wrong usage, 3 "
+		"bad policy or\n"
+		"fact file, 4 refused\n",
+	.indent = 4,
+};
+
+/* Return: 1: help was asked for; 0; -EXIT_USAGE */
 static int read_options(struct ask *ask, int argc, char **argv, struct err *e)
 {
-	static const struct option longs[] = {{"policy", required_argument, NULL, 'p'},
-					      {"host", required_argument, NULL, 'o'},
-					      {"from", required_argument, NULL, 'f'},
-					      {"guest", required_argument, NULL, 'g'},
-					      {"cpu", required_argument, NULL, 'c'},
-					      {CONFIG_FORCE_CAP, required_argument, NULL, 'k'},
-					      {"json", no_argument, NULL, 'j'},
-					      {0}};
-	int value, ret = 0;
+	const int words = options_parse(&explain_options, ask, argc, argv, e);
 
-	optind = 0;
-	opterr = 0;
-	while (!ret && (value = getopt_long(argc, argv, ":", longs, NULL)) != -1) {
-		switch (value) {
-		case 'p':
-			ask->policy = optarg;
-			break;
-		case 'o':
-			ask->host = optarg;
-			break;
-		case 'f':
-			ask->from = optarg;
-			break;
-		case 'g':
-			ret = read_guest(&ask->guest, optarg, e);
-			break;
-		case 'c':
-			ask->cpu = optarg;
-			break;
-		case 'k':
-			if (config_parse_force_cap(optarg, &ask->force_cap, e) < 0)
-				return -EXIT_USAGE;
-			break;
-		case 'j':
-			ask->json = true;
-			break;
-		default:
-			options_wrong("testudo policy --help", longs, argv, value, e);
-			return -EXIT_USAGE;
-		}
-	}
-	if (!ret && ask->cpu && ask->guest.sees)
+	if (words <= 0)
+		return words ? -EXIT_USAGE : 1;
+	if (ask->cpu && ask->guest.sees)
 		return err_set(e, -EXIT_USAGE,
 			       "policy explain: --cpu and sees= of --guest both say what the guest "
 			       "is shown; give one");
-	if (!ret && optind < argc)
-		return err_set(e, -EXIT_USAGE,
-			       "'%s' is one word too many; see testudo policy --help",
-			       argv[optind]);
-	return ret;
+	if (words < argc) {
+		options_one_too_many(&explain_options, argv[words], e);
+		return -EXIT_USAGE;
+	}
+	return 0;
 }
 
 /* ---- the question as input of the decision ---- */
@@ -438,8 +415,10 @@ static int explain(int argc, char **argv, struct err *e)
 	struct ask ask = {.force_cap = BACKEND_FIND_CAP};
 	int ret = read_options(&ask, argc, argv, e);
 
-	if (ret < 0)
-		return ret;
+	if (ret > 0)
+		options_print_help(&explain_options);
+	if (ret)
+		return ret < 0 ? ret : 0;
 	if (ask.cpu && strcmp(ask.cpu, CPU_OPTION_HELP) == 0) {
 		cpu_option_print_names();
 		return 0;
@@ -490,26 +469,33 @@ static int check_file(const char *path, struct policy *p, struct host_file *memb
 	return 0;
 }
 
+static const struct option_row check_rows[] = {
+	OPTION_QUIET_ROW("only what went wrong on standard error"),
+	OPTION_HELP_ROW,
+};
+
+static const struct options check_options = {
+	OPTIONS_TABLE(check_rows),
+	.see = "testudo policy --help",
+};
+
 static int check(int argc, char **argv, struct err *e)
 {
-	static const struct option longs[] = {{"help", no_argument, NULL, 'h'}, {0}};
 	AUTO_FREE struct policy *p = malloc(sizeof(*p));
 	AUTO_FREE struct host_file *member = malloc(sizeof(*member));
-	int value, i, ret = 0;
+	const int words = options_parse(&check_options, NULL, argc, argv, e);
+	int i, ret = 0;
 
-	optind = 0;
-	opterr = 0;
-	value = getopt_long(argc, argv, ":h", longs, NULL);
-	if (value != -1) {
-		options_wrong("testudo policy --help", longs, argv, value, e);
+	if (words < 0)
 		return -EXIT_USAGE;
-	}
-	if (optind == argc)
-		return err_set(e, -EXIT_USAGE,
-			       "policy check: no file; give one: testudo policy check FILE");
-	if (!p || !member)
-		return err_set(e, -EXIT_VMM_ERROR, "out of memory");
-	for (i = optind; !ret && i < argc; i++)
+	if (!words)
+		options_print_help(&explain_options);
+	else if (words == argc)
+		ret = err_set(e, -EXIT_USAGE,
+			      "policy check: no file; give one: testudo policy check FILE");
+	else if (!p || !member)
+		ret = err_set(e, -EXIT_VMM_ERROR, "out of memory");
+	for (i = words; words && !ret && i < argc; i++)
 		ret = check_file(argv[i], p, member, e);
 	return ret;
 }
@@ -521,7 +507,7 @@ int cmd_policy(int argc, char **argv)
 
 	for (i = 1; i < argc; i++)
 		if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
-			fputs(help, stdout);
+			options_print_help(&explain_options);
 			return 0;
 		}
 	if (argc < 2)

@@ -4,7 +4,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdio.h>
@@ -27,25 +26,6 @@
 
 #define SUFFIX ".tmp"
 
-static const char help[] =
-	"Usage: testudo save NAME PATH [OPTION]...\n\n"
-	"Write a guest into the new file PATH and end it. testudo run --incoming file:PATH lets "
-	"it\n"
-	"go on from there.\n\n"
-	"Options:\n"
-	"    --keep-running\n"
-	"        the guest goes on afterwards; its disks then move on without the file\n"
-	"    --force\n"
-	"        replace PATH if it is there\n"
-	"    --json\n"
-	"        one JSON line an event on standard output\n"
-	"  -q, --quiet\n"
-	"        only what went wrong, on standard error\n"
-	"  -h, --help\n"
-	"        this text\n\n"
-	"Exit codes: 0 saved, 2 wrong usage, 3 no such guest or PATH cannot be made, 5 failed and\n"
-	"the guest goes on\n";
-
 struct command {
 	const char *name, *path;
 	bool keep_running, force;
@@ -54,6 +34,31 @@ struct command {
 	int dir_fd, fd;
 	char base[NAME_MAX + 1], tmp[NAME_MAX + 1]; /* names in the directory */
 	bool was_running;
+};
+
+static const struct option_row save_rows[] = {
+	{"keep-running", 0, NULL,
+	 "the guest goes on afterwards; its disks then move on without the file",
+	 OPTION_SETS(struct command, keep_running, true)},
+	{"force", 0, NULL, "replace PATH if it is there", OPTION_SETS(struct command, force, true)},
+	{"json", 0, NULL, "one JSON line an event on standard output",
+	 OPTION_SETS(struct command, client.json, true)},
+	OPTION_QUIET_ROW("only what went wrong, on standard error"),
+	OPTION_HELP_ROW,
+};
+
+static const struct options save_options = {
+	OPTIONS_TABLE(save_rows),
+	.see = "testudo save --help",
+	.head = "Usage: testudo save NAME PATH [OPTION]...\n\n"
+		"Write a guest into the new file PATH and end it. testudo run --incoming file:PATH "
+		"lets it\n"
+		"go on from there.\n\n"
+		"Options:\n",
+	.tail = "\nExit codes: 0 saved, 2 wrong usage, 3 no such guest or PATH cannot be made, 5 "
+		"failed and\n"
+		"the guest goes on\n",
+	.indent = 4,
 };
 
 /* ---- the file ---- */
@@ -259,46 +264,19 @@ static int run(struct command *c, struct err *e)
 	return ret ? EXIT_MIGRATE_FAILED : 0;
 }
 
-/* ---- options ---- */
-
-enum { OPT_KEEP = 256, OPT_FORCE, OPT_JSON };
-
-static const struct option longs[] = {
-	{"keep-running", no_argument, NULL, OPT_KEEP},
-	{"force", no_argument, NULL, OPT_FORCE},
-	{"json", no_argument, NULL, OPT_JSON},
-	{"help", no_argument, NULL, 'h'},
-	{0},
-};
+/* ---- the command ---- */
 
 /* Return: 1: help was asked for; 0; -EINVAL */
 static int parse(struct command *c, int argc, char **argv, struct err *e)
 {
-	int option;
+	const int words = options_parse(&save_options, c, argc, argv, e);
 
-	optind = 0;
-	opterr = 0;
-	while ((option = getopt_long(argc, argv, ":h", longs, NULL)) != -1) {
-		switch (option) {
-		case OPT_KEEP:
-			c->keep_running = true;
-			break;
-		case OPT_FORCE:
-			c->force = true;
-			break;
-		case OPT_JSON:
-			c->client.json = true;
-			break;
-		case 'h':
-			return 1;
-		default:
-			return options_wrong("testudo save --help", longs, argv, option, e);
-		}
-	}
-	if (argc - optind != 2)
+	if (words <= 0)
+		return words ? words : 1;
+	if (argc - words != 2)
 		return err_set(e, -EINVAL, "give a guest and a file: testudo save NAME PATH");
-	c->name = c->client.name = argv[optind];
-	c->path = argv[optind + 1];
+	c->name = c->client.name = argv[words];
+	c->path = argv[words + 1];
 	return rundir_check_name("guest", c->name, e);
 }
 
@@ -315,7 +293,7 @@ int cmd_save(int argc, char **argv)
 	code = parse(&c, argc, argv, &e);
 
 	if (code > 0) {
-		fputs(help, stdout);
+		options_print_help(&save_options);
 		return 0;
 	}
 	signal(SIGPIPE, SIG_IGN);

@@ -1,7 +1,6 @@
 #include "vmm/guest/config.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <limits.h>
 #include <linux/virtio_blk.h>
 #include <stdio.h>
@@ -20,135 +19,6 @@
 #include "vmm/machine/cpu_option.h"
 
 #define DEFAULT_CONSOLE "console=ttyS0"
-
-/* values above any letter, for options without one */
-enum {
-	OPT_SERIAL = 256,
-	OPT_NAME,
-	OPT_INCOMING,
-	OPT_VERIFY,
-	OPT_CLOCK_REALTIME,
-	OPT_DUMP_DTB,
-	OPT_DAEMONIZE,
-	OPT_READY_FD,
-	OPT_NO_REBOOT,
-	OPT_HUGEPAGES,
-	OPT_PREALLOC,
-	OPT_DIRTY_RING,
-	OPT_NO_RNG,
-	OPT_NO_SANDBOX,
-	OPT_CPU,
-	OPT_POLICY,
-	OPT_HOST_FACTS,
-	OPT_REPORT,
-	OPT_FORCE_CAP
-};
-
-/* One row an option: the parser, --help and the documentation's check all read these. */
-static const struct option_row {
-	const char *name;
-	int value; /* the letter, or OPT_* */
-	const char *arg;
-	const char *help;
-} rows[] = {
-	{"kernel", 'k', "FILE",
-	 "kernel: bzImage, or ELF with a PVH note; also as a plain argument"},
-	{"initrd", 'i', "FILE", "initial RAM disk"},
-	{"params", 'p', "STRING",
-	 "kernel command line, after " DEFAULT_CONSOLE " (which a console= of "
-	 "yours replaces)"},
-	{"cpus", 'c', "N", "virtual CPUs, 1 to 255 (default 1)"},
-	{"mem", 'm', "SIZE", "memory; a plain number is MiB, suffixes K M G T P (default 512)"},
-	{"disk", 'd', "FILE[,ro][,direct][,serial=ID][,format=raw]",
-	 "raw image or block device as a virtio disk; may be repeated; a comma in FILE is written "
-	 ",,; with format=raw it is raw even if it looks like another format"},
-	{"network", 'n', "tap=IF|fd=N[,mac=MAC][,vhost|,vhostfd=N]",
-	 "virtio network device on a tap interface that exists, or on the descriptor of an open "
-	 "one; with vhost the host's kernel moves the frames (vhostfd: by an open /dev/vhost-net); "
-	 "may be repeated"},
-	{"serial", OPT_SERIAL, "WHERE",
-	 "COM1 on stdio (default), file:PATH, unix:PATH, pty or none; on a terminal Ctrl-a x ends "
-	 "the "
-	 "guest, Ctrl-a h tells more"},
-	{"name", OPT_NAME, "NAME",
-	 "what testudo list and its like know the guest by (default guest-PID; with --incoming the "
-	 "name that the guest had)"},
-	{"incoming", OPT_INCOMING, "URI",
-	 "do not boot: wait for a guest that testudo migrate sends to tcp:HOST:PORT, unix:PATH or "
-	 "fd:N, or load the one that testudo save wrote to file:PATH"},
-	{"daemonize", OPT_DAEMONIZE, NULL,
-	 "go into the background once the guest runs, or listens with --incoming; --serial is none "
-	 "then unless given"},
-	{"ready-fd", OPT_READY_FD, "N",
-	 "write a line to descriptor N once the guest can be paused, saved and moved, or listens "
-	 "with --incoming"},
-	{"paused", 'S', NULL, "do not let the guest run before testudo resume"},
-	{"verify-snapshot", OPT_VERIFY, NULL,
-	 "with --incoming file: read all memory and compare it with its checksums before the guest "
-	 "runs"},
-	{"clock-realtime", OPT_CLOCK_REALTIME, NULL,
-	 "with --incoming file: set the guest's clocks on by the time of day that passed since it "
-	 "was saved; by default they stood still"},
-	{"dump-dtb", OPT_DUMP_DTB, "FILE",
-	 "write the machine's description to FILE as a flattened device tree, and go on"},
-	{"no-reboot", OPT_NO_REBOOT, NULL,
-	 "end with exit code 32 when the guest resets, do not restart it"},
-	{"hugepages", OPT_HUGEPAGES, NULL, "guest memory from the host's pool of 2 MiB pages"},
-	{"prealloc", OPT_PREALLOC, NULL, "take all guest memory before the guest starts"},
-	{"dirty-ring", OPT_DIRTY_RING, "N",
-	 "let each vCPU tell a migration what it wrote, in a ring of N entries (a power of two, "
-	 "1024 to 65536); 0, the default: KVM's dirty log"},
-	{"no-rng", OPT_NO_RNG, NULL, "leave out the virtio entropy source"},
-	{"no-sandbox", OPT_NO_SANDBOX, NULL,
-	 "do not lock the process in (debuggers, odd environments)"},
-	{"cpu", OPT_CPU, "CPU",
-	 "the CPU that the guest is shown: host (default), x86-64-v2, -v3, -v4, a server model "
-	 "such as "
-	 "icelake-server, each with ,+FEATURE and ,-FEATURE; or a template FILE.json; help lists "
-	 "the names"},
-	{"policy", OPT_POLICY, "FILE",
-	 "what to hold in SPEC_CTRL for the guest, and what to do where this host cannot (YAML)"},
-	{"host-facts", OPT_HOST_FACTS, "FILE",
-	 "believe FILE (from testudo host --json) about this host's CPU, where its own CPUID "
-	 "hides what it is"},
-	{"mitigation-report", OPT_REPORT, "FILE",
-	 "keep FILE true about which SPEC_CTRL bits are held for the guest, and why (JSON)"},
-	{CONFIG_FORCE_CAP, OPT_FORCE_CAP, "N",
-	 "the number of KVM_CAP_FORCE_SPEC_CTRL on a patched kernel (default: found by trying)"},
-	{"quiet", 'q', NULL, "only errors on standard error"},
-	{"verbose", 'v', NULL, "debug messages on standard error"},
-	{"help", 'h', NULL, "this text"},
-};
-
-static const char exit_codes[] =
-	"Exit codes:\n"
-	"  0   the guest powered off, or was ended with the escape key\n"
-	"  1   testudo or the host failed\n"
-	"  2   wrong usage\n"
-	"  3   bad input: kernel, initrd, disk, network interface, command line, a name in use\n"
-	"  4   refused: this host cannot do what the policy demands\n"
-	"  32  the guest reset, with --no-reboot\n"
-	"  33  triple fault, or KVM could not go on\n"
-	"  34  the guest panicked (pvpanic)\n";
-
-void config_print_help(void)
-{
-	size_t i;
-
-	printf("Usage: testudo run [OPTION]... [KERNEL]\n\n"
-	       "Boot a guest and wait until it ends.\n\nOptions:\n");
-	for (i = 0; i < ARRAY_SIZE(rows); i++) {
-		char head[64];
-
-		if (rows[i].value < OPT_SERIAL)
-			snprintf(head, sizeof(head), "-%c, --%s", rows[i].value, rows[i].name);
-		else
-			snprintf(head, sizeof(head), "    --%s", rows[i].name);
-		printf("  %s%s%s\n        %s\n", head, rows[i].arg ? " " : "",
-		       rows[i].arg ? rows[i].arg : "", rows[i].help);
-	}
-	printf("\n%s", exit_codes);
-}
 
 /*
  * Cut the next comma-separated word off *@rest, in place; ",," stands for one comma. Returns NULL
@@ -170,18 +40,9 @@ static char *next_word(char **rest)
 	return word;
 }
 
-int config_parse_force_cap(const char *text, uint32_t *number, struct err *e)
+static int take_dirty_ring(void *into, char *text, struct err *e)
 {
-	uint64_t n;
-	int ret = num_parse_u64("--" CONFIG_FORCE_CAP, text, 1, 65535, &n, e);
-
-	if (!ret)
-		*number = (uint32_t)n;
-	return ret;
-}
-
-static int parse_dirty_ring(const char *text, uint32_t *entries, struct err *e)
-{
+	struct run_config *c = into;
 	uint64_t n;
 	int ret = num_parse_u64("--dirty-ring", text, 0, DIRTY_RING_MAX, &n, e);
 
@@ -192,12 +53,13 @@ static int parse_dirty_ring(const char *text, uint32_t *entries, struct err *e)
 			       "--dirty-ring %llu: the size of a ring is a power of two from %d to "
 			       "%d; give 4096",
 			       (unsigned long long)n, DIRTY_RING_MIN, DIRTY_RING_MAX);
-	*entries = (uint32_t)n;
+	c->machine.dirty_ring = (uint32_t)n;
 	return 0;
 }
 
-static int parse_disk(struct run_config *c, char *arg, struct err *e)
+static int take_disk(void *into, char *arg, struct err *e)
 {
+	struct run_config *c = into;
 	struct blk_options *d = &c->machine.disk[c->machine.n_disks];
 	char *rest = arg, *word;
 
@@ -264,8 +126,9 @@ static int parse_vhost(const char *word, struct tap_options *n, struct err *e)
 	return 1;
 }
 
-static int parse_net(struct run_config *c, char *arg, struct err *e)
+static int take_network(void *into, char *arg, struct err *e)
 {
+	struct run_config *c = into;
 	struct tap_options *n = &c->machine.net[c->machine.n_nets];
 	char *rest = arg, *word;
 	uint64_t fd = 0;
@@ -320,8 +183,15 @@ static int append_params(struct run_config *c, const char *more, struct err *e)
 	return 0;
 }
 
-static int set_kernel(struct run_config *c, const char *path, struct err *e)
+static int take_params(void *into, char *more, struct err *e)
 {
+	return append_params(into, more, e);
+}
+
+static int take_kernel(void *into, char *path, struct err *e)
+{
+	struct run_config *c = into;
+
 	if (c->kernel)
 		return err_set(e, -EINVAL,
 			       "two kernels, '%s' and '%s'; give one, and the command line with -p",
@@ -330,105 +200,134 @@ static int set_kernel(struct run_config *c, const char *path, struct err *e)
 	return 0;
 }
 
-static int apply(struct run_config *c, int value, char *arg, struct err *e)
+static int take_name(void *into, char *name, struct err *e)
 {
-	uint64_t n;
-	int ret;
+	struct run_config *c = into;
 
-	switch (value) {
-	case 'k':
-		return set_kernel(c, arg, e);
-	case 'i':
-		c->initrd = arg;
-		return 0;
-	case 'p':
-		c->params_given = true;
-		return append_params(c, arg, e);
-	case 'c':
-		ret = num_parse_u64("-c", arg, 1, MACHINE_MAX_VCPUS, &n, e);
-		if (!ret)
-			c->machine.n_vcpus = (uint32_t)n;
-		c->cpus_given = true;
-		return ret;
-	case 'm':
-		c->memory_given = true;
-		return num_parse_size("-m", arg, &c->machine.memory.size_bytes, e);
-	case 'd':
-		return parse_disk(c, arg, e);
-	case 'n':
-		return parse_net(c, arg, e);
-	case OPT_SERIAL:
-		c->serial = arg;
-		return 0;
-	case OPT_INCOMING:
-		c->incoming = arg;
-		return 0;
-	case OPT_VERIFY:
-		c->verify_snapshot = true;
-		return 0;
-	case OPT_CLOCK_REALTIME:
-		c->clock_realtime = true;
-		return 0;
-	case OPT_DUMP_DTB:
-		c->dump_dtb = arg;
-		return 0;
-	case 'S':
-		c->paused = true;
-		return 0;
-	case OPT_NAME:
-		c->name = arg;
-		return rundir_check_name("--name", arg, e);
-	case OPT_DAEMONIZE:
-		c->daemonize = true;
-		return 0;
-	case OPT_READY_FD:
-		ret = num_parse_u64("--ready-fd", arg, 1, INT_MAX, &n, e);
-		if (!ret)
-			c->ready_fd = (int)n;
-		return ret;
-	case OPT_NO_REBOOT:
-		c->no_reboot = true;
-		return 0;
-	case OPT_HUGEPAGES:
-		c->machine.memory.hugepages = true;
-		return 0;
-	case OPT_PREALLOC:
-		c->machine.memory.prealloc = true;
-		return 0;
-	case OPT_DIRTY_RING:
-		return parse_dirty_ring(arg, &c->machine.dirty_ring, e);
-	case OPT_NO_RNG:
-		c->machine.rng = false;
-		c->rng_given = true;
-		return 0;
-	case OPT_NO_SANDBOX:
-		c->sandbox = false;
-		return 0;
-	case OPT_CPU:
-		c->cpu = arg;
-		return 0;
-	case OPT_POLICY:
-		c->policy = arg;
-		return 0;
-	case OPT_HOST_FACTS:
-		c->host_facts = arg;
-		return 0;
-	case OPT_REPORT:
-		c->mitigation_report = arg;
-		return 0;
-	case OPT_FORCE_CAP:
-		return config_parse_force_cap(arg, &c->force_cap, e);
-	case 'v':
-		c->log_level = LOG_DEBUG;
-		return 0;
-	case 'q':
-		c->log_level = LOG_ERR;
-		return 0;
-	default:
-		c->help = true;
-		return 0;
-	}
+	c->name = name;
+	return rundir_check_name("--name", name, e);
 }
+
+/* Where the value of an option goes. */
+#define SETS(member, value)	    OPTION_SETS(struct run_config, member, value)
+#define TEXT(member)		    OPTION_TEXT_IN(struct run_config, member)
+#define NUMBER(member, least, most) OPTION_NUMBER_IN(struct run_config, member, least, most)
+#define SIZE(member)		    OPTION_SIZE_IN(struct run_config, member)
+#define GIVEN(member)		    OPTION_GIVEN_IN(struct run_config, member)
+
+static const struct option_row rows[] = {
+	{"kernel", 'k', "FILE", "kernel: bzImage, or ELF with a PVH note; also as a plain argument",
+	 OPTION_CALLS(take_kernel)},
+	{"initrd", 'i', "FILE", "initial RAM disk", TEXT(initrd)},
+	{"params", 'p', "STRING",
+	 "kernel command line, after " DEFAULT_CONSOLE " (which a console= of yours replaces)",
+	 OPTION_CALLS(take_params), GIVEN(params_given)},
+	{"cpus", 'c', "N", "virtual CPUs, 1 to 255 (default 1)",
+	 NUMBER(machine.n_vcpus, 1, MACHINE_MAX_VCPUS), GIVEN(cpus_given)},
+	{"mem", 'm', "SIZE", "memory; a plain number is MiB, suffixes K M G T P (default 512)",
+	 SIZE(machine.memory.size_bytes), GIVEN(memory_given)},
+	{"disk", 'd', "FILE[,ro][,direct][,serial=ID][,format=raw]",
+	 "raw image or block device as a virtio disk; may be repeated; a comma in FILE is written "
+	 ",,; with format=raw it is raw even if it looks like another format",
+	 OPTION_CALLS(take_disk)},
+	{"network", 'n', "tap=IF|fd=N[,mac=MAC][,vhost|,vhostfd=N]",
+	 "virtio network device on a tap interface that exists, or on the descriptor of an open "
+	 "one; with vhost the host's kernel moves the frames (vhostfd: by an open /dev/vhost-net); "
+	 "may be repeated",
+	 OPTION_CALLS(take_network)},
+	{"serial", 0, "WHERE",
+	 "COM1 on stdio (default), file:PATH, unix:PATH, pty or none; on a terminal Ctrl-a x ends "
+	 "the guest, Ctrl-a h tells more",
+	 TEXT(serial)},
+	{"name", 0, "NAME",
+	 "what testudo list and its like know the guest by (default guest-PID; with --incoming the "
+	 "name that the guest had)",
+	 OPTION_CALLS(take_name)},
+	{"incoming", 0, "URI",
+	 "do not boot: wait for a guest that testudo migrate sends to tcp:HOST:PORT, unix:PATH or "
+	 "fd:N, or load the one that testudo save wrote to file:PATH",
+	 TEXT(incoming)},
+	{"daemonize", 0, NULL,
+	 "go into the background once the guest runs, or listens with --incoming; --serial is none "
+	 "then unless given",
+	 SETS(daemonize, true)},
+	{"ready-fd", 0, "N",
+	 "write a line to descriptor N once the guest can be paused, saved and moved, or listens "
+	 "with --incoming",
+	 NUMBER(ready_fd, 1, INT_MAX)},
+	{"paused", 'S', NULL, "do not let the guest run before testudo resume", SETS(paused, true)},
+	{"verify-snapshot", 0, NULL,
+	 "with --incoming file: read all memory and compare it with its checksums before the guest "
+	 "runs",
+	 SETS(verify_snapshot, true)},
+	{"clock-realtime", 0, NULL,
+	 "with --incoming file: set the guest's clocks on by the time of day that passed since it "
+	 "was saved; by default they stood still",
+	 SETS(clock_realtime, true)},
+	{"dump-dtb", 0, "FILE",
+	 "write the machine's description to FILE as a flattened device tree, and go on",
+	 TEXT(dump_dtb)},
+	{"no-reboot", 0, NULL, "end with exit code 32 when the guest resets, do not restart it",
+	 SETS(no_reboot, true)},
+	{"hugepages", 0, NULL, "guest memory from the host's pool of 2 MiB pages",
+	 SETS(machine.memory.hugepages, true)},
+	{"prealloc", 0, NULL, "take all guest memory before the guest starts",
+	 SETS(machine.memory.prealloc, true)},
+	{"dirty-ring", 0, "N",
+	 "let each vCPU tell a migration what it wrote, in a ring of N entries (a power of two, "
+	 "1024 to 65536); 0, the default: KVM's dirty log",
+	 OPTION_CALLS(take_dirty_ring)},
+	{"no-rng", 0, NULL, "leave out the virtio entropy source", SETS(machine.rng, false),
+	 GIVEN(rng_given)},
+	{"no-sandbox", 0, NULL, "do not lock the process in (debuggers, odd environments)",
+	 SETS(sandbox, false)},
+	{"cpu", 0, "CPU",
+	 "the CPU that the guest is shown: host (default), x86-64-v2, -v3, -v4, a server model "
+	 "such as icelake-server, each with ,+FEATURE and ,-FEATURE; or a template FILE.json; help "
+	 "lists the names",
+	 TEXT(cpu)},
+	{"policy", 0, "FILE",
+	 "what to hold in SPEC_CTRL for the guest, and what to do where this host cannot (YAML)",
+	 TEXT(policy)},
+	{"host-facts", 0, "FILE",
+	 "believe FILE (from testudo host --json) about this host's CPU, where its own CPUID hides "
+	 "what it is",
+	 TEXT(host_facts)},
+	{"mitigation-report", 0, "FILE",
+	 "keep FILE true about which SPEC_CTRL bits are held for the guest, and why (JSON)",
+	 TEXT(mitigation_report)},
+	{CONFIG_FORCE_CAP, 0, "N",
+	 "the number of KVM_CAP_FORCE_SPEC_CTRL on a patched kernel (default: found by trying)",
+	 NUMBER(force_cap, 1, CONFIG_FORCE_CAP_MAX)},
+	{"quiet", 'q', NULL, "only errors on standard error", SETS(log_level, LOG_ERR)},
+	{"verbose", 'v', NULL, "debug messages on standard error", SETS(log_level, LOG_DEBUG)},
+	OPTION_HELP_ROW,
+};
+
+static const struct options options = {
+	OPTIONS_TABLE(rows),
+	.see = "testudo run --help",
+	.head = "Usage: testudo run [OPTION]... [KERNEL]\n\n"
+		"Boot a guest and wait until it ends.\n\nOptions:\n",
+	.tail = "\nExit codes:\n"
+		"  0   the guest powered off, or was ended with the escape key\n"
+		"  1   testudo or the host failed\n"
+		"  2   wrong usage\n"
+		"  3   bad input: kernel, initrd, disk, network interface, command line, a name in "
+		"use\n"
+		"  4   refused: this host cannot do what the policy demands\n"
+		"  32  the guest reset, with --no-reboot\n"
+		"  33  triple fault, or KVM could not go on\n"
+		"  34  the guest panicked (pvpanic)\n",
+	.indent = 6,
+};
+
+void config_print_help(void)
+{
+	options_print_help(&options);
+}
+
+/* ---- what options say together ---- */
 
 /* The console goes first: what follows a "--" in @params is for init, not for the kernel. */
 static int add_console(struct run_config *c, struct err *e)
@@ -446,47 +345,73 @@ static int add_console(struct run_config *c, struct err *e)
 	return ret;
 }
 
-static int parse_words(struct run_config *c, int argc, char **argv, struct err *e)
-{
-	struct option longs[ARRAY_SIZE(rows) + 1] = {0};
-	char letters[2 * ARRAY_SIZE(rows) + 2] = ":";
-	size_t i, n = 1;
-	int value, ret;
-
-	for (i = 0; i < ARRAY_SIZE(rows); i++) {
-		longs[i].name = rows[i].name;
-		longs[i].has_arg = rows[i].arg ? required_argument : no_argument;
-		longs[i].val = rows[i].value;
-		if (rows[i].value >= OPT_SERIAL)
-			continue;
-		letters[n++] = (char)rows[i].value;
-		if (rows[i].arg)
-			letters[n++] = ':';
-	}
-	optind = 0; /* glibc: start afresh */
-	opterr = 0;
-	while ((value = getopt_long(argc, argv, letters, longs, NULL)) != -1) {
-		if (value == ':' || value == '?')
-			return options_wrong("testudo run --help", longs, argv, value, e);
-		ret = apply(c, value, optarg, e);
-		if (ret < 0)
-			return ret;
-	}
-	for (; optind < argc; optind++) {
-		ret = set_kernel(c, argv[optind], e);
-		if (ret < 0)
-			return ret;
-	}
-	return 0;
-}
-
 static bool from_file(const struct run_config *c)
 {
 	return c->incoming && strncmp(c->incoming, "file:", 5) == 0;
 }
 
+static int check_serial(const struct run_config *c, struct err *e)
+{
+	if (c->daemonize && c->serial && strcmp(c->serial, "stdio") == 0)
+		return err_set(
+			e, -EINVAL,
+			"--serial stdio with --daemonize: nothing is left to read and write; "
+			"give file:PATH, unix:PATH, pty or none");
+	return 0;
+}
+
+static int check_kernel(const struct run_config *c, struct err *e)
+{
+	if (!c->kernel && !c->incoming)
+		return err_set(e, -EINVAL, "no kernel; give one: testudo run [OPTION]... KERNEL");
+	return 0;
+}
+
+static int check_cpu(const struct run_config *c, struct err *e)
+{
+	if (c->incoming && c->cpu)
+		return err_set(
+			e, -EINVAL,
+			"--cpu %s with --incoming: a guest brings the CPU that it was shown; "
+			"leave --cpu out",
+			c->cpu);
+	return 0;
+}
+
+static int check_file(const struct run_config *c, struct err *e)
+{
+	if (c->verify_snapshot && !from_file(c))
+		return err_set(e, -EINVAL,
+			       "--verify-snapshot: only a guest from a file can be checked "
+			       "beforehand; give --incoming file:PATH");
+	if (c->clock_realtime && !from_file(c))
+		return err_set(e, -EINVAL,
+			       "--clock-realtime: only a guest from a file stood still by the wall "
+			       "clock; give --incoming file:PATH");
+	if (from_file(c) && (c->machine.memory.hugepages || c->machine.memory.prealloc))
+		return err_set(e, -EINVAL,
+			       "--%s with --incoming file: memory is mapped from the file; leave "
+			       "it out",
+			       c->machine.memory.hugepages ? "hugepages" : "prealloc");
+	return 0;
+}
+
+static int check_slots(const struct run_config *c, struct err *e)
+{
+	/* a guest that comes may have none */
+	const unsigned int rngs = c->machine.rng && !c->incoming;
+
+	if (c->machine.n_disks + c->machine.n_nets + rngs > LAYOUT_VIRTIO_SLOTS)
+		return err_set(e, -EINVAL,
+			       "%u disks (-d), %u network devices (-n) and %d entropy source do "
+			       "not fit into %d virtio slots; leave some out",
+			       c->machine.n_disks, c->machine.n_nets, c->machine.rng,
+			       LAYOUT_VIRTIO_SLOTS);
+	return 0;
+}
+
 /* A descriptor that two options name would be closed, or read from, behind one's back. */
-static int one_use_each(const struct run_config *c, struct err *e)
+static int check_descriptors(const struct run_config *c, struct err *e)
 {
 	struct {
 		const char *option;
@@ -515,10 +440,13 @@ static int one_use_each(const struct run_config *c, struct err *e)
 	return 0;
 }
 
-int config_parse(struct run_config *c, int argc, char **argv, struct err *e)
-{
-	int ret;
+/* What several options have to agree on, in the order in which it is told. */
+static int (*const checks[])(const struct run_config *c, struct err *e) = {
+	check_serial, check_kernel, check_cpu, check_file, check_slots, check_descriptors,
+};
 
+static void set_defaults(struct run_config *c)
+{
 	memset(c, 0, sizeof(*c));
 	c->machine.n_vcpus = 1;
 	c->machine.memory.size_bytes = 512 * MiB;
@@ -526,50 +454,42 @@ int config_parse(struct run_config *c, int argc, char **argv, struct err *e)
 	c->sandbox = true;
 	c->log_level = LOG_INFO;
 	c->force_cap = BACKEND_FIND_CAP;
-	ret = parse_words(c, argc, argv, e);
-	c->cpu_help = ret == 0 && c->cpu && strcmp(c->cpu, CPU_OPTION_HELP) == 0;
-	if (ret < 0 || c->help || c->cpu_help)
-		return ret;
-	if (c->daemonize && c->serial && strcmp(c->serial, "stdio") == 0)
-		return err_set(
-			e, -EINVAL,
-			"--serial stdio with --daemonize: nothing is left to read and write; "
-			"give file:PATH, unix:PATH, pty or none");
+}
+
+/* Options, then the kernel as a plain word. */
+static int read_words(struct run_config *c, int argc, char **argv, struct err *e)
+{
+	int i = options_parse(&options, c, argc, argv, e), ret = i;
+
+	c->help = i == 0;
+	for (; i > 0 && i < argc && ret >= 0; i++)
+		ret = take_kernel(c, argv[i], e);
+	c->cpu_help = ret >= 0 && c->cpu && strcmp(c->cpu, CPU_OPTION_HELP) == 0;
+	return ret < 0 ? ret : 0;
+}
+
+/* What depends on another option where it is not given. */
+static int complete(struct run_config *c, struct err *e)
+{
 	if (!c->serial)
 		c->serial = c->daemonize ? "none" : "stdio";
-	if (!c->kernel && !c->incoming)
-		return err_set(e, -EINVAL, "no kernel; give one: testudo run [OPTION]... KERNEL");
-	if (c->incoming && c->cpu)
-		return err_set(
-			e, -EINVAL,
-			"--cpu %s with --incoming: a guest brings the CPU that it was shown; "
-			"leave --cpu out",
-			c->cpu);
-	if (c->verify_snapshot && !from_file(c))
-		return err_set(e, -EINVAL,
-			       "--verify-snapshot: only a guest from a file can be checked "
-			       "beforehand; give --incoming file:PATH");
-	if (c->clock_realtime && !from_file(c))
-		return err_set(e, -EINVAL,
-			       "--clock-realtime: only a guest from a file stood still by the wall "
-			       "clock; give --incoming file:PATH");
-	if (from_file(c) && (c->machine.memory.hugepages || c->machine.memory.prealloc))
-		return err_set(e, -EINVAL,
-			       "--%s with --incoming file: memory is mapped from the file; leave "
-			       "it out",
-			       c->machine.memory.hugepages ? "hugepages" : "prealloc");
 	if (c->incoming && !c->cpus_given)
 		c->machine.n_vcpus = MACHINE_MAX_VCPUS;
-	/* a guest that comes may have none */
-	if (c->machine.n_disks + c->machine.n_nets + (c->machine.rng && !c->incoming) >
-	    LAYOUT_VIRTIO_SLOTS)
-		return err_set(e, -EINVAL,
-			       "%u disks (-d), %u network devices (-n) and %d entropy source do "
-			       "not fit into %d virtio slots; leave some out",
-			       c->machine.n_disks, c->machine.n_nets, c->machine.rng,
-			       LAYOUT_VIRTIO_SLOTS);
-	ret = one_use_each(c, e);
-	return ret ? ret : add_console(c, e);
+	return add_console(c, e);
+}
+
+int config_parse(struct run_config *c, int argc, char **argv, struct err *e)
+{
+	size_t i;
+	int ret;
+
+	set_defaults(c);
+	ret = read_words(c, argc, argv, e);
+	if (ret < 0 || c->help || c->cpu_help)
+		return ret;
+	for (i = 0; !ret && i < ARRAY_SIZE(checks); i++)
+		ret = checks[i](c, e);
+	return ret ? ret : complete(c, e);
 }
 
 void config_fini(struct run_config *c)

@@ -47,10 +47,8 @@ int config_parse(struct run_config *c, int argc, char **argv, struct err *e);
 void config_fini(struct run_config *c);
 
 /* `testudo run`, `testudo host` and `testudo policy explain` have this option */
-#define CONFIG_FORCE_CAP "kvm-cap-force-spec-ctrl"
-
-/** config_parse_force_cap - its value. Return: 0, or -EINVAL with option and value in @e */
-int config_parse_force_cap(const char *text, uint32_t *number, struct err *e);
+#define CONFIG_FORCE_CAP     "kvm-cap-force-spec-ctrl"
+#define CONFIG_FORCE_CAP_MAX 65535
 
 /** config_print_help - the options of `testudo run`, on standard output */
 void config_print_help(void);
