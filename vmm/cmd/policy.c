@@ -31,7 +31,7 @@
 /* Within this file a failure travels as the negative exit code. */
 
 /* What --guest says. */
-struct guest_words {
+struct guest_says {
 	struct vcpu_report report;
 	unsigned int reported, sees; /* words given of each, by bit of their tables */
 	uint32_t leaf7_2_edx;
@@ -41,7 +41,7 @@ struct guest_words {
 struct ask {
 	const char *policy, *host, *from, *cpu;
 	uint32_t force_cap;
-	struct guest_words guest;
+	struct guest_says guest;
 	bool json;
 };
 
@@ -103,7 +103,7 @@ static int check_alone(unsigned int given, unsigned int alone, const char *which
 	return err_set(e, -EXIT_USAGE, "--guest: %s; leave out the other words", which);
 }
 
-static int read_reported(struct guest_words *g, const char *word, struct err *e)
+static int read_reported(struct guest_says *g, const char *word, struct err *e)
 {
 	const int i = find_word("reported", report_words, sizeof(report_words[0]),
 				ARRAY_SIZE(report_words), word, e);
@@ -118,7 +118,7 @@ static int read_reported(struct guest_words *g, const char *word, struct err *e)
 			   "reported=none and reported=unaware each stand alone", e);
 }
 
-static int read_sees(struct guest_words *g, const char *word, struct err *e)
+static int read_sees(struct guest_says *g, const char *word, struct err *e)
 {
 	const int i =
 		find_word("sees", see_words, sizeof(see_words[0]), ARRAY_SIZE(see_words), word, e);
@@ -135,7 +135,7 @@ static int read_sees(struct guest_words *g, const char *word, struct err *e)
  * "reported=short,retpoline,sees=bhi_ctrl": a word without = goes on with the key before it;
  * "unaware" at the beginning needs none.
  */
-static int read_guest(struct guest_words *g, char *arg, struct err *e)
+static int read_guest(struct guest_says *g, char *arg, struct err *e)
 {
 	enum { NO_KEY, REPORTED, SEES } key = NO_KEY;
 	char *word, *rest = arg;
@@ -299,7 +299,7 @@ static int show_cpu(const struct ask *ask, struct question *q, const struct host
 static int make_contract(const struct ask *ask, struct question *q, const struct host_file *first,
 			 struct err *e)
 {
-	const struct guest_words *w = &ask->guest;
+	const struct guest_says *w = &ask->guest;
 	struct guest_contract *g = &q->in.guest;
 	struct pool_level pool;
 	struct cpuid_leaf *l;
