@@ -12,7 +12,6 @@
 #include "base/log.h"
 #include "base/version.h"
 #include "vmm/guest/config.h"
-#include "vmm/guest/control_commands.h"
 #include "vmm/guest/sandbox.h"
 #include "vmm/machine/machine.h"
 
@@ -268,8 +267,6 @@ int control_open(struct control *c, const struct run_config *config, struct loop
 		c->why_not = why;
 		return 0;
 	}
-	c->table = (struct qmp_table) {control_commands, control_n_commands, c, NULL};
-	control_add_commands(c, &c->table);
 	return 0;
 }
 

@@ -36,8 +36,8 @@ typedef int control_gate_fn(void *ctx, struct err *e);
 struct control {
 	struct rundir dir;
 	struct qmp_server server;
-	struct qmp_table table;
-	struct err why_not; /* there is no control socket */
+	struct qmp_table table; /* of control_commands.h */
+	struct err why_not;	/* there is no control socket */
 	struct loop *loop;
 	const struct run_config *config;
 	struct vm_event_sink *sink;
@@ -79,6 +79,9 @@ void control_add_commands(struct control *c, struct qmp_table *t);
 
 /** control_set_gate - @fn(@ctx) is asked before a client makes a paused guest go on or begin again */
 void control_set_gate(struct control *c, control_gate_fn *fn, void *ctx);
+
+/** control_version - the version object of the greeting and of query-version */
+json_t *control_version(void);
 
 /** control_event - tell every client; @data: takes the reference, NULL for none */
 void control_event(struct control *c, const char *name, json_t *data);

@@ -207,7 +207,7 @@ static int quit(void *ctx, const json_t *args, json_t **ret, struct err *e)
 	return 0;
 }
 
-const struct qmp_command control_commands[] = {
+static const struct qmp_command commands[] = {
 	{"query-status", NULL, query_status},
 	{"query-name", NULL, query_name},
 	{"query-version", NULL, query_version},
@@ -221,4 +221,9 @@ const struct qmp_command control_commands[] = {
 	{"system_reset", NULL, system_reset},
 	{"quit", NULL, quit},
 };
-const size_t control_n_commands = ARRAY_SIZE(control_commands);
+
+void control_commands_add(struct control *c)
+{
+	c->table = (struct qmp_table) {commands, ARRAY_SIZE(commands), c, NULL};
+	control_add_commands(c, &c->table);
+}

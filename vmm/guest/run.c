@@ -23,6 +23,7 @@
 #include "vmm/exit_code.h"
 #include "vmm/guest/config.h"
 #include "vmm/guest/control.h"
+#include "vmm/guest/control_commands.h"
 #include "vmm/guest/dump_dtb.h"
 #include "vmm/guest/guest.h"
 #include "vmm/guest/incoming.h"
@@ -479,6 +480,7 @@ static int run_all(struct run *r, struct err *e)
 	if (control_open(&r->guest.control, &r->guest.config, &r->guest.loop, &r->guest.sink, e) <
 	    0)
 		return EXIT_BAD_INPUT;
+	control_commands_add(&r->control);
 	if (open_migration(r, e) < 0)
 		return r->in.uri.kind == URI_FILE	? EXIT_BAD_INPUT
 		       : r->comes && e->code == -EINVAL ? EXIT_USAGE

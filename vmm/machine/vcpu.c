@@ -260,7 +260,7 @@ static enum vm_event vcpu_handle_exit(struct vcpu *v)
 		/* of memory that it cannot read a guest may crash, too */
 		if (memory_fault_explains(false))
 			return VM_EVENT_FAILED;
-		vcpu_log_crash(v);
+		vcpu_log_crash(v->id, v->fd, v->run, v->env->mem);
 		return VM_EVENT_CRASH;
 	}
 }

@@ -6,8 +6,8 @@
 #include <sys/ioctl.h>
 
 #include "base/bytes.h"
+#include "base/guest_mem.h"
 #include "base/log.h"
-#include "vmm/machine/vcpu.h"
 
 #define INSN_MAX 15 /* SDM vol.2, 2.3.11: the longest instruction */
 
@@ -39,9 +39,9 @@ static void format_bytes(char *out, size_t size, const uint8_t *bytes, size_t n)
 }
 
 /* The bytes at RIP: from KVM when it fetched them, else through the guest's own page tables. */
-static void bytes_at_rip(struct vcpu *v, uint64_t rip, char *out, size_t size)
+static void bytes_at_rip(int fd, const struct kvm_run *run, const struct guest_mem *mem,
+			 uint64_t rip, char *out, size_t size)
 {
-	const struct kvm_run *run = v->run;
 	struct kvm_translation t = {0};
 	struct kvm_sregs sregs;
 	const uint8_t *p;
@@ -57,24 +57,23 @@ static void bytes_at_rip(struct vcpu *v, uint64_t rip, char *out, size_t size)
 		return;
 	}
 	t.linear_address = rip;
-	if (ioctl(v->fd, KVM_GET_SREGS, &sregs) == 0)
+	if (ioctl(fd, KVM_GET_SREGS, &sregs) == 0)
 		t.linear_address += sregs.cs.base;
-	if (ioctl(v->fd, KVM_TRANSLATE, &t) < 0 || !t.valid)
+	if (ioctl(fd, KVM_TRANSLATE, &t) < 0 || !t.valid)
 		t.physical_address = t.linear_address;
 	/* not across a page: the next one is somewhere else */
 	n = 4096 - (t.physical_address & 0xfff);
 	if (n > INSN_MAX)
 		n = INSN_MAX;
-	p = gpa_span(v->env->mem, t.physical_address, n);
+	p = gpa_span(mem, t.physical_address, n);
 	if (p)
 		format_bytes(out, size, p, n);
 	else
 		snprintf(out, size, "not in memory");
 }
 
-static void describe(const struct vcpu *v, char *out, size_t size, const char **cure)
+static void describe(const struct kvm_run *run, char *out, size_t size, const char **cure)
 {
-	const struct kvm_run *run = v->run;
 	size_t i;
 
 	switch (run->exit_reason) {
@@ -107,21 +106,21 @@ static void describe(const struct vcpu *v, char *out, size_t size, const char **
 	}
 }
 
-void vcpu_log_crash(struct vcpu *v)
+void vcpu_log_crash(uint32_t id, int fd, const struct kvm_run *run, const struct guest_mem *mem)
 {
 	char what[128], bytes[3 * INSN_MAX + 16];
 	struct kvm_regs regs = {0};
 	const char *cure = "";
 
-	describe(v, what, sizeof(what), &cure);
-	if (ioctl(v->fd, KVM_GET_REGS, &regs) < 0)
+	describe(run, what, sizeof(what), &cure);
+	if (ioctl(fd, KVM_GET_REGS, &regs) < 0)
 		memset(&regs, 0, sizeof(regs));
-	bytes_at_rip(v, regs.rip, bytes, sizeof(bytes));
-	log_err("vCPU %u stopped: %s: rip=%#llx bytes=%s; %s", v->id, what,
+	bytes_at_rip(fd, run, mem, regs.rip, bytes, sizeof(bytes));
+	log_err("vCPU %u stopped: %s: rip=%#llx bytes=%s; %s", id, what,
 		(unsigned long long)regs.rip, bytes, cure);
 	log_debug(
 		"vCPU %u: rax=%llx rbx=%llx rcx=%llx rdx=%llx rsi=%llx rdi=%llx rsp=%llx rbp=%llx "
 		"rflags=%llx",
-		v->id, regs.rax, regs.rbx, regs.rcx, regs.rdx, regs.rsi, regs.rdi, regs.rsp,
-		regs.rbp, regs.rflags);
+		id, regs.rax, regs.rbx, regs.rcx, regs.rdx, regs.rsi, regs.rdi, regs.rsp, regs.rbp,
+		regs.rflags);
 }
