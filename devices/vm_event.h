@@ -11,6 +11,7 @@ enum vm_event {
 	VM_EVENT_QUIT,	   /* the user asked to end (escape key, SIGTERM, SIGINT) */
 	VM_EVENT_REFUSED,  /* the policy lets it run no longer */
 	VM_EVENT_FAILED,   /* the VMM itself met an error that it cannot go on from */
+	VM_EVENTS	   /* how many there are */
 };
 
 /* Where devices send them; the VMM implements it, tests count calls. */

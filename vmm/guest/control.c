@@ -126,13 +126,14 @@ void control_tell_shutdown(struct control *c, enum vm_event event, bool by_signa
 	static const struct {
 		bool guest;
 		const char *reason;
-	} causes[] = {
+	} causes[VM_EVENTS] = {
 		[VM_EVENT_NONE] = {false, "host-error"},
 		[VM_EVENT_POWEROFF] = {true, "guest-shutdown"},
 		[VM_EVENT_RESET] = {true, "guest-reset"},
 		[VM_EVENT_PANIC] = {true, "guest-panic"},
 		[VM_EVENT_CRASH] = {false, "host-error"},
 		[VM_EVENT_QUIT] = {false, "host-ui"},
+		[VM_EVENT_REFUSED] = {false, "host-error"},
 		[VM_EVENT_FAILED] = {false, "host-error"},
 	};
 	json_t *data = cause(causes[event].guest, causes[event].reason);
