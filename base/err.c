@@ -46,3 +46,8 @@ int err_set(struct err *e, int code, const char *fmt, ...)
 	text_printable(e->text);
 	return code;
 }
+
+int err_no_memory(struct err *e)
+{
+	return err_set(e, -ENOMEM, "out of memory");
+}

@@ -28,4 +28,7 @@ struct err {
  */
 int err_set(struct err *e, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
+/** err_no_memory - for what needs no more words than that. Return: -ENOMEM */
+int err_no_memory(struct err *e);
+
 #endif

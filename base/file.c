@@ -207,7 +207,7 @@ int file_read(const char *what, const char *path, size_t max, char **out, size_t
 			       file_magic_cure(m, false, cure));
 	buf = malloc(max + 2);
 	if (!buf)
-		return err_set(e, -ENOMEM, "out of memory");
+		return err_no_memory(e);
 	n = S_ISREG(st.st_mode) ? read_all(fd, buf, max + 1)
 				: read_stream(what, path, fd, buf, max + 1, &begun);
 	if (n < 0)

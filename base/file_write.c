@@ -294,7 +294,7 @@ int file_replace_open(struct file_replace *f, const char *what, const char *path
 	f->name = strdup(place.name);
 	if (!f->name || asprintf(&f->temp_name, ".%s.new", place.name) < 0) {
 		f->temp_name = NULL;
-		return err_set(e, -ENOMEM, "out of memory");
+		return err_no_memory(e);
 	}
 	return try_temp(f, e);
 }

@@ -298,7 +298,7 @@ int rundir_open(struct rundir *d, const char *name, int base_fd, int dir_fd, str
 	if (asprintf(&d->path, "%s/%s", base, name) < 0) {
 		d->path = NULL;
 		close(fd);
-		return err_set(e, -ENOMEM, "out of memory");
+		return err_no_memory(e);
 	}
 	ret = move_fd(fd, base_fd, &d->base_fd, e);
 	return ret < 0 ? ret : make(d, d->base_fd, dir_fd, e);
@@ -361,7 +361,7 @@ int rundir_rename(struct rundir *d, const char *name, struct err *e)
 		return ret;
 	/* DIR/NAME without the NAME of today */
 	if (asprintf(&path, "%.*s%s", (int)(strlen(d->path) - strlen(d->name)), d->path, name) < 0)
-		return err_set(e, -ENOMEM, "out of memory");
+		return err_no_memory(e);
 	ret = socket_address(path, RUNDIR_SOCKET, &addr, e);
 	if (!ret && renameat2(d->base_fd, d->name, d->base_fd, name, RENAME_NOREPLACE) < 0)
 		ret = err_set(e, -errno,
@@ -458,7 +458,7 @@ int rundir_connect(const char *name, unsigned int timeout_ms, struct err *e)
 		ret = err_set(e, -ENAMETOOLONG, "XDG_RUNTIME_DIR: too long for a socket's path");
 	if (!ret && asprintf(&dir, "%s/%s", base, name) < 0) {
 		dir = NULL;
-		ret = err_set(e, -ENOMEM, "out of memory");
+		ret = err_no_memory(e);
 	}
 	if (!ret)
 		ret = socket_address(dir, RUNDIR_SOCKET, &addr, e);

@@ -593,7 +593,7 @@ int virtio_net_init(struct virtio_net *n, struct tap *tap, struct loop *loop, st
 	}
 	n->frame = malloc(NET_FRAME_MAX);
 	if (!n->frame)
-		return err_set(e, -ENOMEM, "out of memory");
+		return err_no_memory(e);
 	ret = loop_add(loop, &n->watch, tap->fd, 0, net_tap_ready);
 	if (ret)
 		return err_set(e, ret,

@@ -151,7 +151,7 @@ int ram_file_check(struct ram_file *f, struct err *e)
 	int ret = 0;
 
 	if (buf == MAP_FAILED)
-		return err_set(e, -ENOMEM, "out of memory");
+		return err_no_memory(e);
 	for (part = 0; !ret && part < n; part++) {
 		if (part >= data)
 			data = next_part(f->fd, f->offset, part, n);

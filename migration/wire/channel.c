@@ -319,8 +319,8 @@ static int skip_payload(struct channel *ch, const struct frame_head *h, struct e
 
 int channel_send_built(struct channel *ch, enum frame_type type, struct wbuf *w, struct err *e)
 {
-	int ret = w->failed ? err_set(e, -ENOMEM, "out of memory")
-			    : channel_send(ch, type, w->data, (uint32_t)w->len, e);
+	int ret =
+		w->failed ? err_no_memory(e) : channel_send(ch, type, w->data, (uint32_t)w->len, e);
 
 	wbuf_fini(w);
 	return ret;

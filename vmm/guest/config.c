@@ -177,7 +177,7 @@ static int append_params(struct run_config *c, const char *more, struct err *e)
 	char *joined = NULL;
 
 	if (asprintf(&joined, "%s%s%s", c->params ? c->params : "", c->params ? " " : "", more) < 0)
-		return err_set(e, -ENOMEM, "out of memory");
+		return err_no_memory(e);
 	free(c->params);
 	c->params = joined;
 	return 0;

@@ -109,7 +109,7 @@ static int read_cpuid(struct kvm *kvm, struct err *e)
 
 	c = calloc(1, sizeof(*c) + CPUID_SET_MAX * sizeof(c->entries[0]));
 	if (!c)
-		return err_set(e, -ENOMEM, "out of memory");
+		return err_no_memory(e);
 	c->nent = CPUID_SET_MAX;
 	if (ioctl(kvm->fd, KVM_GET_SUPPORTED_CPUID, c) < 0)
 		return err_set(e, -errno, "%s: KVM_GET_SUPPORTED_CPUID: %s", KVM_PATH,

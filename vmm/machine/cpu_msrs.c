@@ -69,7 +69,7 @@ int cpu_msrs_init(struct cpu_msrs *m, const char *name, const struct msr_templat
 	m->name = strdup(name);
 	m->op = calloc(n, sizeof(*m->op));
 	if (!m->name || !m->op)
-		return err_set(e, -ENOMEM, "out of memory");
+		return err_no_memory(e);
 	for (i = 0; i < n; i++) {
 		if (op[i].index == MSR_IA32_ARCH_CAPABILITIES)
 			continue;

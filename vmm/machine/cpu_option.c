@@ -119,7 +119,7 @@ int cpu_option_load(const char *text, const struct kvm *kvm, struct cpu_option *
 	int ret;
 
 	if (!c)
-		return err_set(e, -ENOMEM, "out of memory");
+		return err_no_memory(e);
 	ret = load(c, text, kvm, e);
 	if (ret < 0)
 		cpu_option_free(c);

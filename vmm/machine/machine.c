@@ -212,7 +212,7 @@ int machine_init(struct machine *m, const struct machine_host *host, struct memo
 	m->slot = calloc(LAYOUT_VIRTIO_SLOTS, sizeof(*m->slot));
 	m->vcpus = calloc(n_vcpus, sizeof(*m->vcpus));
 	if (!m->slot || !m->vcpus)
-		return err_set(e, -ENOMEM, "out of memory");
+		return err_no_memory(e);
 	for (i = 0; i < n_vcpus; i++)
 		m->vcpus[i].fd = -1;
 	return build(m, e);

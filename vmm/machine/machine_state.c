@@ -144,7 +144,7 @@ int machine_save(struct machine *m, const struct clock_reading *base, struct wbu
 	save_serial(m, w);
 	for (i = 0; i < m->n_slots; i++)
 		virtio_mmio_save(&m->slot[i].mmio, (uint16_t)i, w);
-	return w->failed ? err_set(e, -ENOMEM, "out of memory") : 0;
+	return w->failed ? err_no_memory(e) : 0;
 }
 
 static int restore(struct machine *m, const struct clock_window *when, int64_t *off_ns, bool stays,

@@ -108,7 +108,7 @@ static struct msr_table *list_msrs(const struct vcpu *v, const struct kvm *kvm, 
 	int n;
 
 	if (!list || !t) {
-		err_set(e, -ENOMEM, "out of memory");
+		err_no_memory(e);
 		goto fail;
 	}
 	list->nmsrs = MSRS_MAX;
@@ -146,7 +146,7 @@ static int read_all(const struct vcpu *v, struct msr_table *t, bool *there, stru
 	int got;
 
 	if (!part)
-		return err_set(e, -ENOMEM, "out of memory");
+		return err_no_memory(e);
 	memset(there, 0, t->head.nmsrs * sizeof(*there));
 	while (from < t->head.nmsrs) {
 		n = t->head.nmsrs - from;
@@ -219,7 +219,7 @@ static int write_all(const struct vcpu *v, const struct msr_table *t, struct err
 	int done;
 
 	if (!part)
-		return err_set(e, -ENOMEM, "out of memory");
+		return err_no_memory(e);
 	while (from < t->head.nmsrs) {
 		part->head.nmsrs = t->head.nmsrs - from;
 		memcpy(part->entry, t->entry + from, part->head.nmsrs * sizeof(part->entry[0]));
@@ -245,7 +245,7 @@ static int write_changed(const struct vcpu *v, const struct msr_table *want,
 	uint32_t i;
 
 	if (!change)
-		return err_set(e, -ENOMEM, "out of memory");
+		return err_no_memory(e);
 	for (i = 0; i < want->head.nmsrs; i++)
 		if (!there[i] || now->entry[i].data != want->entry[i].data)
 			change->entry[change->head.nmsrs++] = want->entry[i];
@@ -260,7 +260,7 @@ static int restore_all(const struct vcpu *v, const struct msr_table *want, struc
 	int ret;
 
 	if (!now)
-		return err_set(e, -ENOMEM, "out of memory");
+		return err_no_memory(e);
 	*now = *want;
 	ret = read_all(v, now, there, e);
 	if (!ret)
@@ -285,7 +285,7 @@ int msrs_restore(const struct vcpu *v, struct rbuf *r, struct err *e)
 	struct section s;
 	uint32_t n;
 	int ret = t ? section_expect(r, "vcpu-msrs", (uint16_t)v->id, VERSION, &s, e)
-		    : err_set(e, -ENOMEM, "out of memory");
+		    : err_no_memory(e);
 
 	for (n = 0; !ret && rbuf_left(&s.body); n++) {
 		const uint32_t index = rbuf_u32(&s.body);

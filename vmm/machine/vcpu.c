@@ -65,7 +65,7 @@ static int set_cpuid(struct vcpu *v, uint32_t n_vcpus, struct err *e)
 		return err_set(e, ret, "vCPU %u: no room for the topology leaves of CPUID", v->id);
 	c = kvm_cpuid_from_set(&set);
 	if (!c)
-		return err_set(e, -ENOMEM, "out of memory");
+		return err_no_memory(e);
 	if (ioctl(v->fd, KVM_SET_CPUID2, c) < 0)
 		return err_set(e, -errno,
 			       "vCPU %u: KVM_SET_CPUID2: KVM does not take this CPUID: %s; change "

@@ -100,7 +100,7 @@ static int save_xsave(const struct vcpu *v, const struct vm *vm, struct wbuf *w,
 	int ret;
 
 	if (!area)
-		return err_set(e, -ENOMEM, "out of memory");
+		return err_no_memory(e);
 	ret = call(v, large ? KVM_GET_XSAVE2 : KVM_GET_XSAVE, area,
 		   large ? "KVM_GET_XSAVE2" : "KVM_GET_XSAVE", e);
 	if (!ret)
@@ -194,7 +194,7 @@ static int restore_xsave(const struct vcpu *v, const struct vm *vm, struct rbuf 
 	if (ret < 0)
 		return ret;
 	if (!area)
-		return err_set(e, -ENOMEM, "out of memory");
+		return err_no_memory(e);
 	if (s.body.len < sizeof(struct kvm_xsave))
 		return err_set(e, -EINVAL,
 			       "state: section 'vcpu-xsave' %u has %zu bytes, at least %zu are "

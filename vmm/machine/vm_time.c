@@ -323,8 +323,7 @@ int vm_restore_time(const struct vm *vm, const struct vcpu *vcpus, uint32_t n_vc
 {
 	uint64_t *offsets = calloc(n_vcpus, sizeof(*offsets));
 	struct section s;
-	int ret = offsets ? section_expect(r, "time", 0, VERSION, &s, e)
-			  : err_set(e, -ENOMEM, "out of memory");
+	int ret = offsets ? section_expect(r, "time", 0, VERSION, &s, e) : err_no_memory(e);
 
 	if (!ret)
 		ret = restore_time(vm, vcpus, n_vcpus, load, &s, offsets, e);
