@@ -43,7 +43,7 @@ static int load_member(const struct policy *p, unsigned int i, const char *polic
 	int ret;
 
 	if (!f || !full)
-		return err_set(e, -ENOMEM, "out of memory");
+		return err_no_memory(e);
 	ret = host_facts_load(full, f, e);
 	h->host = f->facts;
 	h->backend = f->backend;
@@ -70,7 +70,7 @@ int policy_load_pool(const struct policy *p, const char *path, const struct pool
 		return policy_pool_level(p, self, level, e);
 	hosts = calloc(p->n_pool_paths + 1, sizeof(*hosts));
 	if (!hosts)
-		return err_set(e, -ENOMEM, "out of memory");
+		return err_no_memory(e);
 	hosts[0] = *self;
 	for (i = 0; i < p->n_pool_paths; i++) {
 		ret = load_member(p, i, path, &hosts[n], e);

@@ -179,7 +179,7 @@ int policy_parse(const char *name, const char *text, size_t len, struct policy *
 		return err_set(e, -EFBIG, "policy %s: larger than %d bytes; is it the right file?",
 			       name, POLICY_SIZE_MAX);
 	if (!yaml_parser_initialize(&r.yaml))
-		return err_set(e, -ENOMEM, "out of memory");
+		return err_no_memory(e);
 	/* the encoding is not guessed: UTF-16 is for other programs */
 	yaml_parser_set_encoding(&r.yaml, YAML_UTF8_ENCODING);
 	yaml_parser_set_input_string(&r.yaml, (const unsigned char *)text, len);

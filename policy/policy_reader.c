@@ -24,7 +24,7 @@ static int yaml_error(struct policy_reader *r)
 	size_t line = y->problem_mark.line + 1, i;
 
 	if (y->error == YAML_MEMORY_ERROR)
-		return err_set(r->e, -ENOMEM, "out of memory");
+		return err_no_memory(r->e);
 	if (y->error == YAML_READER_ERROR)
 		for (line = 1, i = 0; i < y->problem_offset && i < r->len; i++)
 			line += r->text[i] == '\n';

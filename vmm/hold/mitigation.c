@@ -36,7 +36,7 @@ int mitigation_init(struct mitigation *m, const struct mitigation_options *optio
 	pthread_mutex_init(&m->filter_lock, NULL);
 	m->vcpu = calloc(n_vcpus, sizeof(*m->vcpu));
 	if (!m->vcpu)
-		return err_set(e, -ENOMEM, "out of memory");
+		return err_no_memory(e);
 	m->n_vcpus = n_vcpus;
 	for (i = 0; i < n_vcpus; i++) {
 		m->vcpu[i].id = i;

@@ -131,7 +131,7 @@ int mitigation_saved_decode(struct rbuf *r, struct mitigation_saved *s, struct e
 			       n, VCPUS_MAX);
 	s->vcpu = calloc(n ? n : 1, sizeof(*s->vcpu));
 	if (!s->vcpu)
-		return err_set(e, -ENOMEM, "out of memory");
+		return err_no_memory(e);
 	s->n_vcpus = n;
 	for (i = 0; i < n; i++) {
 		struct mitigation_saved_vcpu *v = &s->vcpu[i];

@@ -37,7 +37,7 @@ int mitigation_save(struct mitigation *m, bool parked, struct mitigation_saved *
 	memset(s, 0, sizeof(*s));
 	s->vcpu = calloc(m->n_vcpus, sizeof(*s->vcpu));
 	if (!s->vcpu)
-		return err_set(e, -ENOMEM, "out of memory");
+		return err_no_memory(e);
 	s->backend = m->active ? m->active->kind : BACKEND_NONE;
 	s->contract = m->contract;
 	s->ibpb_seen = __atomic_load_n(&m->ibpb_seen, __ATOMIC_ACQUIRE);
