@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -184,8 +183,8 @@ static ssize_t read_stream(const char *what, const char *path, int fd, char *buf
 
 static int too_large(const char *what, const char *path, uint64_t max, struct err *e)
 {
-	return err_set(e, -EFBIG, "%s %s: larger than %" PRIu64 " bytes; is it the right file?",
-		       what, path, max);
+	return err_set(e, -EFBIG, "%s %s: larger than %llu bytes; is it the right file?", what,
+		       path, (unsigned long long)max);
 }
 
 int file_read(const char *what, const char *path, size_t max, char **out, size_t *len,

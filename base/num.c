@@ -2,7 +2,6 @@
 
 #include <ctype.h>
 #include <errno.h>
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,9 +33,8 @@ int num_parse_u64(const char *what, const char *s, uint64_t min, uint64_t max, u
 
 	if (parse_digits(s, hex ? 16 : 10, &v, &end) || *end || v < min || v > max)
 		return err_set(e, -EINVAL,
-			       "%s: '%s' is not a number from %" PRIu64 " to %" PRIu64
-			       "; give one in that range",
-			       what, s, min, max);
+			       "%s: '%s' is not a number from %llu to %llu; give one in that range",
+			       what, s, (unsigned long long)min, (unsigned long long)max);
 	*out = v;
 	return 0;
 }

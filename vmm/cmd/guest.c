@@ -3,7 +3,6 @@
  * control socket and can do nothing that another client could not.
  */
 #include <errno.h>
-#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -175,10 +174,10 @@ static int press_button(struct qmp_client *c, const struct guest_words *w, struc
 		ret = wait_end(c, w->timeout_sec * 1000, e);
 	if (ret == -ETIMEDOUT)
 		return err_set(e, ret,
-			       "guest '%s' has not shut down after %" PRIu64
-			       " s, it may take no notice of its power button; testudo stop "
+			       "guest '%s' has not shut down after %llu s, it may take no notice "
+			       "of its power button; testudo stop "
 			       "--force %s ends it",
-			       w->name, w->timeout_sec, w->name);
+			       w->name, (unsigned long long)w->timeout_sec, w->name);
 	return ret;
 }
 

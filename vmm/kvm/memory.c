@@ -45,32 +45,31 @@ int memory_check(const struct memory_options *opt, unsigned int phys_bits, struc
 	/* what the hole pushes up has to fit below the end of the address space, too */
 	max -= LAYOUT_HOLE_END - LAYOUT_HOLE_START;
 	if (opt->size_bytes < MEMORY_MIN)
-		return err_set(e, -EINVAL, "-m: %" PRIu64 " bytes are too little; give 2M or more",
-			       opt->size_bytes);
+		return err_set(e, -EINVAL, "-m: %llu bytes are too little; give 2M or more",
+			       (unsigned long long)opt->size_bytes);
 	if (opt->size_bytes > max)
 		return err_set(e, -EINVAL,
-			       "-m: %" PRIu64
-			       " MiB do not fit in this CPU's %u physical address bits; "
-			       "give at most %" PRIu64,
-			       opt->size_bytes / MiB, phys_bits, max / MiB);
+			       "-m: %llu MiB do not fit in this CPU's %u physical address bits; "
+			       "give at most %llu",
+			       (unsigned long long)(opt->size_bytes / MiB), phys_bits,
+			       (unsigned long long)(max / MiB));
 	if (opt->size_bytes > SLOTS_MAX)
 		return err_set(e, -EINVAL,
-			       "-m: %" PRIu64
-			       " MiB do not fit in a memory slot of KVM; give at most %" PRIu64,
-			       opt->size_bytes / MiB, SLOTS_MAX / MiB);
+			       "-m: %llu MiB do not fit in a memory slot of KVM; give at most %llu",
+			       (unsigned long long)(opt->size_bytes / MiB),
+			       (unsigned long long)(SLOTS_MAX / MiB));
 	if (opt->size_bytes % align)
-		return err_set(e, -EINVAL,
-			       "-m: %" PRIu64 " bytes are not a multiple of %s; round it",
-			       opt->size_bytes,
+		return err_set(e, -EINVAL, "-m: %llu bytes are not a multiple of %s; round it",
+			       (unsigned long long)opt->size_bytes,
 			       opt->hugepages ? "2 MiB, the page size of --hugepages" : "4 KiB");
 	/* asked beforehand: without the pages the kernel would rather kill a process than say no */
 	available = opt->prealloc && !opt->hugepages ? host_available() : UINT64_MAX;
 	if (available < opt->size_bytes)
-		return err_set(
-			e, -ENOMEM,
-			"--prealloc: %" PRIu64 " MiB wanted, %" PRIu64
-			" MiB available on this host; give a smaller -m, or leave out --prealloc",
-			opt->size_bytes / MiB, available / MiB);
+		return err_set(e, -ENOMEM,
+			       "--prealloc: %llu MiB wanted, %llu MiB available on this host; give "
+			       "a smaller -m, or leave out --prealloc",
+			       (unsigned long long)(opt->size_bytes / MiB),
+			       (unsigned long long)(available / MiB));
 	return 0;
 }
 
@@ -123,15 +122,16 @@ static int no_memory(enum step step, int error, uint64_t size_bytes, bool hugepa
 					   [STEP_SIZE] = "cannot have",
 					   [STEP_MAP] = "cannot map"};
 
-	return err_set(e, -error, "-m: %s %" PRIu64 " MiB of guest memory: %s; %s", what[step],
-		       size_bytes / MiB, strerror(error), no_memory_cure(step, error, hugepages));
+	return err_set(e, -error, "-m: %s %llu MiB of guest memory: %s; %s", what[step],
+		       (unsigned long long)(size_bytes / MiB), strerror(error),
+		       no_memory_cure(step, error, hugepages));
 }
 
 static int preallocate(struct memory *m, struct err *e)
 {
 	if (madvise(m->map, m->size_bytes, MADV_POPULATE_WRITE) < 0)
-		return err_set(e, -errno, "--prealloc: cannot populate %" PRIu64 " MiB: %s; %s",
-			       m->size_bytes / MiB, strerror(errno),
+		return err_set(e, -errno, "--prealloc: cannot populate %llu MiB: %s; %s",
+			       (unsigned long long)(m->size_bytes / MiB), strerror(errno),
 			       errno == EINVAL ? "this needs a host kernel from 5.14 on"
 					       : "give a smaller -m");
 	return 0;
@@ -178,7 +178,9 @@ static int map_memory(struct memory *m, const struct memory_options *opt, struct
 			return ret;
 	}
 	ret = split(m);
-	return ret ? err_set(e, ret, "-m: cannot lay out %" PRIu64 " MiB", m->size_bytes / MiB) : 0;
+	return ret ? err_set(e, ret, "-m: cannot lay out %llu MiB",
+			     (unsigned long long)(m->size_bytes / MiB))
+		   : 0;
 }
 
 int memory_init(struct memory *m, const struct memory_options *opt, struct err *e)
@@ -209,9 +211,9 @@ int memory_adopt(struct memory *m, int fd, const struct memory_options *opt, str
 			       "sealed against shrinking; both sides must be testudo");
 	if ((uint64_t)st.st_size != opt->size_bytes)
 		return err_set(e, -EINVAL,
-			       "memory: %" PRIu64 " bytes were handed over, the guest has %" PRIu64
-			       "; give the same -m on both sides",
-			       (uint64_t)st.st_size, opt->size_bytes);
+			       "memory: %llu bytes were handed over, the guest has %llu; give the "
+			       "same -m on both sides",
+			       (unsigned long long)st.st_size, (unsigned long long)opt->size_bytes);
 	return map_memory(m, opt, e);
 }
 
@@ -229,9 +231,10 @@ int memory_map_file(struct memory *m, int fd, const char *path, uint64_t offset,
 	/* a page behind the end of the file would be a SIGBUS later */
 	if (!size_bytes || offset > (uint64_t)end || size_bytes > (uint64_t)end - offset)
 		return err_set(e, -EINVAL,
-			       "saved guest: the file has %lld bytes, its memory of %" PRIu64
-			       " bytes begins at %" PRIu64 "; it was cut short, use another copy",
-			       (long long)end, size_bytes, offset);
+			       "saved guest: the file has %lld bytes, its memory of %llu bytes "
+			       "begins at %llu; it was cut short, use another copy",
+			       (long long)end, (unsigned long long)size_bytes,
+			       (unsigned long long)offset);
 	map = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd,
 		   (off_t)offset);
 	if (map == MAP_FAILED)
@@ -241,7 +244,9 @@ int memory_map_file(struct memory *m, int fd, const char *path, uint64_t offset,
 	memory_fault_watch(map, size_bytes, path, fd, offset + size_bytes);
 	madvise(map, size_bytes, MADV_DONTDUMP);
 	ret = split(m);
-	return ret ? err_set(e, ret, "-m: cannot lay out %" PRIu64 " MiB", size_bytes / MiB) : 0;
+	return ret ? err_set(e, ret, "-m: cannot lay out %llu MiB",
+			     (unsigned long long)(size_bytes / MiB))
+		   : 0;
 }
 
 void memory_move(struct memory *to, struct memory *from)

@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -50,11 +49,11 @@ static int restore_shape(const struct machine *m, struct rbuf *r, struct err *e)
 	if (!s.body.failed && (n_vcpus != m->host->config->n_vcpus || ram != m->memory.size_bytes ||
 			       n_slots != m->n_slots))
 		return err_set(e, -EINVAL,
-			       "the guest has %u vCPUs, %" PRIu64 " bytes of memory and %u virtio "
-			       "devices, the destination has %u, %" PRIu64
-			       " and %u; give both sides the same -c, -m and devices",
-			       n_vcpus, ram, n_slots, m->host->config->n_vcpus,
-			       m->memory.size_bytes, m->n_slots);
+			       "the guest has %u vCPUs, %llu bytes of memory and %u virtio "
+			       "devices, the destination has %u, %llu and %u; give both sides the "
+			       "same -c, -m and devices",
+			       n_vcpus, (unsigned long long)ram, n_slots, m->host->config->n_vcpus,
+			       (unsigned long long)m->memory.size_bytes, m->n_slots);
 	for (i = 0; !s.body.failed && i < n_slots; i++) {
 		const uint32_t there = rbuf_u32(&s.body);
 		const struct virtio_dev_ops *ops = m->slot[i].mmio.vdev->ops;

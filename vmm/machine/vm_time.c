@@ -15,7 +15,6 @@
 #include "vmm/machine/vm_time.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <linux/kvm.h>
 #include <stdlib.h>
 #include <string.h>
@@ -263,8 +262,8 @@ static int set_tscs(const struct vcpu *vcpus, uint32_t n_vcpus, const struct sav
 	for (i = 0; !ret && i < n_vcpus; i++) {
 		ret = backend_set_msr(vcpus[i].fd, MSR_IA32_TSC, want);
 		if (ret < 0)
-			ret = err_set(e, -EIO, "vCPU %u: KVM refuses TSC = %#" PRIx64 ": %s", i,
-				      want, strerror(-ret));
+			ret = err_set(e, -EIO, "vCPU %u: KVM refuses TSC = %#llx: %s", i,
+				      (unsigned long long)want, strerror(-ret));
 	}
 	return ret;
 }
@@ -308,9 +307,9 @@ static int restore_time(const struct vm *vm, const struct vcpu *vcpus, uint32_t 
 		return ret;
 	if (!t.tsc_khz || t.tsc_khz > TSC_KHZ_MAX || t.kvmclock_ns > INT64_MAX)
 		return err_set(e, -EINVAL,
-			       "state: section 'time': TSC of %u kHz, kvmclock of %" PRIu64
-			       " ns: no computer's; the stream is damaged",
-			       t.tsc_khz, t.kvmclock_ns);
+			       "state: section 'time': TSC of %u kHz, kvmclock of %llu ns: no "
+			       "computer's; the stream is damaged",
+			       t.tsc_khz, (unsigned long long)t.kvmclock_ns);
 	for (i = 0; !ret && i < n_vcpus; i++)
 		ret = set_frequency(&vcpus[i], t.tsc_khz, load, e);
 	if (!ret)

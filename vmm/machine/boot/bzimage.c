@@ -5,7 +5,6 @@
  */
 #include <asm/bootparam.h>
 #include <errno.h>
-#include <inttypes.h>
 #include <stdio.h>
 
 #include "base/bytes.h"
@@ -101,23 +100,25 @@ static int find_code(const struct loader *l, struct bzimage *bz, struct err *e)
 	bz->code_bytes = (uint64_t)bz->hdr.syssize * SYSSIZE_UNIT;
 	if (bz->code_offset >= size)
 		return image_err(&l->kernel, e,
-				 "setup_sects is %u: the kernel proper starts at 0x%" PRIx64
-				 ", the file ends at 0x%" PRIx64 "; give a whole bzImage",
-				 bz->hdr.setup_sects, bz->code_offset, size);
+				 "setup_sects is %u: the kernel proper starts at 0x%llx, the file "
+				 "ends at 0x%llx; give a whole bzImage",
+				 bz->hdr.setup_sects, (unsigned long long)bz->code_offset,
+				 (unsigned long long)size);
 	bz->code_read = size - bz->code_offset;
 	if (bz->code_read > bz->code_bytes)
 		bz->code_read = bz->code_bytes; /* a signature or so follows */
 	if (bz->code_bytes - bz->code_read >= SYSSIZE_UNIT)
 		return image_err(&l->kernel, e,
-				 "syssize is 0x%x: the kernel proper has 0x%" PRIx64
-				 " bytes from 0x%" PRIx64 " on, the file ends at 0x%" PRIx64
-				 "; give a whole bzImage",
-				 bz->hdr.syssize, bz->code_bytes, bz->code_offset, size);
+				 "syssize is 0x%x: the kernel proper has 0x%llx bytes from 0x%llx "
+				 "on, the file ends at 0x%llx; give a whole bzImage",
+				 bz->hdr.syssize, (unsigned long long)bz->code_bytes,
+				 (unsigned long long)bz->code_offset, (unsigned long long)size);
 	if (bz->code_read <= ENTRY_64_OFFSET)
 		return image_err(&l->kernel, e,
-				 "syssize is 0x%x: the kernel proper has 0x%" PRIx64
-				 " bytes, its 64-bit entry is at 0x%x; the file is damaged",
-				 bz->hdr.syssize, bz->code_bytes, ENTRY_64_OFFSET);
+				 "syssize is 0x%x: the kernel proper has 0x%llx bytes, its 64-bit "
+				 "entry is at 0x%x; the file is damaged",
+				 bz->hdr.syssize, (unsigned long long)bz->code_bytes,
+				 ENTRY_64_OFFSET);
 	return 0;
 }
 
@@ -135,13 +136,14 @@ static int place(const struct loader *l, struct bzimage *bz, struct err *e)
 	bz->load = bz->hdr.pref_address;
 	if (bz->load < LAYOUT_HIGH_START || bz->load >= LAYOUT_HOLE_START)
 		return image_err(&l->kernel, e,
-				 "pref_address is 0x%" PRIx64
-				 "; 0x%x to 0x%x can hold a kernel, give one built for that",
-				 (uint64_t)bz->load, LAYOUT_HIGH_START, LAYOUT_HOLE_START);
+				 "pref_address is 0x%llx; 0x%x to 0x%x can hold a kernel, give one "
+				 "built for that",
+				 (unsigned long long)bz->load, LAYOUT_HIGH_START,
+				 LAYOUT_HOLE_START);
 	bz->end = bz->load + need;
 	if (!gpa_span(l->gm, bz->load, need)) {
-		snprintf(what, sizeof(what), "init_size 0x%x at pref_address 0x%" PRIx64,
-			 bz->hdr.init_size, (uint64_t)bz->load);
+		snprintf(what, sizeof(what), "init_size 0x%x at pref_address 0x%llx",
+			 bz->hdr.init_size, (unsigned long long)bz->load);
 		return loader_err_memory(l, what, bz->load, bz->end, e);
 	}
 	return 0;

@@ -6,7 +6,6 @@
  */
 #include <elf.h>
 #include <errno.h>
-#include <inttypes.h>
 #include <stdbool.h>
 #include <stdio.h>
 
@@ -129,10 +128,10 @@ static int check_ehdr(const struct loader *l, const struct elf_kernel *k, const 
 				 PHNUM_MAX);
 	if (h->e_phoff > size || table > size - h->e_phoff)
 		return image_err(&l->kernel, e,
-				 "e_phoff is 0x%" PRIx64 ": the program headers have 0x%" PRIx64
-				 " bytes from there on, the file ends at 0x%" PRIx64
-				 "; give a whole file",
-				 (uint64_t)h->e_phoff, table, size);
+				 "e_phoff is 0x%llx: the program headers have 0x%llx bytes from "
+				 "there on, the file ends at 0x%llx; give a whole file",
+				 (unsigned long long)h->e_phoff, (unsigned long long)table,
+				 (unsigned long long)size);
 	return 0;
 }
 
@@ -168,10 +167,10 @@ static int check_file_part(const struct loader *l, uint32_t i, const Elf64_Phdr 
 
 	if (p->p_offset > size || p->p_filesz > size - p->p_offset)
 		return image_err(&l->kernel, e,
-				 "program header %u: p_offset 0x%" PRIx64
-				 " with p_filesz 0x%" PRIx64
-				 " lies beyond the file's end at 0x%" PRIx64 "; give a whole file",
-				 i, (uint64_t)p->p_offset, (uint64_t)p->p_filesz, size);
+				 "program header %u: p_offset 0x%llx with p_filesz 0x%llx lies "
+				 "beyond the file's end at 0x%llx; give a whole file",
+				 i, (unsigned long long)p->p_offset,
+				 (unsigned long long)p->p_filesz, (unsigned long long)size);
 	return 0;
 }
 
@@ -188,25 +187,27 @@ static int check_segment(const struct loader *l, uint32_t i, const Elf64_Phdr *p
 		return ret;
 	if (p->p_filesz > p->p_memsz)
 		return image_err(&l->kernel, e,
-				 "program header %u: p_filesz 0x%" PRIx64
-				 " is above p_memsz 0x%" PRIx64 "; the file is damaged",
-				 i, (uint64_t)p->p_filesz, (uint64_t)p->p_memsz);
+				 "program header %u: p_filesz 0x%llx is above p_memsz 0x%llx; the "
+				 "file is damaged",
+				 i, (unsigned long long)p->p_filesz,
+				 (unsigned long long)p->p_memsz);
 	if (__builtin_add_overflow(start, p->p_memsz, &end))
 		return image_err(&l->kernel, e,
-				 "program header %u: p_paddr 0x%" PRIx64 " with p_memsz 0x%" PRIx64
-				 " wraps around; the file is damaged",
-				 i, (uint64_t)start, (uint64_t)p->p_memsz);
+				 "program header %u: p_paddr 0x%llx with p_memsz 0x%llx wraps "
+				 "around; the file is damaged",
+				 i, (unsigned long long)start, (unsigned long long)p->p_memsz);
 	for (t = 0; t < ARRAY_SIZE(taken); t++)
 		if (start < taken[t].end && end > taken[t].start)
-			return image_err(&l->kernel, e,
-					 "program header %u: p_paddr 0x%" PRIx64
-					 " with p_memsz 0x%" PRIx64 " overlaps %s at 0x%" PRIx64
-					 " to 0x%" PRIx64 "; link it at 0x%x or above",
-					 i, (uint64_t)start, (uint64_t)p->p_memsz, taken[t].name,
-					 taken[t].start, taken[t].end, LAYOUT_HIGH_START);
+			return image_err(
+				&l->kernel, e,
+				"program header %u: p_paddr 0x%llx with p_memsz 0x%llx overlaps %s "
+				"at 0x%llx to 0x%llx; link it at 0x%x or above",
+				i, (unsigned long long)start, (unsigned long long)p->p_memsz,
+				taken[t].name, (unsigned long long)taken[t].start,
+				(unsigned long long)taken[t].end, LAYOUT_HIGH_START);
 	if (!gpa_span(l->gm, start, p->p_memsz)) {
-		snprintf(what, sizeof(what), "program header %u with p_memsz 0x%" PRIx64, i,
-			 (uint64_t)p->p_memsz);
+		snprintf(what, sizeof(what), "program header %u with p_memsz 0x%llx", i,
+			 (unsigned long long)p->p_memsz);
 		return loader_err_memory(l, what, start, end, e);
 	}
 	return 0;
@@ -269,9 +270,8 @@ static int take_entry(const struct loader *l, struct elf_kernel *k, const uint8_
 
 	if (descsz != 4 && descsz != 8)
 		return image_err(&l->kernel, e,
-				 "PVH note: n_descsz is %" PRIu64
-				 "; an entry address has 4 or 8 bytes",
-				 descsz);
+				 "PVH note: n_descsz is %llu; an entry address has 4 or 8 bytes",
+				 (unsigned long long)descsz);
 	k->entry = descsz == 4 ? get_le32(desc) : get_le64(desc);
 	for (i = 0; i < k->n_phdrs; i++) {
 		const Elf64_Phdr *p = &k->phdr[i];
@@ -280,11 +280,10 @@ static int take_entry(const struct loader *l, struct elf_kernel *k, const uint8_
 		    k->entry - p->p_paddr < p->p_filesz && k->entry <= UINT32_MAX)
 			return 0;
 	}
-	return image_err(
-		&l->kernel, e,
-		"PVH note: entry address 0x%" PRIx64
-		" is in no loaded segment below 4 GiB; it must be a physical address in one",
-		k->entry);
+	return image_err(&l->kernel, e,
+			 "PVH note: entry address 0x%llx is in no loaded segment below 4 GiB; it "
+			 "must be a physical address in one",
+			 (unsigned long long)k->entry);
 }
 
 /* Return: 1 when the PVH note is in this segment and is good, 0 when it is not there, or an error.
@@ -303,29 +302,29 @@ static int search_notes(const struct loader *l, struct elf_kernel *k, uint32_t i
 		return ret;
 	if (p->p_align > 4 && p->p_align != 8)
 		return image_err(&l->kernel, e,
-				 "program header %u: p_align is %" PRIu64
-				 "; notes are aligned to 4 or 8",
-				 i, (uint64_t)p->p_align);
+				 "program header %u: p_align is %llu; notes are aligned to 4 or 8",
+				 i, (unsigned long long)p->p_align);
 	if (p->p_filesz > NOTES_MAX)
 		return image_err(&l->kernel, e,
-				 "program header %u: p_filesz is 0x%" PRIx64 "; at most 0x%" PRIx64
-				 " bytes of notes are read",
-				 i, (uint64_t)p->p_filesz, NOTES_MAX);
+				 "program header %u: p_filesz is 0x%llx; at most 0x%llx bytes of "
+				 "notes are read",
+				 i, (unsigned long long)p->p_filesz, (unsigned long long)NOTES_MAX);
 	seg = malloc(p->p_filesz + 1); /* + 1: an empty segment is legal */
 	if (!seg)
-		return image_err(&l->kernel, e, "no memory to read 0x%" PRIx64 " bytes of notes",
-				 (uint64_t)p->p_filesz);
+		return image_err(&l->kernel, e, "no memory to read 0x%llx bytes of notes",
+				 (unsigned long long)p->p_filesz);
 	ret = image_read(&l->kernel, p->p_offset, seg, p->p_filesz, e);
 	if (ret)
 		return ret;
 	for (at = 0; at + sizeof(Elf64_Nhdr) <= p->p_filesz; at = n.next) {
 		if (!note_parse(seg, p->p_filesz, at, align, &n))
 			return image_err(&l->kernel, e,
-					 "program header %u: note at 0x%" PRIx64
-					 " with n_namesz 0x%" PRIx64 " and n_descsz 0x%" PRIx64
-					 " leaves its segment of 0x%" PRIx64
-					 " bytes; the file is damaged",
-					 i, at, n.namesz, n.descsz, (uint64_t)p->p_filesz);
+					 "program header %u: note at 0x%llx with n_namesz 0x%llx "
+					 "and n_descsz 0x%llx leaves its segment of 0x%llx bytes; "
+					 "the file is damaged",
+					 i, (unsigned long long)at, (unsigned long long)n.namesz,
+					 (unsigned long long)n.descsz,
+					 (unsigned long long)p->p_filesz);
 		if (n.type != PVH_NOTE_TYPE || n.namesz != sizeof(PVH_NOTE_OWNER) ||
 		    memcmp(seg + n.name, PVH_NOTE_OWNER, sizeof(PVH_NOTE_OWNER)) != 0)
 			continue;

@@ -2,7 +2,6 @@
 #include "vmm/machine/boot/image.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -45,25 +44,25 @@ int image_read(const struct image *im, uint64_t offset, void *buf, uint64_t len_
 
 	if (offset > im->size_bytes || len_bytes > im->size_bytes - offset)
 		return image_err(im, e,
-				 "0x%" PRIx64 " bytes at offset 0x%" PRIx64
-				 " lie beyond the file's end at 0x%" PRIx64
-				 "; the file is cut or damaged",
-				 len_bytes, offset, im->size_bytes);
+				 "0x%llx bytes at offset 0x%llx lie beyond the file's end at "
+				 "0x%llx; the file is cut or damaged",
+				 (unsigned long long)len_bytes, (unsigned long long)offset,
+				 (unsigned long long)im->size_bytes);
 	while (len_bytes) {
 		ssize_t n = pread(im->fd, p, len_bytes, (off_t)offset);
 
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
-			return err_set(e, -errno,
-				       "%s %s: cannot be read at offset 0x%" PRIx64 ": %s",
-				       im->what, im->path, offset, strerror(errno));
+			return err_set(e, -errno, "%s %s: cannot be read at offset 0x%llx: %s",
+				       im->what, im->path, (unsigned long long)offset,
+				       strerror(errno));
 		if (!n)
 			return image_err(im, e,
-					 "ended at offset 0x%" PRIx64
-					 " while being read, it had 0x%" PRIx64
-					 " bytes; do not change it while testudo runs",
-					 offset, im->size_bytes);
+					 "ended at offset 0x%llx while being read, it had 0x%llx "
+					 "bytes; do not change it while testudo runs",
+					 (unsigned long long)offset,
+					 (unsigned long long)im->size_bytes);
 		p += n;
 		offset += (uint64_t)n;
 		len_bytes -= (uint64_t)n;

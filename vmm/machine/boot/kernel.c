@@ -4,7 +4,6 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -95,20 +94,20 @@ int loader_err_memory(const struct loader *l, const char *what, gpa_t start, gpa
 	unsigned int i;
 
 	if (start < LAYOUT_HOLE_END && end > LAYOUT_HOLE_START)
-		return image_err(
-			&l->kernel, e,
-			"%s takes 0x%" PRIx64 " to 0x%" PRIx64
-			"; there is never RAM from 0x%x to 0x%llx, give a kernel for other "
-			"addresses",
-			what, start, end, LAYOUT_HOLE_START, (unsigned long long)LAYOUT_HOLE_END);
+		return image_err(&l->kernel, e,
+				 "%s takes 0x%llx to 0x%llx; there is never RAM from 0x%x to "
+				 "0x%llx, give a kernel for other addresses",
+				 what, (unsigned long long)start, (unsigned long long)end,
+				 LAYOUT_HOLE_START, (unsigned long long)LAYOUT_HOLE_END);
 	if (start >= LAYOUT_HOLE_END)
 		need -= LAYOUT_HOLE_END - LAYOUT_HOLE_START;
 	for (i = 0; i < l->gm->n_regions; i++)
 		have += l->gm->region[i].len_bytes;
 	return image_err(&l->kernel, e,
-			 "%s takes 0x%" PRIx64 " to 0x%" PRIx64 ": that needs %" PRIu64
-			 " MiB of memory, the guest has %" PRIu64 "; give more with -m",
-			 what, start, end, need >> 20, have >> 20);
+			 "%s takes 0x%llx to 0x%llx: that needs %llu MiB of memory, the guest has "
+			 "%llu; give more with -m",
+			 what, (unsigned long long)start, (unsigned long long)end,
+			 (unsigned long long)(need >> 20), (unsigned long long)(have >> 20));
 }
 
 int kernel_load(const struct kernel_config *cfg, const struct guest_mem *gm, gpa_t rsdp,

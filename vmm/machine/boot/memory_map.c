@@ -2,7 +2,6 @@
 #include "vmm/machine/boot/memory_map.h"
 
 #include <errno.h>
-#include <inttypes.h>
 
 #include "base/bytes.h"
 #include "base/err.h"
@@ -21,9 +20,10 @@ int memory_map_build(const struct guest_mem *gm, struct memory_map *map, struct 
 	*map = (struct memory_map) {0};
 	if (!gm->n_regions || low->gpa || low->len_bytes <= LAYOUT_HIGH_START)
 		return err_set(e, -EINVAL,
-			       "guest memory has 0x%" PRIx64
-			       " bytes, a kernel is loaded from 0x%x on; give more with -m",
-			       gm->n_regions ? low->len_bytes : 0, LAYOUT_HIGH_START);
+			       "guest memory has 0x%llx bytes, a kernel is loaded from 0x%x on; "
+			       "give more with -m",
+			       (unsigned long long)(gm->n_regions ? low->len_bytes : 0),
+			       LAYOUT_HIGH_START);
 	map->low_end = low->len_bytes;
 	add(map, 0, LAYOUT_LOW_END, MEMORY_MAP_RAM);
 	/* the ACPI tables are in here */

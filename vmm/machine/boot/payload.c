@@ -1,6 +1,5 @@
 /* What goes along with a kernel of any kind: the command line and the initrd. */
 #include <errno.h>
-#include <inttypes.h>
 
 #include "base/bytes.h"
 #include "base/err.h"
@@ -20,9 +19,9 @@ int cmdline_load(const struct loader *l, uint64_t limit, struct err *e)
 		limit = LAYOUT_CMDLINE_MAX - 1;
 	if (len > limit)
 		return err_set(e, -EINVAL,
-			       "kernel command line has %zu bytes, kernel %s takes at most %" PRIu64
-			       "; shorten it",
-			       len, l->kernel.path, limit);
+			       "kernel command line has %zu bytes, kernel %s takes at most %llu; "
+			       "shorten it",
+			       len, l->kernel.path, (unsigned long long)limit);
 	if (!p)
 		return err_set(
 			e, -EINVAL,
@@ -82,14 +81,15 @@ int initrd_load(const struct loader *l, gpa_t kernel_end, gpa_t limit, struct in
 		kernel_end = limit;
 	if (im.size_bytes > limit - kernel_end)
 		return image_err(&im, e,
-				 "has %" PRIu64 " bytes, %" PRIu64
-				 " are free between the kernel's end at 0x%" PRIx64
-				 " and 0x%" PRIx64 "; %s",
-				 im.size_bytes, limit - kernel_end, kernel_end, limit, cure);
+				 "has %llu bytes, %llu are free between the kernel's end at 0x%llx "
+				 "and 0x%llx; %s",
+				 (unsigned long long)im.size_bytes,
+				 (unsigned long long)(limit - kernel_end),
+				 (unsigned long long)kernel_end, (unsigned long long)limit, cure);
 	out->len_bytes = im.size_bytes;
 	out->gpa = (limit - im.size_bytes) & -(uint64_t)PAGE_SIZE;
 	dst = gpa_span(l->gm, out->gpa, out->len_bytes);
 	if (!dst)
-		return image_err(&im, e, "0x%" PRIx64 " is not RAM", out->gpa);
+		return image_err(&im, e, "0x%llx is not RAM", (unsigned long long)out->gpa);
 	return image_read(&im, 0, dst, out->len_bytes, e);
 }
