@@ -1,6 +1,5 @@
 #include "policy/explain.h"
 
-#include <inttypes.h>
 #include <string.h>
 
 #include "base/bytes.h"
@@ -358,10 +357,10 @@ void explain_text(FILE *f, const struct mitigation_input *in, const struct mitig
 
 	print_line(f, "verdict", verdict_name(d->verdict));
 	if (d->mask)
-		snprintf(text, sizeof(text),
-			 "%s at 1, %s at 0 (mask %#" PRIx64 ", value %#" PRIx64 ")",
+		snprintf(text, sizeof(text), "%s at 1, %s at 0 (mask %#llx, value %#llx)",
 			 explain_bits(d->value, bits, sizeof(bits)),
-			 explain_bits(d->mask & ~d->value, off, sizeof(off)), d->mask, d->value);
+			 explain_bits(d->mask & ~d->value, off, sizeof(off)),
+			 (unsigned long long)d->mask, (unsigned long long)d->value);
 	else
 		snprintf(text, sizeof(text), "nothing; the guest's own value stands");
 	print_line(f, "holds", text);
@@ -375,7 +374,7 @@ void explain_text(FILE *f, const struct mitigation_input *in, const struct mitig
 
 static json_t *json_hex(uint64_t v)
 {
-	return json_sprintf("0x%" PRIx64, v);
+	return json_sprintf("0x%llx", (unsigned long long)v);
 }
 
 static json_t *json_bits(uint64_t bits)

@@ -168,9 +168,9 @@ static int parse_backend(const struct json_place *at, json_t *o, struct backend_
 	return 0;
 }
 
-#define CPUID_KEY    "%" PRIx32 /* "1", or with a sub-leaf "7.0" */
-#define CPUID_SUBKEY "%" PRIx32 ".%" PRIx32
-#define CPUID_VALUE  "0x%08" PRIx32 " 0x%08" PRIx32 " 0x%08" PRIx32 " 0x%08" PRIx32
+#define CPUID_KEY    "%x" /* "1", or with a sub-leaf "7.0" */
+#define CPUID_SUBKEY "%x.%x"
+#define CPUID_VALUE  "0x%08x 0x%08x 0x%08x 0x%08x"
 
 static void format_leaf(const struct cpuid_leaf *l, char *key, char *value, size_t size)
 {
@@ -315,7 +315,7 @@ static json_t *format_facts(const struct host_facts *f)
 		v = v32;
 		if (row->max > UINT32_MAX)
 			memcpy(&v, (const char *)f + row->offset, sizeof(v));
-		snprintf(hex, sizeof(hex), "0x%" PRIx64, v);
+		snprintf(hex, sizeof(hex), "0x%llx", (unsigned long long)v);
 		json_object_set_new(o, row->key,
 				    row->hex ? json_string(hex) : json_integer((json_int_t)v));
 	}

@@ -1,7 +1,6 @@
 #include "policy/json_read.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -140,8 +139,8 @@ int json_read_number(const struct json_place *at, const char *path, const char *
 	char legal[96];
 	uint64_t v;
 
-	snprintf(legal, sizeof(legal),
-		 "a number from 0 to %#" PRIx64 ", or a string such as \"0x1f\"", max);
+	snprintf(legal, sizeof(legal), "a number from 0 to %#llx, or a string such as \"0x1f\"",
+		 (unsigned long long)max);
 	if (json_is_integer(value) && json_integer_value(value) >= 0 &&
 	    (uint64_t)json_integer_value(value) <= max) {
 		*out = (uint64_t)json_integer_value(value);

@@ -105,6 +105,12 @@ def test_no_circle_of_files():
     assert circles <= {frozenset(half) for half in HALVES}, [sorted(circle) for circle in circles]
 
 
+def test_one_way_to_print_a_number():
+    """64 bits by %llu or %llx and a cast, which holds for KVM's __u64, too."""
+    found = [name for name in sources(".c", ".h") if re.search(r"\bPRI[diouxX](?:8|16|32|64)\b", (TOP / name).read_text())]
+    assert not found
+
+
 def test_pure_rooms():
     wrong = []
     for name in sources(".c", ".h", rooms=[f"{room}/" for room in PURE]):

@@ -3,7 +3,6 @@
  * promised. Values only; what they mean for a host is mitigation_state.c's.
  */
 #include <errno.h>
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -64,19 +63,20 @@ static int check_vcpu(uint32_t id, const struct mitigation_saved_vcpu *v, struct
 {
 	if (v->report.ctrl & ~MITIGATION_ALL)
 		return err_set(e, -EINVAL,
-			       "mitigation state: vCPU %u: report %#" PRIx64 " has bits beside "
+			       "mitigation state: vCPU %u: report %#llx has bits beside "
 			       "%#llx; the stream is damaged",
-			       id, v->report.ctrl, MITIGATION_ALL);
+			       id, (unsigned long long)v->report.ctrl, MITIGATION_ALL);
 	if ((v->promise.mask & ~SPEC_CTRL_ALL) || (v->promise.value & ~v->promise.mask))
 		return err_set(e, -EINVAL,
-			       "mitigation state: vCPU %u: held bits mask=%#" PRIx64
-			       " value=%#" PRIx64 " are impossible; the stream is damaged",
-			       id, v->promise.mask, v->promise.value);
+			       "mitigation state: vCPU %u: held bits mask=%#llx value=%#llx are "
+			       "impossible; the stream is damaged",
+			       id, (unsigned long long)v->promise.mask,
+			       (unsigned long long)v->promise.value);
 	if (v->shadow & ~SPEC_CTRL_ALL)
 		return err_set(e, -EINVAL,
-			       "mitigation state: vCPU %u: SPEC_CTRL %#" PRIx64
-			       " has reserved bits; the stream is damaged",
-			       id, v->shadow);
+			       "mitigation state: vCPU %u: SPEC_CTRL %#llx has reserved bits; the "
+			       "stream is damaged",
+			       id, (unsigned long long)v->shadow);
 	return 0;
 }
 
@@ -94,9 +94,10 @@ int mitigation_saved_check(const struct mitigation_saved *s, struct err *e)
 	if ((g->virt_enum & ~VIRT_ENUM_MITIGATION) || (g->mitigation_enum & ~MITIGATION_ALL) ||
 	    (!g->virt_enum && g->mitigation_enum))
 		return err_set(e, -EINVAL,
-			       "mitigation state: virtual MSRs %#" PRIx64 " and %#" PRIx64
-			       " offer what is unknown; use a newer testudo at the destination",
-			       g->virt_enum, g->mitigation_enum);
+			       "mitigation state: virtual MSRs %#llx and %#llx offer what is "
+			       "unknown; use a newer testudo at the destination",
+			       (unsigned long long)g->virt_enum,
+			       (unsigned long long)g->mitigation_enum);
 	for (i = 0; !ret && i < s->n_vcpus; i++)
 		ret = check_vcpu(i, &s->vcpu[i], e);
 	return ret;

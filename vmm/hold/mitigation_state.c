@@ -1,7 +1,6 @@
 #include "vmm/hold/mitigation_state.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -76,9 +75,10 @@ static int refuse(const struct mitigation *m, uint32_t id, const struct mitigati
 
 	return err_set(e, -EPERM,
 		       "refused by policy: back end %s: vCPU %u may not run on %s: held on "
-		       "%s=%#" PRIx64 ", held on %s=%#" PRIx64 ": %s",
-		       backend_name(m->backend.ops->kind), id, destination, source, p->value,
-		       destination, d->value, explain_reasons(d, text, sizeof(text)));
+		       "%s=%#llx, held on %s=%#llx: %s",
+		       backend_name(m->backend.ops->kind), id, destination, source,
+		       (unsigned long long)p->value, destination, (unsigned long long)d->value,
+		       explain_reasons(d, text, sizeof(text)));
 }
 
 static bool same_contract(const struct guest_contract *a, const struct guest_contract *b)
@@ -190,18 +190,19 @@ static int update_vcpu(struct mitigation *m, struct mitigation_vcpu *v,
 		ret = mitigation_give_value(m, v, e);
 	if (ret < 0)
 		return err_set(e, -EIO,
-			       "vCPU %u: KVM does not hold SPEC_CTRL mask=%#" PRIx64
-			       " value=%#" PRIx64 " over the guest's %#" PRIx64
-			       "; see the log of the destination's testudo",
-			       v->id, v->decision.mask, v->decision.value, v->msrs.spec_ctrl);
+			       "vCPU %u: KVM does not hold SPEC_CTRL mask=%#llx value=%#llx over "
+			       "the guest's %#llx; see the log of the destination's testudo",
+			       v->id, (unsigned long long)v->decision.mask,
+			       (unsigned long long)v->decision.value,
+			       (unsigned long long)v->msrs.spec_ctrl);
 	missing = v->decision.value & ~v->held.value;
 	if (m->active == &backend_none || !missing)
 		return 0;
 	return err_set(e, -EAGAIN,
 		       "vCPU %u reported on its way and needs %s, which this VM was not built to "
-		       "hold (held %#" PRIx64 ", needed %#" PRIx64 "); migrate again",
-		       v->id, bit_names(missing, names, sizeof(names)), v->held.value,
-		       v->decision.value);
+		       "hold (held %#llx, needed %#llx); migrate again",
+		       v->id, bit_names(missing, names, sizeof(names)),
+		       (unsigned long long)v->held.value, (unsigned long long)v->decision.value);
 }
 
 int mitigation_update(struct mitigation *m, const struct mitigation_saved *s, struct err *e)
