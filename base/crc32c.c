@@ -4,6 +4,8 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "base/guest_mem.h"
+
 #define POLYNOMIAL 0x82f63b78u /* bit-reversed */
 
 uint32_t crc32c_portable(uint32_t crc, const void *data, size_t len_bytes)
@@ -41,16 +43,16 @@ uint32_t crc32c(uint32_t crc, const void *data, size_t len_bytes)
 	return crc32c_portable(crc, data, len_bytes);
 }
 
-/* sums[i]: of the page at p + i * CRC32C_PAGE, three of them */
+/* sums[i]: of the page at p + i * GUEST_PAGE, three of them */
 __attribute__((target("sse4.2"))) static void crc32c_3_pages(uint32_t sums[3], const uint8_t *p)
 {
 	uint64_t a = ~0u, b = ~0u, c = ~0u, word[3];
 	size_t i;
 
-	for (i = 0; i < CRC32C_PAGE; i += sizeof(uint64_t)) {
+	for (i = 0; i < GUEST_PAGE; i += sizeof(uint64_t)) {
 		memcpy(&word[0], p + i, sizeof(uint64_t));
-		memcpy(&word[1], p + i + CRC32C_PAGE, sizeof(uint64_t));
-		memcpy(&word[2], p + i + 2 * CRC32C_PAGE, sizeof(uint64_t));
+		memcpy(&word[1], p + i + GUEST_PAGE, sizeof(uint64_t));
+		memcpy(&word[2], p + i + 2 * GUEST_PAGE, sizeof(uint64_t));
 		a = __builtin_ia32_crc32di(a, word[0]);
 		b = __builtin_ia32_crc32di(b, word[1]);
 		c = __builtin_ia32_crc32di(c, word[2]);
@@ -91,7 +93,7 @@ WIDE static uint32_t crc32c_page_wide(const uint8_t *p)
 	for (i = 0; i < 4; i++)
 		acc[i] = _mm512_loadu_si512(p + i * 64);
 	acc[0] = _mm512_xor_si512(acc[0], begin);
-	for (at = 256; at < CRC32C_PAGE; at += 256)
+	for (at = 256; at < GUEST_PAGE; at += 256)
 		for (i = 0; i < 4; i++)
 			acc[i] = fold(acc[i], by_2048, _mm512_loadu_si512(p + at + i * 64));
 	all = acc[0];
@@ -121,7 +123,7 @@ static uint32_t pages_wide(const uint8_t *p, size_t n_pages)
 {
 	uint32_t crc = 0, sum;
 
-	for (; n_pages; n_pages--, p += CRC32C_PAGE) {
+	for (; n_pages; n_pages--, p += GUEST_PAGE) {
 		sum = crc32c_page_wide(p);
 		crc = crc32c_sse42(crc, (const uint8_t *)&sum, sizeof(sum));
 	}
@@ -140,9 +142,9 @@ uint32_t crc32c_pages_narrow(const void *data, size_t n_pages)
 		if (n == 3)
 			crc32c_3_pages(sums, p);
 		else
-			sums[0] = crc32c(0, p, CRC32C_PAGE);
+			sums[0] = crc32c(0, p, GUEST_PAGE);
 		crc = crc32c(crc, sums, n * sizeof(*sums));
-		p += n * CRC32C_PAGE;
+		p += n * GUEST_PAGE;
 		n_pages -= n;
 	}
 	return crc;

@@ -13,10 +13,8 @@
  */
 uint32_t crc32c(uint32_t crc, const void *data, size_t len_bytes);
 
-#define CRC32C_PAGE 4096
-
 /**
- * crc32c_pages - one checksum for @n_pages pages of CRC32C_PAGE bytes that lie one behind the other
+ * crc32c_pages - one checksum for @n_pages pages of GUEST_PAGE bytes that lie one behind the other
  * It is the crc32c() of the array of each page's crc32c() (little-endian, 32 bits), which lets
  * three pages be summed at a time: the instruction takes three cycles and begins one each cycle.
  */

@@ -8,6 +8,7 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
+#include "base/guest_mem.h"
 #include "base/text.h"
 
 struct machine_description *description_new(void)
@@ -140,8 +141,8 @@ static int check_memory(const struct machine_description *d, struct err *e)
 	for (i = 0; i < d->n_regions; i++) {
 		uint64_t base = d->region[i].base, size = d->region[i].size;
 
-		if (!size || size > DESCRIPTION_MEMORY_MAX || size % 4096 || base % 4096 ||
-		    base < end || base > 2 * DESCRIPTION_MEMORY_MAX)
+		if (!size || size > DESCRIPTION_MEMORY_MAX || size % GUEST_PAGE ||
+		    base % GUEST_PAGE || base < end || base > 2 * DESCRIPTION_MEMORY_MAX)
 			return err_set(e, -EINVAL,
 				       "machine description: memory@%llx has 0x%llx bytes; regions "
 				       "are whole pages, ascending, up to 1 TiB in all",

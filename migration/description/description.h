@@ -78,7 +78,7 @@ struct machine_description {
 	char guest_name[65]; /* "" if it was given none */
 	unsigned int n_regions;
 	struct {
-		uint64_t base, size; /* guest-physical, multiples of 4096, ascending */
+		uint64_t base, size; /* guest-physical, multiples of GUEST_PAGE, ascending */
 	} region[DESCRIPTION_REGIONS_MAX];
 	char cmdline[DESCRIPTION_CMDLINE_MAX];
 

@@ -169,7 +169,7 @@ struct frame_memory {
 	uint16_t how;	 /* enum frame_memory_how */
 	uint16_t n_fds;	 /* descriptors that come with the frame: 1 when passed, else 0 */
 	uint64_t size;	 /* bytes */
-	uint64_t offset; /* where it begins in the file, a multiple of 4096; 0 when passed */
+	uint64_t offset; /* where it begins in the file, a multiple of GUEST_PAGE; 0 when passed */
 };
 
 /* After each round, when a marker went down each data channel. */

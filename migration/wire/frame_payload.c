@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/guest_mem.h"
 #include "migration/state/buf.h"
 #include "migration/wire/frame.h"
 
@@ -162,9 +163,9 @@ int frame_memory_decode(const struct frame *f, struct frame_memory *v, struct er
 	if (v->n_fds != (v->how == FRAME_MEMORY_PASSED))
 		return bad_field(f, "the number of descriptors", v->n_fds,
 				 "1 when memory is passed, else 0", e);
-	if (!v->size || v->size % 4096 || v->size > INT64_MAX)
+	if (!v->size || v->size % GUEST_PAGE || v->size > INT64_MAX)
 		return bad_field(f, "the size", v->size, "a multiple of 4096 bytes, not 0", e);
-	if (v->offset % 4096 || v->offset > (uint64_t)INT64_MAX - v->size ||
+	if (v->offset % GUEST_PAGE || v->offset > (uint64_t)INT64_MAX - v->size ||
 	    (v->how == FRAME_MEMORY_PASSED && v->offset))
 		return bad_field(f, "the offset", v->offset,
 				 "a multiple of 4096 bytes, and 0 when memory is passed", e);

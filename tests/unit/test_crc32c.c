@@ -7,6 +7,7 @@
 
 #include "base/bytes.h"
 #include "base/crc32c.h"
+#include "base/guest_mem.h"
 
 /* RFC 3720 appendix B.4, and the check value of the polynomial's usual description */
 static void test_known_answers(void **state)
@@ -54,7 +55,7 @@ static void test_parts_give_the_whole(void **state)
 /* Against its definition, for every number of pages that is left over by the fast way */
 static void test_pages(void **state)
 {
-	static uint8_t pages[8 * CRC32C_PAGE];
+	static uint8_t pages[8 * GUEST_PAGE];
 	uint32_t sums[8];
 	size_t i, n;
 
@@ -62,7 +63,7 @@ static void test_pages(void **state)
 	for (i = 0; i < sizeof(pages); i++)
 		pages[i] = (uint8_t)(i * 167 + i / 251);
 	for (i = 0; i < ARRAY_SIZE(sums); i++)
-		sums[i] = crc32c_portable(0, pages + i * CRC32C_PAGE, CRC32C_PAGE);
+		sums[i] = crc32c_portable(0, pages + i * GUEST_PAGE, GUEST_PAGE);
 	for (n = 0; n <= ARRAY_SIZE(sums); n++) {
 		const uint32_t want = crc32c_portable(0, sums, n * sizeof(*sums));
 

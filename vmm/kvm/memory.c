@@ -13,6 +13,7 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
+#include "base/guest_mem.h"
 #include "vmm/kvm/memory_fault.h"
 #include "vmm/layout.h"
 
@@ -39,7 +40,7 @@ static uint64_t host_available(void)
 
 int memory_check(const struct memory_options *opt, unsigned int phys_bits, struct err *e)
 {
-	const uint64_t align = opt->hugepages ? HUGE_PAGE : 4096;
+	const uint64_t align = opt->hugepages ? HUGE_PAGE : GUEST_PAGE;
 	uint64_t available, max = phys_bits < 64 ? 1ULL << phys_bits : UINT64_MAX;
 
 	/* what the hole pushes up has to fit below the end of the address space, too */

@@ -62,7 +62,7 @@ static void bytes_at_rip(int fd, const struct kvm_run *run, const struct guest_m
 	if (ioctl(fd, KVM_TRANSLATE, &t) < 0 || !t.valid)
 		t.physical_address = t.linear_address;
 	/* not across a page: the next one is somewhere else */
-	n = 4096 - (t.physical_address & 0xfff);
+	n = GUEST_PAGE - t.physical_address % GUEST_PAGE;
 	if (n > INSN_MAX)
 		n = INSN_MAX;
 	p = gpa_span(mem, t.physical_address, n);

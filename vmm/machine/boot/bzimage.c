@@ -9,6 +9,7 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
+#include "base/guest_mem.h"
 #include "vmm/layout.h"
 #include "vmm/machine/boot/loader.h"
 
@@ -28,7 +29,7 @@
 /* protocol 2.12 ends with handover_offset */
 #define HEADER_MIN_END HEADER_FIELD(kernel_info_offset)
 
-_Static_assert(sizeof(struct boot_params) == 4096, "boot_params is one page");
+_Static_assert(sizeof(struct boot_params) == GUEST_PAGE, "boot_params is one page");
 _Static_assert(HEADER_OFFSET == 0x1f1 && HEADER_MIN_END == 0x268, "boot.rst offsets");
 
 /* where the parts of a checked file are, and where they go */

@@ -12,6 +12,7 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/guest_mem.h"
 #include "vmm/layout.h"
 #include "vmm/machine/boot/loader.h"
 #include "vmm/machine/boot/pvh.h"
@@ -34,9 +35,9 @@ static const struct {
 	gpa_t start, end;
 } taken[] = {
 	{"the boot GDT", LAYOUT_GDT, LAYOUT_GDT + ENTRY_GDT_SIZE},
-	{"hvm_start_info", LAYOUT_PVH_INFO, LAYOUT_PVH_INFO + 0x1000},
-	{"boot_params", LAYOUT_BOOT_PARAMS, LAYOUT_BOOT_PARAMS + 0x1000},
-	{"the boot stack", LAYOUT_BOOT_STACK & ~0xfff, LAYOUT_BOOT_STACK},
+	{"hvm_start_info", LAYOUT_PVH_INFO, LAYOUT_PVH_INFO + GUEST_PAGE},
+	{"boot_params", LAYOUT_BOOT_PARAMS, LAYOUT_BOOT_PARAMS + GUEST_PAGE},
+	{"the boot stack", LAYOUT_BOOT_STACK & ~(GUEST_PAGE - 1), LAYOUT_BOOT_STACK},
 	{"the boot page tables", LAYOUT_PAGE_TABLES, LAYOUT_PAGE_TABLES + ENTRY_PAGE_TABLE_SIZE},
 	{"the command line", LAYOUT_CMDLINE, LAYOUT_CMDLINE + LAYOUT_CMDLINE_MAX},
 	{"the firmware area with the ACPI tables", LAYOUT_LOW_END, LAYOUT_HIGH_START},

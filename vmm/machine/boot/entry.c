@@ -10,6 +10,7 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
+#include "base/guest_mem.h"
 #include "vmm/layout.h"
 
 #define SEL_CODE 0x10 /* what Linux calls __BOOT_CS and __BOOT_DS */
@@ -32,7 +33,6 @@
 #define PTE_WRITE   (1ULL << 1)
 #define PTE_LARGE   (1ULL << 7)
 
-#define PAGE_SIZE	4096
 #define LARGE_PAGE_SIZE (2 * MiB)
 #define MAPPED_GIB	4
 
@@ -86,16 +86,16 @@ static uint64_t segment_descriptor(const struct kvm_segment *s)
 
 static void write_page_tables(uint8_t *tables)
 {
-	const gpa_t pdpt = LAYOUT_PAGE_TABLES + PAGE_SIZE, pd = pdpt + PAGE_SIZE;
+	const gpa_t pdpt = LAYOUT_PAGE_TABLES + GUEST_PAGE, pd = pdpt + GUEST_PAGE;
 	unsigned int i;
 
 	put_le64(tables, pdpt | PTE_PRESENT | PTE_WRITE);
 	for (i = 0; i < MAPPED_GIB; i++)
-		put_le64(tables + PAGE_SIZE + 8 * i,
-			 (pd + i * PAGE_SIZE) | PTE_PRESENT | PTE_WRITE);
+		put_le64(tables + GUEST_PAGE + 8 * i,
+			 (pd + i * GUEST_PAGE) | PTE_PRESENT | PTE_WRITE);
 	/* the page directories follow each other, so their entries are one array */
 	for (i = 0; i < MAPPED_GIB * 512; i++)
-		put_le64(tables + 2 * PAGE_SIZE + 8 * i,
+		put_le64(tables + 2 * GUEST_PAGE + 8 * i,
 			 i * LARGE_PAGE_SIZE | PTE_PRESENT | PTE_WRITE | PTE_LARGE);
 }
 

@@ -24,7 +24,7 @@ struct boot_entry {
 
 #define ENTRY_GDT_ENTRIES     6 /* null, unused, code, data, and a TSS of two entries */
 #define ENTRY_GDT_SIZE	      (ENTRY_GDT_ENTRIES * 8)
-#define ENTRY_PAGE_TABLE_SIZE (6 * 4096)
+#define ENTRY_PAGE_TABLE_SIZE (6 * GUEST_PAGE)
 
 /**
  * entry_write_tables - write the GDT, and for long mode the page tables, into guest memory

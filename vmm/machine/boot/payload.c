@@ -4,10 +4,9 @@
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/file_magic.h"
+#include "base/guest_mem.h"
 #include "vmm/layout.h"
 #include "vmm/machine/boot/loader.h"
-
-#define PAGE_SIZE 4096
 
 int cmdline_load(const struct loader *l, uint64_t limit, struct err *e)
 {
@@ -76,7 +75,7 @@ int initrd_load(const struct loader *l, gpa_t kernel_end, gpa_t limit, struct in
 		cure = limit == LAYOUT_HOLE_START ? "use a smaller one" : "give more with -m";
 	}
 	/* whole pages below, so that rounding the start down cannot meet the kernel */
-	kernel_end = align_up(kernel_end, PAGE_SIZE);
+	kernel_end = align_up(kernel_end, GUEST_PAGE);
 	if (kernel_end > limit)
 		kernel_end = limit;
 	if (im.size_bytes > limit - kernel_end)
@@ -87,7 +86,7 @@ int initrd_load(const struct loader *l, gpa_t kernel_end, gpa_t limit, struct in
 				 (unsigned long long)(limit - kernel_end),
 				 (unsigned long long)kernel_end, (unsigned long long)limit, cure);
 	out->len_bytes = im.size_bytes;
-	out->gpa = (limit - im.size_bytes) & -(uint64_t)PAGE_SIZE;
+	out->gpa = (limit - im.size_bytes) & -(uint64_t)GUEST_PAGE;
 	dst = gpa_span(l->gm, out->gpa, out->len_bytes);
 	if (!dst)
 		return image_err(&im, e, "0x%llx is not RAM", (unsigned long long)out->gpa);

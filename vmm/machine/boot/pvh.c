@@ -2,6 +2,7 @@
 #include "vmm/machine/boot/pvh.h"
 
 #include "base/bytes.h"
+#include "base/guest_mem.h"
 #include "vmm/layout.h"
 #include "vmm/machine/boot/loader.h"
 
@@ -12,7 +13,7 @@ struct pvh_page {
 };
 
 _Static_assert(sizeof(struct pvh_start_info) == 56, "start_info.h version 1");
-_Static_assert(sizeof(struct pvh_page) <= 4096, "LAYOUT_PVH_INFO is one page");
+_Static_assert(sizeof(struct pvh_page) <= GUEST_PAGE, "LAYOUT_PVH_INFO is one page");
 
 int pvh_write_info(const struct loader *l, const struct initrd *initrd, struct err *e)
 {
