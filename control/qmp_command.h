@@ -17,23 +17,26 @@ struct qmp_arg {
 	bool optional;
 };
 
+/* One command of one client, for which an owner's function is called. */
+struct qmp_call {
+	void *ctx;	    /* of the command's table */
+	const json_t *args; /* nothing but what the command takes, each of its kind; NULL: none */
+	json_t *ret;	    /* the answer, a new reference; left alone for an empty one */
+	struct err *e;	    /* the text of the answer if it fails */
+};
+
 struct qmp_command {
 	const char *name;
 	const struct qmp_arg *args; /* NULL: takes none */
-	/**
-	 * run - do it, on the loop's thread
-	 * @args: an object that holds nothing but what the list names, each of its kind
-	 * @ret: the answer, a new reference; left alone for an empty one
-	 * Return: 0; -errno with the text of the answer in @e
-	 */
-	int (*run)(void *ctx, const json_t *args, json_t **ret, struct err *e);
+	/** run - do it, on the loop's thread. Return: 0; -errno with the text in @call->e */
+	int (*run)(struct qmp_call *call);
 };
 
 /* One owner's commands; several are looked through in turn. */
 struct qmp_table {
 	const struct qmp_command *commands;
 	size_t n;
-	void *ctx;		/* for run() */
+	void *ctx;		/* of their calls */
 	struct qmp_table *next; /* the server's */
 };
 

@@ -51,62 +51,57 @@ static void reply(struct qmp_conn *c, const json_t *id, json_t *ret)
 static const struct qmp_arg fdname_args[] = {{"fdname", QMP_STRING, false}, {0}};
 static const struct qmp_arg enable_args[] = {{"enable", QMP_ARRAY, true}, {0}};
 
-static int run_capabilities(void *ctx, const json_t *args, json_t **ret, struct err *e)
+static int run_capabilities(struct qmp_call *call)
 {
-	const struct qmp_server *s = ctx;
+	const struct qmp_server *s = call->ctx;
 
-	(void)ret;
-	if (json_array_size(json_object_get(args, "enable")))
-		return err_set(e, -EINVAL, "Parameter 'enable': no capability was offered");
+	if (json_array_size(json_object_get(call->args, "enable")))
+		return err_set(call->e, -EINVAL, "Parameter 'enable': no capability was offered");
 	s->current->negotiated = true;
 	return 0;
 }
 
-static int run_query_commands(void *ctx, const json_t *args, json_t **ret, struct err *e)
+static int run_query_commands(struct qmp_call *call)
 {
-	const struct qmp_server *s = ctx;
+	const struct qmp_server *s = call->ctx;
 	const struct qmp_table *t;
 	size_t i;
 
-	(void)args;
-	(void)e;
-	*ret = json_array();
+	call->ret = json_array();
 	for (t = s->tables; t; t = t->next)
 		for (i = 0; i < t->n; i++)
-			json_array_append_new(*ret,
+			json_array_append_new(call->ret,
 					      json_pack("{s:s}", "name", t->commands[i].name));
 	return 0;
 }
 
-static int run_getfd(void *ctx, const json_t *args, json_t **ret, struct err *e)
+static int run_getfd(struct qmp_call *call)
 {
-	const struct qmp_server *s = ctx;
-	const char *name = json_string_value(json_object_get(args, "fdname"));
+	const struct qmp_server *s = call->ctx;
+	const char *name = json_string_value(json_object_get(call->args, "fdname"));
 	int err;
 
-	(void)ret;
 	if (!*name || strlen(name) > FD_NAME_MAX || (*name >= '0' && *name <= '9'))
-		return err_set(e, -EINVAL,
+		return err_set(call->e, -EINVAL,
 			       "Parameter 'fdname': 1 to %d bytes that do not begin with a digit",
 			       FD_NAME_MAX);
 	err = qmp_conn_name_fd(s->current, name);
 	if (err == -ENOENT)
-		return err_set(e, err, "No file descriptor supplied via SCM_RIGHTS");
+		return err_set(call->e, err, "No file descriptor supplied via SCM_RIGHTS");
 	if (err < 0)
-		return err_set(e, err, "getfd: %s; a client has room for %d", strerror(-err),
+		return err_set(call->e, err, "getfd: %s; a client has room for %d", strerror(-err),
 			       QMP_FDS_MAX);
 	return 0;
 }
 
-static int run_closefd(void *ctx, const json_t *args, json_t **ret, struct err *e)
+static int run_closefd(struct qmp_call *call)
 {
-	const struct qmp_server *s = ctx;
-	const char *name = json_string_value(json_object_get(args, "fdname"));
+	const struct qmp_server *s = call->ctx;
+	const char *name = json_string_value(json_object_get(call->args, "fdname"));
 	int fd = qmp_conn_take_fd(s->current, name);
 
-	(void)ret;
 	if (fd < 0)
-		return err_set(e, fd, "File descriptor named %s not found",
+		return err_set(call->e, fd, "File descriptor named %s not found",
 			       text_quote(name, strlen(name)).s);
 	close(fd);
 	return 0;
@@ -163,13 +158,13 @@ static int check_message(const json_t *msg, struct err *e)
 static void execute(struct qmp_conn *c, const char *name, json_t *args, const json_t *id)
 {
 	struct qmp_server *s = c->server;
+	const struct qmp_command *cmd;
 	struct err e = {0};
-	void *ctx = NULL;
-	const struct qmp_command *cmd = find(s, name, &ctx);
 	const bool negotiation = strcmp(name, NEGOTIATE) == 0;
-	json_t *ret = NULL;
+	struct qmp_call call = {.args = args, .e = &e};
 	int err;
 
+	cmd = find(s, name, &call.ctx);
 	if (c->negotiated == negotiation) {
 		reply_error(c, id, CLASS_UNKNOWN,
 			    negotiation ? "Capabilities negotiation is already complete, command "
@@ -186,12 +181,12 @@ static void execute(struct qmp_conn *c, const char *name, json_t *args, const js
 	}
 	err = qmp_check_args(cmd, args, &e);
 	if (!err)
-		err = cmd->run(ctx, args, &ret, &e);
+		err = cmd->run(&call);
 	if (err >= 0) {
-		reply(c, id, ret);
+		reply(c, id, call.ret);
 		return;
 	}
-	json_decref(ret);
+	json_decref(call.ret);
 	reply_error(c, id, CLASS_GENERIC, e.text[0] ? e.text : strerror(-err));
 }
 

@@ -23,18 +23,18 @@ static const struct qmp_arg some_args[] = {
 	{"o", QMP_OBJECT, true},  {"a", QMP_ARRAY, true}, {0},
 };
 
-static int run_echo(void *ctx, const json_t *args, json_t **ret, struct err *e)
+static int run_echo(struct qmp_call *call)
 {
-	struct qmp_server *s = ctx;
-	const char *name = json_string_value(json_object_get(args, "s"));
+	struct qmp_server *s = call->ctx;
+	const char *name = json_string_value(json_object_get(call->args, "s"));
 	int fd = qmp_take_fd(s, name);
 
 	if (fd >= 0)
 		close(fd);
-	qmp_event(s, "ECHO", json_deep_copy(args));
+	qmp_event(s, "ECHO", json_deep_copy(call->args));
 	if (!*name)
-		return err_set(e, -22, "no text");
-	*ret = json_deep_copy(args);
+		return err_set(call->e, -22, "no text");
+	call->ret = json_deep_copy(call->args);
 	return 0;
 }
 

@@ -14,33 +14,26 @@ static json_t *counter(const uint64_t *value)
 	return json_integer((json_int_t)__atomic_load_n(value, __ATOMIC_RELAXED));
 }
 
-static int query_status(void *ctx, const json_t *args, json_t **ret, struct err *e)
+static int query_status(struct qmp_call *call)
 {
-	const struct control *c = ctx;
+	const struct control *c = call->ctx;
 
-	(void)args;
-	(void)e;
-	*ret = json_pack("{s:b, s:b, s:s}", "running", c->state == RUN_RUNNING, "singlestep", 0,
-			 "status", run_state_name(c->state));
+	call->ret = json_pack("{s:b, s:b, s:s}", "running", c->state == RUN_RUNNING, "singlestep",
+			      0, "status", run_state_name(c->state));
 	return 0;
 }
 
-static int query_name(void *ctx, const json_t *args, json_t **ret, struct err *e)
+static int query_name(struct qmp_call *call)
 {
-	const struct control *c = ctx;
+	const struct control *c = call->ctx;
 
-	(void)args;
-	(void)e;
-	*ret = json_pack("{s:s}", "name", c->dir.name);
+	call->ret = json_pack("{s:s}", "name", c->dir.name);
 	return 0;
 }
 
-static int query_version(void *ctx, const json_t *args, json_t **ret, struct err *e)
+static int query_version(struct qmp_call *call)
 {
-	(void)ctx;
-	(void)args;
-	(void)e;
-	*ret = control_version();
+	call->ret = control_version();
 	return 0;
 }
 
@@ -50,27 +43,26 @@ static int need_machine(const struct control *c, struct err *e)
 	return c->machine ? 0 : err_set(e, -EAGAIN, "the guest has not arrived yet");
 }
 
-static int query_memory(void *ctx, const json_t *args, json_t **ret, struct err *e)
+static int query_memory(struct qmp_call *call)
 {
-	const struct control *c = ctx;
+	const struct control *c = call->ctx;
 
-	(void)args;
 	/* of a guest that arrives: it brings its size */
-	if (!c->config->memory_given && need_machine(c, e) < 0)
+	if (!c->config->memory_given && need_machine(c, call->e) < 0)
 		return -EAGAIN;
-	*ret = json_pack("{s:I}", "base-memory", (json_int_t)c->config->machine.memory.size_bytes);
+	call->ret =
+		json_pack("{s:I}", "base-memory", (json_int_t)c->config->machine.memory.size_bytes);
 	return 0;
 }
 
-static int query_cpus(void *ctx, const json_t *args, json_t **ret, struct err *e)
+static int query_cpus(struct qmp_call *call)
 {
-	const struct control *c = ctx;
+	const struct control *c = call->ctx;
 	uint32_t i;
 
-	(void)args;
-	if (need_machine(c, e) < 0)
+	if (need_machine(c, call->e) < 0)
 		return -EAGAIN;
-	*ret = json_array();
+	call->ret = json_array();
 	for (i = 0; i < c->machine->host->config->n_vcpus; i++) {
 		json_t *path = json_sprintf("/machine/cpu[%u]", i);
 		/* one socket, a core for each: as cpuid_set_topology() tells the guest */
@@ -78,28 +70,28 @@ static int query_cpus(void *ctx, const json_t *args, json_t **ret, struct err *e
 					  "thread-id", 0);
 		const int tid = __atomic_load_n(&c->machine->vcpus[i].tid, __ATOMIC_RELAXED);
 
-		json_array_append_new(*ret, json_pack("{s:i, s:o, s:i, s:o, s:s}", "cpu-index",
-						      (int)i, "qom-path", path, "thread-id", tid,
-						      "props", props, "target", "x86_64"));
+		json_array_append_new(call->ret,
+				      json_pack("{s:i, s:o, s:i, s:o, s:s}", "cpu-index", (int)i,
+						"qom-path", path, "thread-id", tid, "props", props,
+						"target", "x86_64"));
 	}
 	return 0;
 }
 
-static int query_exits(void *ctx, const json_t *args, json_t **ret, struct err *e)
+static int query_exits(struct qmp_call *call)
 {
-	const struct control *c = ctx;
+	const struct control *c = call->ctx;
 	uint32_t i;
 
-	(void)args;
-	if (need_machine(c, e) < 0)
+	if (need_machine(c, call->e) < 0)
 		return -EAGAIN;
-	*ret = json_array();
+	call->ret = json_array();
 	for (i = 0; i < c->machine->host->config->n_vcpus; i++) {
 		const struct vcpu *v = &c->machine->vcpus[i];
 		const struct mitigation_vcpu *m = &c->mitigation->vcpu[i];
 
 		json_array_append_new(
-			*ret,
+			call->ret,
 			json_pack("{s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "cpu-index",
 				  (int)i, "total", counter(&v->exits), "io", counter(&v->exits_io),
 				  "mmio", counter(&v->exits_mmio), "msr", counter(&v->exits_msr),
@@ -111,15 +103,14 @@ static int query_exits(void *ctx, const json_t *args, json_t **ret, struct err *
 	return 0;
 }
 
-static int query_mitigation(void *ctx, const json_t *args, json_t **ret, struct err *e)
+static int query_mitigation(struct qmp_call *call)
 {
-	const struct control *c = ctx;
+	const struct control *c = call->ctx;
 
-	(void)args;
-	if (need_machine(c, e) < 0)
+	if (need_machine(c, call->e) < 0)
 		return -EAGAIN;
-	*ret = mitigation_report(c->mitigation, c->isolation, "running", NULL);
-	return *ret ? 0 : -ENOMEM;
+	call->ret = mitigation_report(c->mitigation, c->isolation, "running", NULL);
+	return call->ret ? 0 : -ENOMEM;
 }
 
 /* Return: 0 if a client may touch the machine now; -EBUSY with the reason */
@@ -140,37 +131,31 @@ static int may_act(const struct control *c, struct err *e)
 	}
 }
 
-static int stop(void *ctx, const json_t *args, json_t **ret, struct err *e)
+static int stop(struct qmp_call *call)
 {
-	struct control *c = ctx;
-	int err = may_act(c, e);
+	struct control *c = call->ctx;
+	int err = may_act(c, call->e);
 
-	(void)args;
-	(void)ret;
 	if (!err && c->state == RUN_RUNNING)
 		control_pause(c, RUN_PAUSED);
 	return err;
 }
 
-static int cont(void *ctx, const json_t *args, json_t **ret, struct err *e)
+static int cont(struct qmp_call *call)
 {
-	struct control *c = ctx;
-	int err = may_act(c, e);
+	struct control *c = call->ctx;
+	int err = may_act(c, call->e);
 
-	(void)args;
-	(void)ret;
 	if (!err && c->state != RUN_RUNNING && c->may_run)
-		err = c->may_run(c->may_run_ctx, e);
-	return err ? err : control_resume(c, e);
+		err = c->may_run(c->may_run_ctx, call->e);
+	return err ? err : control_resume(c, call->e);
 }
 
-static int system_powerdown(void *ctx, const json_t *args, json_t **ret, struct err *e)
+static int system_powerdown(struct qmp_call *call)
 {
-	struct control *c = ctx;
-	int err = may_act(c, e);
+	struct control *c = call->ctx;
+	int err = may_act(c, call->e);
 
-	(void)args;
-	(void)ret;
 	if (err)
 		return err;
 	/* a paused guest finds the interrupt when it goes on */
@@ -179,15 +164,13 @@ static int system_powerdown(void *ctx, const json_t *args, json_t **ret, struct 
 	return 0;
 }
 
-static int system_reset(void *ctx, const json_t *args, json_t **ret, struct err *e)
+static int system_reset(struct qmp_call *call)
 {
-	struct control *c = ctx;
-	int err = may_act(c, e);
+	struct control *c = call->ctx;
+	int err = may_act(c, call->e);
 
-	(void)args;
-	(void)ret;
 	if (!err && c->may_run)
-		err = c->may_run(c->may_run_ctx, e);
+		err = c->may_run(c->may_run_ctx, call->e);
 	if (err)
 		return err;
 	c->reset = true;
@@ -195,13 +178,10 @@ static int system_reset(void *ctx, const json_t *args, json_t **ret, struct err 
 	return 0;
 }
 
-static int quit(void *ctx, const json_t *args, json_t **ret, struct err *e)
+static int quit(struct qmp_call *call)
 {
-	struct control *c = ctx;
+	struct control *c = call->ctx;
 
-	(void)args;
-	(void)ret;
-	(void)e;
 	c->quit = true;
 	c->sink->raise(c->sink, VM_EVENT_QUIT);
 	return 0;

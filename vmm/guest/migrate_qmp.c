@@ -118,19 +118,18 @@ static void add_incoming(const struct incoming *in, json_t *o)
 				    : json_pack("[{ss ss}]", "type", "unix", "path", in->uri.path));
 }
 
-static int run_query(void *ctx, const json_t *args, json_t **ret, struct err *e)
+static int run_query(struct qmp_call *call)
 {
-	struct migrate_qmp *q = ctx;
+	struct migrate_qmp *q = call->ctx;
 	struct migrate_stats stats;
 
-	(void)args;
 	migration_restore_stats(&q->in->restore, &stats);
 	if (stats.status == MIGRATE_NONE)
 		outgoing_stats(q->out, &stats);
-	*ret = migrate_query(&stats);
-	if (*ret && q->guest->control.state == RUN_INMIGRATE)
-		add_incoming(q->in, *ret);
-	return *ret ? 0 : err_set(e, -ENOMEM, "out of memory");
+	call->ret = migrate_query(&stats);
+	if (call->ret && q->guest->control.state == RUN_INMIGRATE)
+		add_incoming(q->in, call->ret);
+	return call->ret ? 0 : err_set(call->e, -ENOMEM, "out of memory");
 }
 
 /* ---- migrate ---- */
@@ -233,47 +232,45 @@ static int start_on_fds(struct migrate_qmp *q, const struct migrate_params *para
 	return outgoing_start(q->out, params, control, data, (unsigned int)n, e);
 }
 
-static int run_migrate(void *ctx, const json_t *args, json_t **ret, struct err *e)
+static int run_migrate(struct qmp_call *call)
 {
-	struct migrate_qmp *q = ctx;
+	struct migrate_qmp *q = call->ctx;
 	struct migrate_params params = q->params;
 	struct uri uri;
 	int code = uri_parse("uri",
 			     "fd:NAME (a descriptor passed by getfd), tcp:HOST:PORT or unix:PATH",
-			     json_string_value(json_object_get(args, "uri")), &uri, e);
+			     json_string_value(json_object_get(call->args, "uri")), &uri, call->e);
 
-	(void)ret;
 	if (code < 0)
 		return code;
-	params.dry_run = json_is_true(json_object_get(args, "x-testudo-dry-run"));
-	params.local = json_is_true(json_object_get(args, "x-testudo-local"));
-	params.keep_running = json_is_true(json_object_get(args, "x-testudo-keep-running"));
+	params.dry_run = json_is_true(json_object_get(call->args, "x-testudo-dry-run"));
+	params.local = json_is_true(json_object_get(call->args, "x-testudo-local"));
+	params.keep_running = json_is_true(json_object_get(call->args, "x-testudo-keep-running"));
 	if (params.local && q->guest->control.machine && q->guest->machine.memory.fd < 0)
 		return err_set(
-			e, -EINVAL,
+			call->e, -EINVAL,
 			"this guest was restored from a file, and its memory cannot be handed "
 			"over; leave --local out (x-testudo-local)");
 	if (uri.kind == URI_FD && uri.name[0])
 		return start_on_fds(q, &params, uri.name,
-				    json_object_get(args, "x-testudo-channels"), e);
+				    json_object_get(call->args, "x-testudo-channels"), call->e);
 	if (uri.kind == URI_TCP || uri.kind == URI_UNIX)
-		return outgoing_connect(q->out, &params, &uri, params.local ? 0 : q->n_channels, e);
-	return err_set(e, -EINVAL,
+		return outgoing_connect(q->out, &params, &uri, params.local ? 0 : q->n_channels,
+					call->e);
+	return err_set(call->e, -EINVAL,
 		       "uri: give fd:NAME (a descriptor passed by getfd), tcp:HOST:PORT or "
 		       "unix:PATH; testudo save writes files");
 }
 
-static int run_cancel(void *ctx, const json_t *args, json_t **ret, struct err *e)
+static int run_cancel(struct qmp_call *call)
 {
-	struct migrate_qmp *q = ctx;
+	struct migrate_qmp *q = call->ctx;
 	int code;
 
-	(void)args;
-	(void)ret;
-	code = outgoing_cancel(q->out, e);
+	code = outgoing_cancel(q->out, call->e);
 	/* QEMU: nothing to cancel is no error */
 	if (code == -ENOENT) {
-		*e = (struct err) {0};
+		*call->e = (struct err) {0};
 		code = 0;
 	}
 	return code;
@@ -310,28 +307,28 @@ static int get_on_timeout(const json_t *args, enum converge_on_timeout *value, s
 	return err_set(e, -EINVAL, "x-testudo-on-timeout: give cancel, force or throttle");
 }
 
-static int run_set_parameters(void *ctx, const json_t *args, json_t **ret, struct err *e)
+static int run_set_parameters(struct qmp_call *call)
 {
-	struct migrate_qmp *q = ctx;
+	struct migrate_qmp *q = call->ctx;
 	struct migrate_params p = q->params;
 	json_int_t limit = (json_int_t)(p.limit_ns / MS), timeout = (json_int_t)(p.timeout_ns / S);
 	json_int_t channels = q->n_channels, stall = (json_int_t)(p.stall_ms / 1000);
-	int code = get_range(args, "downtime-limit", 2000000, &limit, e);
+	int code = get_range(call->args, "downtime-limit", 2000000, &limit, call->e);
 
-	(void)ret;
 	if (!code)
-		code = get_range(args, "x-testudo-timeout", INT_MAX, &timeout, e);
+		code = get_range(call->args, "x-testudo-timeout", INT_MAX, &timeout, call->e);
 	if (!code)
-		code = get_range(args, "x-testudo-stall-timeout", 3600, &stall, e);
+		code = get_range(call->args, "x-testudo-stall-timeout", 3600, &stall, call->e);
 	if (!code)
-		code = get_range(args, "multifd-channels", MIGRATE_MAX_CHANNELS, &channels, e);
+		code = get_range(call->args, "multifd-channels", MIGRATE_MAX_CHANNELS, &channels,
+				 call->e);
 	if (!code)
-		code = get_on_timeout(args, &p.on_timeout, e);
+		code = get_on_timeout(call->args, &p.on_timeout, call->e);
 	if (!code && !channels)
-		code = err_set(e, -EINVAL, "multifd-channels: 0; give 1 to %d",
+		code = err_set(call->e, -EINVAL, "multifd-channels: 0; give 1 to %d",
 			       MIGRATE_MAX_CHANNELS);
 	if (!code && !stall)
-		code = err_set(e, -EINVAL, "x-testudo-stall-timeout: 0; give 1 to 3600");
+		code = err_set(call->e, -EINVAL, "x-testudo-stall-timeout: 0; give 1 to 3600");
 	if (code)
 		return code;
 	p.limit_ns = (uint64_t)limit * MS;
@@ -342,44 +339,41 @@ static int run_set_parameters(void *ctx, const json_t *args, json_t **ret, struc
 	return 0;
 }
 
-static int run_query_parameters(void *ctx, const json_t *args, json_t **ret, struct err *e)
+static int run_query_parameters(struct qmp_call *call)
 {
-	const struct migrate_qmp *q = ctx;
+	const struct migrate_qmp *q = call->ctx;
 
-	(void)args;
-	*ret = json_pack("{sI sI sI sI ss}", "downtime-limit",
-			 (json_int_t)(q->params.limit_ns / MS), "multifd-channels",
-			 (json_int_t)q->n_channels, "x-testudo-timeout",
-			 (json_int_t)(q->params.timeout_ns / S), "x-testudo-stall-timeout",
-			 (json_int_t)(q->params.stall_ms / 1000), "x-testudo-on-timeout",
-			 on_timeout_names[q->params.on_timeout]);
-	return *ret ? 0 : err_set(e, -ENOMEM, "out of memory");
+	call->ret = json_pack("{sI sI sI sI ss}", "downtime-limit",
+			      (json_int_t)(q->params.limit_ns / MS), "multifd-channels",
+			      (json_int_t)q->n_channels, "x-testudo-timeout",
+			      (json_int_t)(q->params.timeout_ns / S), "x-testudo-stall-timeout",
+			      (json_int_t)(q->params.stall_ms / 1000), "x-testudo-on-timeout",
+			      on_timeout_names[q->params.on_timeout]);
+	return call->ret ? 0 : err_set(call->e, -ENOMEM, "out of memory");
 }
 
 /* What QEMU can switch on and we always do; a client that asks for it is content. */
 static const char *const always[] = {"events", "multifd", "auto-converge", "return-path"};
 
-static int run_set_capabilities(void *ctx, const json_t *args, json_t **ret, struct err *e)
+static int run_set_capabilities(struct qmp_call *call)
 {
 	const json_t *item;
 	size_t i, k;
 
-	(void)ctx;
-	(void)ret;
-	json_array_foreach(json_object_get(args, "capabilities"), i, item)
+	json_array_foreach(json_object_get(call->args, "capabilities"), i, item)
 	{
 		const char *name = json_string_value(json_object_get(item, "capability"));
 		const json_t *state = json_object_get(item, "state");
 		bool known = false;
 
 		if (!name || !json_is_boolean(state))
-			return err_set(e, -EINVAL,
+			return err_set(call->e, -EINVAL,
 				       "capabilities: each is {\"capability\": NAME, \"state\": "
 				       "BOOL}");
 		for (k = 0; k < ARRAY_SIZE(always); k++)
 			known |= strcmp(name, always[k]) == 0;
 		if (known != json_is_true(state))
-			return err_set(e, -EINVAL,
+			return err_set(call->e, -EINVAL,
 				       "capability '%.40s' cannot be switched %s; events, "
 				       "multifd, auto-converge and return-path are always on",
 				       name, json_is_true(state) ? "on" : "off");
@@ -387,18 +381,16 @@ static int run_set_capabilities(void *ctx, const json_t *args, json_t **ret, str
 	return 0;
 }
 
-static int run_query_capabilities(void *ctx, const json_t *args, json_t **ret, struct err *e)
+static int run_query_capabilities(struct qmp_call *call)
 {
 	json_t *list = json_array();
 	size_t i;
 
-	(void)ctx;
-	(void)args;
 	for (i = 0; list && i < ARRAY_SIZE(always); i++)
 		json_array_append_new(list,
 				      json_pack("{ss sb}", "capability", always[i], "state", 1));
-	*ret = list;
-	return list ? 0 : err_set(e, -ENOMEM, "out of memory");
+	call->ret = list;
+	return list ? 0 : err_set(call->e, -ENOMEM, "out of memory");
 }
 
 static const struct qmp_arg migrate_args[] = {
