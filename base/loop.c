@@ -46,27 +46,34 @@ void loop_del(struct loop *l, struct loop_watch *w)
 	w->fd = -1;
 }
 
+int loop_turn(struct loop *l, int timeout_ms)
+{
+	struct epoll_event ev;
+	struct loop_watch *w;
+	int n;
+
+	/*
+	 * One event a turn: a callback may remove another watch, and an event of that one fetched
+	 * in the same batch would then call into a removed watch.
+	 */
+	do
+		n = epoll_wait(l->epfd, &ev, 1, timeout_ms);
+	while (n < 0 && errno == EINTR);
+	if (n <= 0)
+		return n ? -errno : 0;
+	w = ev.data.ptr;
+	w->ready(w, ev.events);
+	return 1;
+}
+
 int loop_run(struct loop *l)
 {
-	l->stop = false;
-	while (!l->stop) {
-		struct epoll_event ev;
-		struct loop_watch *w;
-		int n;
+	int ret = 0;
 
-		/*
-		 * One event a turn: a callback may remove another watch, and an event of that one
-		 * fetched in the same batch would then call into a removed watch.
-		 */
-		n = epoll_wait(l->epfd, &ev, 1, -1);
-		if (n < 0 && errno != EINTR)
-			return -errno;
-		if (n <= 0)
-			continue;
-		w = ev.data.ptr;
-		w->ready(w, ev.events);
-	}
-	return 0;
+	l->stop = false;
+	while (!l->stop && ret >= 0)
+		ret = loop_turn(l, -1);
+	return ret < 0 ? ret : 0;
 }
 
 void loop_stop(struct loop *l)

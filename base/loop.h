@@ -53,6 +53,12 @@ void loop_del(struct loop *l, struct loop_watch *w);
 /** loop_run - dispatch until loop_stop(). Return: 0, or -errno of epoll_wait(2). */
 int loop_run(struct loop *l);
 /**
+ * loop_turn - one callback at most
+ * @timeout_ms: how long to wait for one that is due; -1: until there is
+ * Return: 1 it has run; 0 none was due; -errno of epoll_wait(2)
+ */
+int loop_turn(struct loop *l, int timeout_ms);
+/**
  * loop_call_init, loop_call_fini - let other threads have functions run on the loop's thread
  * Return: 0 or -errno; @c may be given to loop_call_fini() in any case once it is zeroed
  */

@@ -6,7 +6,6 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
 
 #include "base/err.h"
 #include "base/log.h"
@@ -31,14 +30,10 @@ static void must_load(struct rig *r, enum rig_kind kind, const struct wbuf *w)
 /* The event loop's turns, without waiting. */
 static void turn(struct loop *l)
 {
-	struct epoll_event ev;
 	unsigned int i;
 
-	for (i = 0; i < 16 && epoll_wait(l->epfd, &ev, 1, 0) > 0; i++) {
-		struct loop_watch *w = ev.data.ptr;
-
-		w->ready(w, ev.events);
-	}
+	for (i = 0; i < 16 && loop_turn(l, 0) > 0; i++)
+		;
 }
 
 static void live(struct rig *r, struct rig_device *d)

@@ -7,7 +7,6 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -42,13 +41,8 @@ static const struct qmp_command commands[] = {{"echo", some_args, run_echo}};
 
 static void turn(struct loop *l)
 {
-	struct epoll_event ev;
-
-	while (epoll_wait(l->epfd, &ev, 1, 0) == 1) {
-		struct loop_watch *w = ev.data.ptr;
-
-		w->ready(w, ev.events);
-	}
+	while (loop_turn(l, 0) > 0)
+		;
 }
 
 /* What came back: objects and nothing else. */

@@ -12,7 +12,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -230,18 +229,7 @@ static inline unsigned int rig_edges(const struct rig *r)
 /* Runs at most one callback. Return: false if none was ready within @ms. */
 static inline bool rig_turn(struct rig *r, int ms)
 {
-	struct epoll_event ev;
-	struct loop_watch *w;
-	int n;
-
-	do {
-		n = epoll_wait(r->loop.epfd, &ev, 1, ms);
-	} while (n < 0);
-	if (!n)
-		return false;
-	w = ev.data.ptr;
-	w->ready(w, ev.events);
-	return true;
+	return loop_turn(&r->loop, ms) > 0;
 }
 
 static inline void rig_negotiate(const struct rig *r, uint64_t features)

@@ -4,7 +4,6 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -22,13 +21,8 @@ struct rig {
 
 static void turn(struct loop *l)
 {
-	struct epoll_event ev;
-
-	while (epoll_wait(l->epfd, &ev, 1, 0) == 1) {
-		struct loop_watch *w = ev.data.ptr;
-
-		w->ready(w, ev.events);
-	}
+	while (loop_turn(l, 0) > 0)
+		;
 }
 
 /* All that the server said by now, which is one object. */
