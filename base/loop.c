@@ -19,7 +19,7 @@ void loop_fini(struct loop *l)
 }
 
 int loop_add(struct loop *l, struct loop_watch *w, int fd, uint32_t events,
-	     void (*ready)(struct loop_watch *, uint32_t))
+	     void (*ready)(struct loop_watch *))
 {
 	struct epoll_event ev = {.events = events, .data.ptr = w};
 
@@ -62,7 +62,8 @@ int loop_turn(struct loop *l, int timeout_ms)
 	if (n <= 0)
 		return n ? -errno : 0;
 	w = ev.data.ptr;
-	w->ready(w, ev.events);
+	w->events = ev.events;
+	w->ready(w);
 	return 1;
 }
 

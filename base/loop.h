@@ -15,9 +15,9 @@ struct loop {
 };
 
 struct loop_watch {
-	int fd; /* -1: not watched */
-	/** called with the EPOLL* bits that are ready */
-	void (*ready)(struct loop_watch *w, uint32_t events);
+	int fd;		 /* -1: not watched */
+	uint32_t events; /* EPOLL* bits, for ready(): why it is called */
+	void (*ready)(struct loop_watch *w);
 };
 
 /* A way for other threads to have work done on the loop's thread. */
@@ -44,7 +44,7 @@ void loop_fini(struct loop *l);
  * Return: 0 or -errno
  */
 int loop_add(struct loop *l, struct loop_watch *w, int fd, uint32_t events,
-	     void (*ready)(struct loop_watch *, uint32_t));
+	     void (*ready)(struct loop_watch *));
 /** loop_mod - change the watched events. Return: 0 or -errno. */
 int loop_mod(struct loop *l, struct loop_watch *w, uint32_t events);
 /** loop_del - stop watching; does nothing if @w is not watched. Does not close the descriptor. */

@@ -9,14 +9,13 @@
 
 /* Work for the loop's thread, handed over one piece at a time. */
 
-static void call_ready(struct loop_watch *w, uint32_t events)
+static void call_ready(struct loop_watch *w)
 {
 	struct loop_call *c = container_of(w, struct loop_call, watch);
 	int (*fn)(void *arg);
 	uint64_t n;
 	int ret;
 
-	(void)events;
 	if (read(w->fd, &n, sizeof(n)) != sizeof(n))
 		return;
 	pthread_mutex_lock(&c->lock);

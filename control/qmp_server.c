@@ -253,15 +253,15 @@ static void take_commands(struct qmp_conn *c)
 	c->dead = true;
 }
 
-static void conn_ready(struct loop_watch *w, uint32_t events)
+static void conn_ready(struct loop_watch *w)
 {
 	struct qmp_conn *c = container_of(w, struct qmp_conn, watch);
 	struct qmp_server *s = c->server;
 
 	s->current = c;
-	if (events & EPOLLOUT)
+	if (w->events & EPOLLOUT)
 		qmp_conn_write(c, s->loop);
-	if (!c->dead && events & (EPOLLIN | EPOLLHUP | EPOLLERR) && qmp_conn_read(c))
+	if (!c->dead && w->events & (EPOLLIN | EPOLLHUP | EPOLLERR) && qmp_conn_read(c))
 		take_commands(c);
 	s->current = NULL;
 	if (c->dead)
@@ -307,12 +307,11 @@ static bool may_enter(struct qmp_server *s, int fd)
 	return false;
 }
 
-static void listener_ready(struct loop_watch *w, uint32_t events)
+static void listener_ready(struct loop_watch *w)
 {
 	struct qmp_server *s = container_of(w, struct qmp_server, listener);
 	int fd = accept4(s->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
-	(void)events;
 	if (fd >= 0 && may_enter(s, fd))
 		qmp_server_adopt(s, fd);
 	else if (fd >= 0)

@@ -105,11 +105,11 @@ static void close_direction(struct char_backend *c, struct loop_watch *w, int *f
 	pthread_mutex_unlock(&c->lock);
 }
 
-static void output_ready(struct loop_watch *w, uint32_t events)
+static void output_ready(struct loop_watch *w)
 {
 	struct char_backend *c = container_of(w, struct char_backend, out);
 
-	if (c->kind == CHAR_UNIX && events & (EPOLLHUP | EPOLLERR))
+	if (c->kind == CHAR_UNIX && w->events & (EPOLLHUP | EPOLLERR))
 		close_direction(c, &c->out, &c->out_fd);
 	else if (c->kind == CHAR_UNIX)
 		loop_mod(c->loop, &c->out, EPOLLONESHOT);
@@ -219,18 +219,16 @@ static void pump_input(struct char_backend *c)
 	deliver(c);
 }
 
-static void input_ready(struct loop_watch *w, uint32_t events)
+static void input_ready(struct loop_watch *w)
 {
-	(void)events;
 	pump_input(container_of(w, struct char_backend, in));
 }
 
-static void wake_ready(struct loop_watch *w, uint32_t events)
+static void wake_ready(struct loop_watch *w)
 {
 	struct char_backend *c = container_of(w, struct char_backend, wake);
 	uint64_t n;
 
-	(void)events;
 	if (read(c->wake_fd, &n, sizeof(n)) == sizeof(n))
 		pump_input(c);
 }
@@ -275,12 +273,11 @@ static int take_terminal(struct char_backend *c)
 	return 0;
 }
 
-static void timer_ready(struct loop_watch *w, uint32_t events)
+static void timer_ready(struct loop_watch *w)
 {
 	struct char_backend *c = container_of(w, struct char_backend, timer);
 	uint64_t n;
 
-	(void)events;
 	if (read(c->timer_fd, &n, sizeof(n)) != sizeof(n) || !c->background || c->in_fd < 0 ||
 	    !terminal_is_ours(c->in_fd) || take_terminal(c) < 0)
 		return;
@@ -377,13 +374,12 @@ static int open_file(struct char_backend *c, const char *path, struct err *e)
 		       : err_set(e, ret, "--serial file:%s: cannot wait: %s", path, strerror(-ret));
 }
 
-static void client_ready(struct loop_watch *w, uint32_t events)
+static void client_ready(struct loop_watch *w)
 {
 	struct char_backend *c = container_of(w, struct char_backend, listen);
 	int fd = accept4(c->listener.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	int ret;
 
-	(void)events;
 	if (fd < 0)
 		return;
 	if (c->out_fd >= 0) { /* one client at a time */

@@ -409,12 +409,11 @@ static void blk_queue_notify(struct virtio_dev *vdev, unsigned int queue)
 	virtq_kicks_on(vq);
 }
 
-static void blk_ready(struct loop_watch *w, uint32_t events)
+static void blk_ready(struct loop_watch *w)
 {
 	struct virtio_blk *b = container_of(w, struct virtio_blk, watch);
 	uint64_t count;
 
-	(void)events;
 	/* without a transport it is a last wake-up for the device that had the file before */
 	if (read(b->file->ring.event_fd, &count, sizeof(count)) < 0 || !b->vdev.transport)
 		return;

@@ -121,13 +121,12 @@ static void mmio_lend(struct virtio_transport *t, unsigned int queue, struct vir
 		*lent = (struct virtio_lent) {.kick_fd = m->kick[queue].fd, .irq_fd = m->irq.fd};
 }
 
-static void mmio_kick_ready(struct loop_watch *w, uint32_t events)
+static void mmio_kick_ready(struct loop_watch *w)
 {
 	struct virtio_mmio_kick *k = container_of(w, struct virtio_mmio_kick, watch);
 	struct virtio_mmio *m = k->m;
 	uint64_t count;
 
-	(void)events;
 	if (read(k->fd, &count, sizeof(count)) < 0)
 		return;
 	pthread_mutex_lock(&m->dev.lock);

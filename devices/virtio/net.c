@@ -282,7 +282,7 @@ static void net_rx(struct virtio_net *n)
 		virtq_kicks_on_beyond(vq, n->n_short);
 }
 
-static void net_tap_ready(struct loop_watch *w, uint32_t events)
+static void net_tap_ready(struct loop_watch *w)
 {
 	struct virtio_net *n = container_of(w, struct virtio_net, watch);
 	struct virtio_transport *t = n->vdev.transport;
@@ -290,7 +290,7 @@ static void net_tap_ready(struct loop_watch *w, uint32_t events)
 	if (!t)
 		return;
 	pthread_mutex_lock(t->lock);
-	if (n->watch.fd >= 0 && events & (EPOLLERR | EPOLLHUP))
+	if (n->watch.fd >= 0 && w->events & (EPOLLERR | EPOLLHUP))
 		net_lose_tap(n);
 	else if (!n->vdev.active || n->vdev.broken || n->quiesced)
 		net_watch_input(n, false);
@@ -488,12 +488,11 @@ static void net_announce_step(struct virtio_net *n)
 		loop_del(n->loop, &n->timer);
 }
 
-static void net_timer_ready(struct loop_watch *w, uint32_t events)
+static void net_timer_ready(struct loop_watch *w)
 {
 	struct virtio_net *n = container_of(w, struct virtio_net, timer);
 	uint64_t count;
 
-	(void)events;
 	if (read(n->tap->timer_fd, &count, sizeof(count)) == sizeof(count))
 		net_announce_step(n);
 }

@@ -331,13 +331,12 @@ static void harvest(struct guest_mem_writer *w)
 /* ---- errors ---- */
 
 /* The driver's fault, unless the interface went away, which is noticed elsewhere. */
-static void error_ready(struct loop_watch *w, uint32_t events)
+static void error_ready(struct loop_watch *w)
 {
 	struct vhost_net *v = container_of(w, struct vhost_net, errors);
 	struct pollfd tap = {.fd = v->tap_fd};
 	uint64_t count;
 
-	(void)events;
 	if (read(w->fd, &count, sizeof(count)) != sizeof(count) || !v->vdev->transport)
 		return;
 	pthread_mutex_lock(v->vdev->transport->lock);

@@ -103,22 +103,20 @@ static inline void rig_raise(struct vm_event_sink *sink, enum vm_event event)
 		abort();
 }
 
-static inline void rig_woken(struct loop_watch *w, uint32_t events)
+static inline void rig_woken(struct loop_watch *w)
 {
 	struct rig *r = container_of(w, struct rig, wake);
 	uint64_t n;
 
-	(void)events;
 	if (read(r->wake_fd, &n, sizeof(n)) == sizeof(n))
 		loop_stop(&r->loop);
 }
 
-static inline void rig_ticked(struct loop_watch *w, uint32_t events)
+static inline void rig_ticked(struct loop_watch *w)
 {
 	struct rig *r = container_of(w, struct rig, tick);
 	uint64_t n;
 
-	(void)events;
 	if (read(r->tick_fd, &n, sizeof(n)) != sizeof(n))
 		return;
 	if (rig_now_ms() > r->deadline_ms || (r->until && r->until(r)))

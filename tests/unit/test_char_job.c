@@ -65,12 +65,11 @@ static void job_raise(struct vm_event_sink *sink, enum vm_event event)
 	loop_stop(&container_of(sink, struct job, sink)->loop);
 }
 
-static void job_signal(struct loop_watch *w, uint32_t events)
+static void job_signal(struct loop_watch *w)
 {
 	struct job *j = container_of(w, struct job, signals);
 	struct signalfd_siginfo info;
 
-	(void)events;
 	if (read(w->fd, &info, sizeof(info)) != sizeof(info))
 		return;
 	if (info.ssi_signo == SIGCONT) {

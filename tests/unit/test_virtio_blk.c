@@ -762,9 +762,8 @@ struct stopper {
 	struct loop *loop;
 };
 
-static void stop_ready(struct loop_watch *w, uint32_t events)
+static void stop_ready(struct loop_watch *w)
 {
-	(void)events;
 	loop_stop(container_of(w, struct stopper, watch)->loop);
 }
 

@@ -165,7 +165,7 @@ static void mitigation_changed(struct mitigation_listener *l, uint32_t vcpu,
 		log_err("cannot tell of a changed mitigation: %s", strerror(errno));
 }
 
-static void change_ready(struct loop_watch *w, uint32_t events)
+static void change_ready(struct loop_watch *w)
 {
 	static const char *const names[] = {
 		[MITIGATION_REPORTED] = "reported", [MITIGATION_GUEST] = "guest",
@@ -177,7 +177,6 @@ static void change_ready(struct loop_watch *w, uint32_t events)
 	unsigned int i, changes;
 	uint64_t n;
 
-	(void)events;
 	if (read(c->change_fd, &n, sizeof(n)) != sizeof(n))
 		n = 0;
 	changes = __atomic_exchange_n(&c->changes, 0, __ATOMIC_ACQ_REL);

@@ -42,12 +42,11 @@ enum vm_event guest_take_event(struct guest *g)
 	return (enum vm_event)__atomic_exchange_n(&g->event, VM_EVENT_NONE, __ATOMIC_ACQ_REL);
 }
 
-static void wake_ready(struct loop_watch *w, uint32_t events)
+static void wake_ready(struct loop_watch *w)
 {
 	struct guest *g = container_of(w, struct guest, wake);
 	uint64_t n;
 
-	(void)events;
 	if (read(g->wake_fd, &n, sizeof(n)) == sizeof(n) && guest_event_waits(g))
 		loop_stop(&g->loop);
 }

@@ -53,13 +53,12 @@ static bool try_to_take(struct guest_name *n, bool last)
 	return true;
 }
 
-static void timer_ready(struct loop_watch *w, uint32_t events)
+static void timer_ready(struct loop_watch *w)
 {
 	struct guest_name *n = container_of(w, struct guest_name, timer);
 	const struct itimerspec never = {0};
 	uint64_t times;
 
-	(void)events;
 	if (read(n->timer_fd, &times, sizeof(times)) != sizeof(times) ||
 	    !try_to_take(n, ++n->tries >= TRIES_MAX))
 		return;

@@ -99,12 +99,11 @@ static void rebuild(struct mitigation_rebuild *b)
 		guest_raise(g, VM_EVENT_FAILED);
 }
 
-static void timer_ready(struct loop_watch *w, uint32_t events)
+static void timer_ready(struct loop_watch *w)
 {
 	struct mitigation_rebuild *b = container_of(w, struct mitigation_rebuild, timer);
 	uint64_t n, wait;
 
-	(void)events;
 	if (read(b->timer_fd, &n, sizeof(n)) != sizeof(n))
 		return;
 	wait = must_wait(b);

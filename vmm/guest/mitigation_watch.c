@@ -44,23 +44,21 @@ static void changed(struct mitigation_listener *l, uint32_t vcpu, enum mitigatio
 		log_err("cannot wake the event loop: %s", strerror(errno));
 }
 
-static void wake_ready(struct loop_watch *lw, uint32_t events)
+static void wake_ready(struct loop_watch *lw)
 {
 	struct mitigation_watch *w = container_of(lw, struct mitigation_watch, wake);
 	uint64_t n;
 
-	(void)events;
 	if (read(w->wake_fd, &n, sizeof(n)) == sizeof(n) &&
 	    monotonic_ms() - w->written_ms >= WRITE_EVERY_MS)
 		mitigation_watch_write(w, "running", NULL);
 }
 
-static void tick_ready(struct loop_watch *lw, uint32_t events)
+static void tick_ready(struct loop_watch *lw)
 {
 	struct mitigation_watch *w = container_of(lw, struct mitigation_watch, tick);
 	uint64_t n;
 
-	(void)events;
 	if (read(w->tick_fd, &n, sizeof(n)) != sizeof(n))
 		return;
 	mitigation_check_rates(w->mitigation);

@@ -83,12 +83,11 @@ static int end_refused(struct run *r)
 	return EXIT_POLICY;
 }
 
-static void signal_ready(struct loop_watch *w, uint32_t events)
+static void signal_ready(struct loop_watch *w)
 {
 	struct run *r = container_of(w, struct run, signals);
 	struct signalfd_siginfo info;
 
-	(void)events;
 	if (read(r->guest.signal_fd, &info, sizeof(info)) != sizeof(info))
 		return;
 	switch (info.ssi_signo) {
@@ -148,12 +147,11 @@ static int open_signals(struct run *r, struct err *e)
 	return ret ? ret : memory_fault_open(end_at_once, r, EXIT_VMM_ERROR, e);
 }
 
-static void memory_due(struct loop_watch *w, uint32_t events)
+static void memory_due(struct loop_watch *w)
 {
 	struct run *r = container_of(w, struct run, memory);
 	uint64_t n;
 
-	(void)events;
 	if (read(r->memory_fd, &n, sizeof(n)) == sizeof(n) && memory_fault_explains(false))
 		guest_raise(&r->guest, VM_EVENT_FAILED);
 }
