@@ -30,7 +30,8 @@ static bool is_quiet(const char *word)
 
 /*
  * -q, --quiet of every command: nothing but what went wrong, and what was asked for (list, --json).
- * testudo run has it in its own table: what follows its -p is for the guest.
+ * Taken here, since it may stand before policy's word, and version and help have no table of
+ * options. testudo run's table takes it itself: what follows its -p is for the guest.
  * Return: the number of words that are left, or -1 after a message
  */
 static int take_quiet(int argc, char **argv)
