@@ -143,7 +143,7 @@ static int read_checksums(struct restoring *c)
 			      f.len, (unsigned long long)n * 4);
 	c->ram->crc = ret ? NULL : calloc(n, sizeof(*c->ram->crc));
 	if (!ret && !c->ram->crc)
-		ret = err_set(c->e, -ENOMEM, "out of memory");
+		ret = err_no_memory(c->e);
 	for (i = 0; !ret && i < n; i++)
 		c->ram->crc[i] = get_le32(f.payload + 4 * i);
 	frame_fini(&f);

@@ -67,7 +67,7 @@ static int put_frame(struct wbuf *w, enum frame_type type, const void *payload, 
 
 static int put_small(struct wbuf *w, enum frame_type type, struct wbuf *payload, struct err *e)
 {
-	int ret = payload->failed ? err_set(e, -ENOMEM, "out of memory")
+	int ret = payload->failed ? err_no_memory(e)
 				  : put_frame(w, type, payload->data, payload->len, e);
 
 	wbuf_fini(payload);
@@ -148,7 +148,7 @@ static int make_front(const struct saving *c, struct wbuf *w)
 		ret = put_small(w, FRAME_FINISH, &finish, c->e);
 	else
 		wbuf_fini(&finish);
-	return !ret && w->failed ? err_set(c->e, -ENOMEM, "out of memory") : ret;
+	return !ret && w->failed ? err_no_memory(c->e) : ret;
 }
 
 static int write_front(const struct saving *c, const struct wbuf *w)
@@ -178,7 +178,7 @@ static int write_file(struct saving *c)
 
 	c->guest->ops->ram(c->guest->ctx, &memory);
 	f->crc = calloc(ram_file_parts(f->n_bytes), sizeof(*f->crc));
-	ret = f->crc ? make_front(c, &front) : err_set(c->e, -ENOMEM, "out of memory");
+	ret = f->crc ? make_front(c, &front) : err_no_memory(c->e);
 	if (!ret && !c->s->params.keep_running)
 		ret = c->guest->ops->flush(c->guest->ctx, c->e);
 	if (!ret) {
@@ -205,8 +205,7 @@ static int save(struct saving *c)
 	int ret;
 
 	c->description = description_new();
-	ret = c->description ? ops->pause(ctx, &c->pause, c->e)
-			     : err_set(c->e, -ENOMEM, "out of memory");
+	ret = c->description ? ops->pause(ctx, &c->pause, c->e) : err_no_memory(c->e);
 	if (!ret)
 		ret = ops->describe(ctx, c->description, c->e);
 	if (!ret)

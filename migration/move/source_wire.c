@@ -35,7 +35,7 @@ static int send_description(struct transfer *t)
 	struct machine_description *d = description_new();
 	void *blob = NULL;
 	size_t len = 0;
-	int ret = d ? 0 : err_set(t->e, -ENOMEM, "out of memory");
+	int ret = d ? 0 : err_no_memory(t->e);
 
 	if (!ret)
 		ret = t->s->guest.ops->describe(t->s->guest.ctx, d, t->e);
@@ -58,7 +58,7 @@ static int pass_memory(struct transfer *t)
 
 	frame_memory_encode(&how, &w);
 	if (w.failed)
-		ret = err_set(t->e, -ENOMEM, "out of memory");
+		ret = err_no_memory(t->e);
 	else
 		ret = channel_send_fds(&t->s->control, FRAME_MEMORY, w.data, (uint32_t)w.len,
 				       &t->memory.fd, 1, t->e);

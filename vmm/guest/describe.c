@@ -157,7 +157,7 @@ int describe_guest(struct guest *g, struct machine_description *d, struct err *e
 	d->policy = policy_format(&g->policy);
 	d->host_facts = host_file_format(&host);
 	if (!d->policy || !d->host_facts)
-		return err_set(e, -ENOMEM, "out of memory");
+		return err_no_memory(e);
 	return describe_devices(g, d, e);
 }
 
@@ -259,7 +259,7 @@ static int check_cpu(const struct guest *g, const struct machine_description *d,
 	int ret;
 
 	if (!set)
-		return err_set(e, -ENOMEM, "out of memory");
+		return err_no_memory(e);
 	set[0] = d->cpuid;
 	set[1] = g->kvm.cpuid;
 	vcpu_base_cpuid(&set[1], &g->kvm, true);
@@ -287,7 +287,7 @@ static int adopt_mitigation(struct guest *g, const struct machine_description *d
 
 	saved.vcpu = calloc(d->n_vcpus, sizeof(*saved.vcpu));
 	if (!saved.vcpu)
-		return err_set(e, -ENOMEM, "out of memory");
+		return err_no_memory(e);
 	for (i = 0; i < d->n_vcpus; i++)
 		saved.vcpu[i] = (struct mitigation_saved_vcpu) {
 			.report = d->vcpu[i].report,
@@ -322,7 +322,7 @@ int describe_apply(struct guest *g, const struct machine_description *d, struct 
 	int ret;
 
 	if (!here)
-		return err_set(e, -ENOMEM, "out of memory");
+		return err_no_memory(e);
 	ret = guest_name_hear(&g->name, d->guest_name, e);
 	if (!ret)
 		ret = check_sizes(g, d, e);
@@ -344,7 +344,7 @@ int describe_apply(struct guest *g, const struct machine_description *d, struct 
 		char *params = strdup(d->cmdline);
 
 		if (!params)
-			return err_set(e, -ENOMEM, "out of memory");
+			return err_no_memory(e);
 		free(g->config.params);
 		g->config.params = params;
 		g->kernel.cmdline = params;

@@ -38,7 +38,7 @@ int dump_dtb_write(struct guest *g, struct err *e)
 	if (!g->dtb.path)
 		return 0;
 	d = description_new();
-	ret = d ? describe_guest(g, d, e) : err_set(e, -ENOMEM, "out of memory");
+	ret = d ? describe_guest(g, d, e) : err_no_memory(e);
 	if (!ret)
 		ret = description_to_fdt(d, &blob, &len, e);
 	if (!ret)

@@ -129,7 +129,7 @@ static int run_query(struct qmp_call *call)
 	call->ret = migrate_query(&stats);
 	if (call->ret && q->guest->control.state == RUN_INMIGRATE)
 		add_incoming(q->in, call->ret);
-	return call->ret ? 0 : err_set(call->e, -ENOMEM, "out of memory");
+	return call->ret ? 0 : err_no_memory(call->e);
 }
 
 /* ---- migrate ---- */
@@ -349,7 +349,7 @@ static int run_query_parameters(struct qmp_call *call)
 			      (json_int_t)(q->params.timeout_ns / S), "x-testudo-stall-timeout",
 			      (json_int_t)(q->params.stall_ms / 1000), "x-testudo-on-timeout",
 			      on_timeout_names[q->params.on_timeout]);
-	return call->ret ? 0 : err_set(call->e, -ENOMEM, "out of memory");
+	return call->ret ? 0 : err_no_memory(call->e);
 }
 
 /* What QEMU can switch on and we always do; a client that asks for it is content. */
@@ -390,7 +390,7 @@ static int run_query_capabilities(struct qmp_call *call)
 		json_array_append_new(list,
 				      json_pack("{ss sb}", "capability", always[i], "state", 1));
 	call->ret = list;
-	return list ? 0 : err_set(call->e, -ENOMEM, "out of memory");
+	return list ? 0 : err_no_memory(call->e);
 }
 
 static const struct qmp_arg migrate_args[] = {

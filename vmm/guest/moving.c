@@ -59,7 +59,7 @@ static int save_on_loop(void *arg)
 	c->state->len = 0;
 	ret = machine_save(&g->machine, c->base, c->state, c->e);
 	if (!ret && c->state->failed)
-		ret = err_set(c->e, -ENOMEM, "out of memory");
+		ret = err_no_memory(c->e);
 	if (!ret && c->hand_over) {
 		c->m->handed_disks = true;
 		ret = guest_hand_over_disks(g, c->e);

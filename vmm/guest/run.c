@@ -478,7 +478,7 @@ static int run_all(struct run *r, struct err *e)
 	if (control_open(&r->guest.control, &r->guest.config, &r->guest.loop, &r->guest.sink, e) <
 	    0)
 		return EXIT_BAD_INPUT;
-	control_commands_add(&r->control);
+	control_commands_add(&r->guest.control);
 	if (open_migration(r, e) < 0)
 		return r->in.uri.kind == URI_FILE	? EXIT_BAD_INPUT
 		       : r->comes && e->code == -EINVAL ? EXIT_USAGE
