@@ -17,7 +17,7 @@ HOSTS = TOP / "tests" / "data" / "hosts"
 KEBAB = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 # what others call so, and what is not said of bits
 ALLOWED = re.compile(r"force-spec-ctrl|force-(?:unaware|when-shown)|can-force|--force|^force$|cancel[|, a-z]* force|"
-                     r"on-timeout (?:cancel\|)?force|KVM_CAP_FORCE|kvm-cap-force")
+                     r"(?:on-timeout )?(?:cancel\|)force|on-timeout force|KVM_CAP_FORCE|kvm-cap-force")
 # the files that make JSON
 JSON_SOURCES = ["vmm/guest/mitigation_report.c", "vmm/guest/control_commands.c", "vmm/cmd/list.c", "policy/explain.c", "policy/summary.c",
                 "policy/facts.c"]
