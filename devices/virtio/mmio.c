@@ -15,7 +15,6 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
-#include "migration/state/section.h"
 
 #define MMIO_MAGIC	     0x74726976 /* "virt" */
 #define MMIO_VERSION	     2
@@ -434,22 +433,7 @@ void virtio_mmio_resume(struct virtio_mmio *m)
 static void put_state(const struct state_desc *desc, const char *name, uint16_t instance,
 		      const void *object, struct wbuf *w)
 {
-	struct wbuf body = {0};
-
-	state_encode(desc, (const uint8_t *)object + desc->offset, &body);
-	section_put(w, name, instance, (uint16_t)desc->version, &body);
-	wbuf_fini(&body);
-}
-
-static int get_state(const struct state_desc *desc, const char *name, uint16_t instance,
-		     struct rbuf *r, void *regs, struct err *e)
-{
-	struct section s;
-	int ret = section_expect(r, name, instance, (uint16_t)desc->version, &s, e);
-
-	if (!ret)
-		ret = state_decode(desc, name, &s.body, regs, e);
-	return ret ? ret : section_end(&s, e);
+	state_save(desc, name, instance, (const uint8_t *)object + desc->offset, w);
 }
 
 void virtio_mmio_save(struct virtio_mmio *m, uint16_t instance, struct wbuf *w)
@@ -514,7 +498,7 @@ static int load_device(struct virtio_mmio *m, uint16_t instance, struct rbuf *r,
 
 	if (ops->state.size > sizeof(regs))
 		return err_set(e, -E2BIG, "%s: its state does not fit here", ops->name);
-	ret = get_state(&ops->state, ops->name, instance, r, regs, e);
+	ret = state_load(&ops->state, ops->name, instance, r, regs, e);
 	if (ret < 0)
 		return ret;
 	if (ops->load)
@@ -546,7 +530,7 @@ static int load_status(struct virtio_mmio *m, struct err *e)
 int virtio_mmio_load(struct virtio_mmio *m, uint16_t instance, struct rbuf *r, struct err *e)
 {
 	struct virtio_mmio_regs regs;
-	int ret = get_state(&mmio_ops.state, mmio_ops.name, instance, r, &regs, e);
+	int ret = state_load(&mmio_ops.state, mmio_ops.name, instance, r, &regs, e);
 
 	if (!ret)
 		ret = load_check(m, &regs, e);

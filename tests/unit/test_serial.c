@@ -283,7 +283,7 @@ static void test_state_table(void **state)
 
 	(void)state;
 	start(&f);
-	if (state_check_tiling(f.s.dev.ops->state.fields, f.s.dev.ops->state.size, &e) != 0)
+	if (state_check_desc(&f.s.dev.ops->state, &e) != 0)
 		fail_msg("%s", e.text);
 	assert_int_equal(f.s.dev.ops->state.check(&f.s.regs, NULL), 0);
 	assert_int_equal(f.s.dev.ops->state.check(&bad, NULL), -22);

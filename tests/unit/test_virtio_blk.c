@@ -175,7 +175,7 @@ static void test_state_table(void **state)
 	struct err e = {0};
 
 	(void)state;
-	if (state_check_tiling(desc->fields, desc->size, &e))
+	if (state_check_desc(desc, &e))
 		fail_msg("%s", e.text);
 	assert_int_equal(desc->size, sizeof(struct virtio_blk_regs));
 	assert_int_equal(d->blk.regs.capacity_sectors, DISK_BYTES / 512);

@@ -64,7 +64,7 @@ static void test_state_table(void **state)
 	world_init(&w);
 	d = &w.rig.m.dev.ops->state;
 	assert_int_equal(d->size, sizeof(struct virtio_mmio_regs));
-	if (state_check_tiling(d->fields, d->size, &e))
+	if (state_check_desc(d, &e))
 		fail_msg("%s", e.text);
 
 	rig_start(&w.rig, &w.ring, w.echo.vdev.offered);

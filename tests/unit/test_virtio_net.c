@@ -187,7 +187,7 @@ static void test_state_table(void **state)
 	struct err e = {0};
 
 	(void)state;
-	if (state_check_tiling(desc->fields, desc->size, &e))
+	if (state_check_desc(desc, &e))
 		fail_msg("%s", e.text);
 	assert_int_equal(desc->size, sizeof(struct virtio_net_regs));
 	assert_int_equal(desc->check(&r, NULL), 0);

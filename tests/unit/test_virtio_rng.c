@@ -59,7 +59,7 @@ static void test_identity(void **state)
 	(void)state;
 	world_init(&w);
 	assert_int_equal(rig_read(&w.rig, VIRTIO_MMIO_DEVICE_ID), 4);
-	if (state_check_tiling(w.rng.vdev.ops->state.fields, w.rng.vdev.ops->state.size, &e))
+	if (state_check_desc(&w.rng.vdev.ops->state, &e))
 		fail_msg("%s", e.text);
 	rig_fini(&w.rig);
 }

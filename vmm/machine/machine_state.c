@@ -97,24 +97,16 @@ static int restore_mitigation(const struct machine *m, bool stays, struct rbuf *
 static void save_serial(struct machine *m, struct wbuf *w)
 {
 	const struct device_ops *ops = m->serial.dev.ops;
-	struct wbuf body = {0};
 
-	state_encode(&ops->state, &m->serial.regs, &body);
-	section_put(w, ops->name, 0, (uint16_t)ops->state.version, &body);
-	wbuf_fini(&body);
+	state_save(&ops->state, ops->name, 0, &m->serial.regs, w);
 }
 
 static int restore_serial(struct machine *m, struct rbuf *r, struct err *e)
 {
 	const struct device_ops *ops = m->serial.dev.ops;
 	struct serial_regs regs;
-	struct section s;
-	int ret = section_expect(r, ops->name, 0, (uint16_t)ops->state.version, &s, e);
+	int ret = state_load(&ops->state, ops->name, 0, r, &regs, e);
 
-	if (!ret)
-		ret = state_decode(&ops->state, ops->name, &s.body, &regs, e);
-	if (!ret)
-		ret = section_end(&s, e);
 	if (!ret)
 		serial_load(&m->serial, &regs);
 	return ret;
