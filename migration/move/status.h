@@ -52,7 +52,6 @@ struct migrate_stats {
 	int code;		       /* -errno of the failure; -EPERM: refused */
 	char error[MIGRATE_TEXT_MAX];  /* one line */
 	char change[MIGRATE_TEXT_MAX]; /* of the mitigation, in words; empty before it is known */
-	char verdict[32];
 
 	uint64_t begin_ns, end_ns; /* CLOCK_MONOTONIC; end_ns 0 while it goes on */
 	uint64_t setup_ns;	   /* what the handshake took */

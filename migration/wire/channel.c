@@ -396,8 +396,6 @@ int channel_check_due(const struct channel *ch, const struct frame *f, enum fram
 		return 0;
 	if (f->type == FRAME_FAIL)
 		return fail_error(ch, f, e);
-	if (f->type == FRAME_CANCEL)
-		return err_set(e, -ECANCELED, "the %s cancelled the migration", peer_name(ch));
 	return err_set(e, -EPROTO, "the %s sent a %s frame where %s is due", peer_name(ch),
 		       frame_type_name(f->type), frame_type_name((uint16_t)type));
 }

@@ -55,9 +55,9 @@ enum frame_type {
 	FRAME_COMMIT = 9,      /* struct frame_commit */
 	FRAME_ACK = 10,	       /* struct frame_ack */
 	FRAME_FAIL = 11,       /* struct frame_fail */
-	FRAME_CANCEL = 12,     /* nothing */
-	FRAME_CHECKSUMS = 13,  /* of a saved guest's RAM: CRC-32C of each MiB of it, u32 each */
-	FRAME_CLOCK = 14,      /* struct frame_clock */
+	/* 12 was the source's word that it cancels; nothing ever sent it */
+	FRAME_CHECKSUMS = 13, /* of a saved guest's RAM: CRC-32C of each MiB of it, u32 each */
+	FRAME_CLOCK = 14,     /* struct frame_clock */
 };
 
 /* Who a frame comes from. */
@@ -156,8 +156,6 @@ struct frame_verdict {
 	uint16_t code;		 /* enum frame_code */
 	uint32_t features;	 /* those of HELLO that will be used */
 	char text[ERR_TEXT_MAX]; /* why not; when all is well, what is held differently there */
-	const char *json; /* the mitigation decision as a report; borrowed, no NUL, may be NULL */
-	uint32_t json_len;
 };
 
 enum frame_memory_how {
@@ -233,8 +231,7 @@ void frame_fail_encode(const struct frame_fail *v, struct wbuf *w);
 void frame_clock_encode(const struct frame_clock *v, struct wbuf *w);
 
 /*
- * Each reads one payload whole. Texts arrive printable and NUL-terminated. Pointers in the result
- * point into the frame.
+ * Each reads one payload whole. Texts arrive printable and NUL-terminated.
  * Return: 0; -EPROTO with frame and field in @e when bytes are missing, left over or out of range
  */
 int frame_hello_decode(const struct frame *f, struct frame_hello *v, struct err *e);

@@ -109,15 +109,13 @@ void frame_verdict_encode(const struct frame_verdict *v, struct wbuf *w)
 	wbuf_u16(w, 0);
 	wbuf_u32(w, v->features);
 	put_text(w, v->text, sizeof(v->text));
-	wbuf_u32(w, v->json ? v->json_len : 0);
-	if (v->json)
-		wbuf_bytes(w, v->json, v->json_len);
+	wbuf_u32(w, 0);
 }
 
 int frame_verdict_decode(const struct frame *f, struct frame_verdict *v, struct err *e)
 {
 	struct rbuf r = rbuf_of(f->payload, f->len);
-	uint16_t reserved;
+	uint32_t reserved;
 
 	*v = (struct frame_verdict) {
 		.code = rbuf_u16(&r),
@@ -126,9 +124,7 @@ int frame_verdict_decode(const struct frame *f, struct frame_verdict *v, struct 
 	v->features = rbuf_u32(&r);
 	if (!get_text(&r, v->text, sizeof(v->text)))
 		return bad_text(f, "of the reason", e);
-	v->json_len = rbuf_u32(&r);
-	if (v->json_len)
-		v->json = (const char *)rbuf_bytes(&r, v->json_len);
+	reserved |= rbuf_u32(&r);
 	if (v->code >= FRAME_CODE_END)
 		return bad_field(f, "the code", v->code, "0 to 5", e);
 	if (reserved)

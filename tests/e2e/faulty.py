@@ -11,7 +11,7 @@ import time
 import harness
 import moving
 
-HELLO, DESCRIPTION, VERDICT, MEMORY, ROUND_END, STATE, FINISH, READY, COMMIT, ACK, FAIL, CANCEL = range(1, 13)
+HELLO, DESCRIPTION, VERDICT, MEMORY, ROUND_END, STATE, FINISH, READY, COMMIT, ACK, FAIL = range(1, 12)
 CLOCK = 14
 NAMES = {"hello": HELLO, "description": DESCRIPTION, "verdict": VERDICT, "round-end": ROUND_END, "state": STATE,
          "finish": FINISH, "ready": READY, "commit": COMMIT, "ack": ACK}

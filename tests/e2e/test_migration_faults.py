@@ -443,7 +443,7 @@ def test_connections_overtake(lab, backwards):
     lab.b.wait_beats(10)
 
 
-@pytest.mark.parametrize("what, word", [(faulty.frame(faulty.CANCEL, b""), "the source cancelled the migration"),
+@pytest.mark.parametrize("what, word", [(faulty.frame(faulty.FAIL, b"\5\0\3\0why"), "the source cancelled: why"),
                                         (b"x" * 16, "head has checksum")], ids=["cancel", "garbage"])
 def test_control_is_heard_while_memory_comes(lab, what, word):
     """Else the marks of many rounds would fill the connection, and a source that gives up is not heard."""

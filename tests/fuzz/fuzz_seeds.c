@@ -179,10 +179,8 @@ static void put_frames(const char *dir)
 			add_frame(&w, FRAME_STATE, &raw);
 			ADD(&w, FRAME_FINISH, finish, .data_pages = 2, .running = true);
 			ADD(&w, FRAME_COMMIT, commit, .session = 42);
-			add_frame(&w, FRAME_CANCEL, &raw);
 		} else {
-			ADD(&w, FRAME_VERDICT, verdict, .code = FRAME_CODE_POLICY, .text = "no",
-			    .json = "{}", .json_len = 2);
+			ADD(&w, FRAME_VERDICT, verdict, .code = FRAME_CODE_POLICY, .text = "no");
 			ADD(&w, FRAME_CLOCK, clock, .what = FRAME_CLOCK_APART, .apart_ns = -1);
 			ADD(&w, FRAME_READY, ready, .load_ns = 1);
 			ADD(&w, FRAME_ACK, ack, .resume_ns = 1);

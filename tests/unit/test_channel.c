@@ -159,17 +159,18 @@ static void frames_arrive(void **state)
 	pair_open(&p, 1000);
 	assert_int_equal(channel_send(&p.src, FRAME_COMMIT, eight, 8, NULL), 0);
 	assert_true(p.src.send_started);
-	assert_int_equal(channel_send(&p.src, FRAME_CANCEL, NULL, 0, NULL), 0);
-	assert_int_equal(p.src.sent_bytes, 16 + 8 + 16);
+	assert_int_equal(channel_send(&p.src, FRAME_STATE, eight, 1, NULL), 0);
+	assert_int_equal(p.src.sent_bytes, 16 + 8 + 16 + 1);
 	assert_int_equal(channel_recv(&p.dst, &f, NULL), 0);
 	assert_int_equal(f.type, FRAME_COMMIT);
 	assert_int_equal(f.len, 8);
 	assert_memory_equal(f.payload, eight, 8);
 	frame_fini(&f);
 	assert_int_equal(channel_recv(&p.dst, &f, NULL), 0);
-	assert_int_equal(f.type, FRAME_CANCEL);
-	assert_null(f.payload);
-	assert_int_equal(p.dst.received_bytes, 40);
+	assert_int_equal(f.type, FRAME_STATE);
+	assert_int_equal(f.len, 1);
+	frame_fini(&f);
+	assert_int_equal(p.dst.received_bytes, 41);
 	pair_close(&p);
 }
 
@@ -487,11 +488,10 @@ static void expecting(void **state)
 {
 	static const struct {
 		const char *name;
-		enum frame_code code; /* FRAME_CODE_OK: cancel instead of fail */
+		enum frame_code code;
 		int ret;
 		const char *says;
 	} rows[] = {
-		{"cancel", FRAME_CODE_OK, -ECANCELED, "the source cancelled"},
 		{"policy", FRAME_CODE_POLICY, -EPERM, "the source refuses: why"},
 		{"mismatch", FRAME_CODE_MISMATCH, -EREMOTEIO, "the source refuses: why"},
 		{"failed", FRAME_CODE_FAILED, -EREMOTEIO, "the source failed: why"},
@@ -508,10 +508,7 @@ static void expecting(void **state)
 		struct err e = {0};
 
 		print_message("%s\n", rows[i].name);
-		if (rows[i].code == FRAME_CODE_OK)
-			assert_int_equal(channel_send(&p.src, FRAME_CANCEL, NULL, 0, NULL), 0);
-		else
-			channel_send_fail(&p.src, rows[i].code, "why");
+		channel_send_fail(&p.src, rows[i].code, "why");
 		assert_int_equal(channel_expect(&p.dst, FRAME_COMMIT, &f, &e), rows[i].ret);
 		expect_text(&e, rows[i].says);
 		assert_null(f.payload);
@@ -592,7 +589,7 @@ static void descriptors_refused(void **state)
 		{"none", 0, 1, FRAME_MEMORY, "0 descriptors; 1 belong"},
 		{"too few", 1, 2, FRAME_MEMORY, "1 descriptors; 2 belong"},
 		{"too many", 4, 1, FRAME_MEMORY, "4 descriptors; 1 belong"},
-		{"another frame", 1, 1, FRAME_CANCEL, "cancelled"},
+		{"another frame", 1, 1, FRAME_STATE, "a state frame where memory is due"},
 	};
 	unsigned int before = open_fds(), i, j;
 
@@ -610,6 +607,8 @@ static void descriptors_refused(void **state)
 			fds[j] = open("/dev/null", O_RDONLY | O_CLOEXEC);
 		if (rows[i].type == FRAME_MEMORY)
 			memory_frame(&w);
+		else
+			wbuf_u8(&w, 0);
 		if (rows[i].send)
 			assert_int_equal(channel_send_fds(&p.src, rows[i].type, w.data,
 							  (uint32_t)w.len, fds, rows[i].send, NULL),
