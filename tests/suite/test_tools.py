@@ -11,6 +11,7 @@ TOOLS = sorted(path for path in (TOP / "tools").iterdir() if path.is_file())
 # Words that are wrong, by tool: what it says of them. One that has no row here has to be given one.
 WRONG = {
     "build": [([], "folder"), (["--wrong"], "folder")],
+    "coverage": [(["wrong"], "wrong"), (["unit", "--wrong"], "--wrong")],
     "demo": [(["--wrong"], "--wrong"), (["--emulated", "more"], "more")],
     "lab": [([], "no command"), (["wrong"], "wrong"), (["prepare", "more"], "prepare"), (["sh"], "kind"),
             (["sh", "no-such-kind"], "amd-stock"), (["sh", "amd-stock", "a", "b"], "one command"), (["kinds", "x"], "kinds")],
