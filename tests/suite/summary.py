@@ -8,6 +8,7 @@ import xml.etree.ElementTree as xml
 
 PROVES = {  # by the name of the report
     "suite": "units right in each build; format, includes, purity, documents",
+    "races": "units that start threads, under ThreadSanitizer",
     "fuzz": "no input of strangers breaks a parser or a device",
     "no-kvm": "what testudo decides, reads and says without a guest",
     "quick": "guests start, see their machine, and end as they should",
