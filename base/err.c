@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#undef err_set /* of the analyzer */
 #include "base/bytes.h"
 #include "base/text.h"
 

@@ -31,4 +31,16 @@ int err_set(struct err *e, int code, const char *fmt, ...) __attribute__((format
 /** err_no_memory - for what needs no more words than that. Return: -ENOMEM */
 int err_no_memory(struct err *e);
 
+#ifdef __clang_analyzer__
+/* It looks at one file at a time, and would think that an err_set() may return 0. */
+int err_say(struct err *e, const char *fmt, ...);
+static inline int err_code(int code)
+{
+	if (code >= 0)
+		__builtin_unreachable();
+	return code;
+}
+#define err_set(e, code, ...) (err_say(e, __VA_ARGS__), err_code(code))
+#endif
+
 #endif

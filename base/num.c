@@ -28,8 +28,8 @@ int num_parse_u64(const char *what, const char *s, uint64_t min, uint64_t max, u
 		  struct err *e)
 {
 	int hex = s[0] == '0' && (s[1] == 'x' || s[1] == 'X') && isxdigit((unsigned char)s[2]);
-	const char *end;
-	uint64_t v;
+	const char *end = s;
+	uint64_t v = 0;
 
 	if (parse_digits(s, hex ? 16 : 10, &v, &end) || *end || v < min || v > max)
 		return err_set(e, -EINVAL,
@@ -42,9 +42,9 @@ int num_parse_u64(const char *what, const char *s, uint64_t min, uint64_t max, u
 int num_parse_size(const char *what, const char *s, uint64_t *out, struct err *e)
 {
 	static const char suffixes[] = "BKMGTP";
-	const char *end, *suffix;
+	const char *end = s, *suffix;
 	unsigned int shift = 20;
-	uint64_t v;
+	uint64_t v = 0;
 
 	if (parse_digits(s, 10, &v, &end))
 		goto bad;

@@ -41,7 +41,8 @@ int tap_parse_mac(const char *what, const char *s, uint8_t mac[ETH_ALEN], struct
 		const int high = hex_digit(s[3 * i]), low = hex_digit(s[3 * i + 1]);
 
 		ok = high >= 0 && low >= 0 && (i == ETH_ALEN - 1 || s[3 * i + 2] == ':');
-		mac[i] = (uint8_t)(high << 4 | low);
+		if (ok)
+			mac[i] = (uint8_t)(high << 4 | low);
 	}
 	if (!ok || !tap_mac_ok(mac))
 		return err_set(e, -EINVAL,

@@ -237,7 +237,7 @@ static bool net_place(struct virtio_net *n, struct net_taken *t)
 			(uint32_t)iov_copy(in, c.n_in, n->frame + done, n->frame_len - done, true);
 		done += t->len[t->n++];
 	}
-	if (done == n->frame_len) {
+	if (low && done == n->frame_len) {
 		*low = (uint8_t)t->n;
 		*high = (uint8_t)(t->n >> 8);
 		return true;

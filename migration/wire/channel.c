@@ -359,7 +359,7 @@ int channel_recv(struct channel *ch, struct frame *f, struct err *e)
 			ret = h.kind ? recv_payload(ch, &h, f, e) : skip_payload(ch, &h, e);
 		if (ret < 0)
 			frame_fini(f);
-		if (ret < 0 || h.kind)
+		if (ret || h.kind)
 			return ret;
 	}
 	return err_set(e, -EPROTO,

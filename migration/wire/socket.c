@@ -209,7 +209,7 @@ static int listen_tcp(struct socket_listener *l, const struct uri *u, struct err
 {
 	struct sockaddr_storage bound;
 	socklen_t size = sizeof(bound);
-	struct addrinfo *list, *a;
+	struct addrinfo *list = NULL, *a;
 	int on = 1, ret = tcp_addresses(u, AI_PASSIVE, &list, e);
 
 	if (ret < 0)
@@ -236,6 +236,7 @@ static int listen_tcp(struct socket_listener *l, const struct uri *u, struct err
 			       address_of(u).s, strerror(-ret));
 	if (getsockname(l->fd, (struct sockaddr *)&bound, &size) < 0)
 		return err_set(e, -errno, "%s: %s", address_of(u).s, strerror(errno));
+	/* NOLINTNEXTLINE(clang-analyzer-core.*): getsockname() filled it */
 	l->port = ntohs(bound.ss_family == AF_INET6
 				? ((struct sockaddr_in6 *)(void *)&bound)->sin6_port
 				: ((struct sockaddr_in *)(void *)&bound)->sin_port);

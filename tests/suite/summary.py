@@ -8,6 +8,7 @@ import xml.etree.ElementTree as xml
 
 PROVES = {  # by the name of the report
     "suite": "units right in each build; format, includes, purity, documents",
+    "lint": "clang-tidy and gcc's analyzer find nothing that is not explained",
     "races": "units that start threads, under ThreadSanitizer",
     "fuzz": "no input of strangers breaks a parser or a device",
     "no-kvm": "what testudo decides, reads and says without a guest",

@@ -90,9 +90,8 @@ static void tag_core(struct isolation_item *item)
 	unsigned long cookie = 0;
 	int err = 0;
 
-	if (prctl(PR_SCHED_CORE, PR_SCHED_CORE_CREATE, 0, SCOPE_THREAD_GROUP, 0) < 0)
-		err = errno;
-	else if (prctl(PR_SCHED_CORE, PR_SCHED_CORE_GET, 0, SCOPE_THREAD, &cookie) < 0)
+	if (prctl(PR_SCHED_CORE, PR_SCHED_CORE_CREATE, 0, SCOPE_THREAD_GROUP, 0) < 0 ||
+	    prctl(PR_SCHED_CORE, PR_SCHED_CORE_GET, 0, SCOPE_THREAD, &cookie) < 0)
 		err = errno;
 	if (cookie)
 		note(item, true, "the kernel gave this guest a cookie of its own");

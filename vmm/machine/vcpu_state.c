@@ -43,7 +43,7 @@ struct row {
 
 #define ROW(text, what, type)                                                                    \
 	{                                                                                        \
-		.name = text, .get = KVM_GET_##what, .set = KVM_SET_##what,                      \
+		.name = (text), .get = KVM_GET_##what, .set = KVM_SET_##what,                    \
 		.get_name = "KVM_GET_" #what, .set_name = "KVM_SET_" #what, .size = sizeof(type) \
 	}
 

@@ -114,7 +114,7 @@ static int restore_pit(const struct vm *vm, struct rbuf *r, struct err *e)
 
 	if (!ret)
 		ret = check_pit(&pit, e);
-	if (ret < 0)
+	if (ret)
 		return ret;
 	for (i = 0; i < ARRAY_SIZE(pit.channels); i++)
 		pit.channels[i].count_load_time =

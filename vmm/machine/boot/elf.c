@@ -375,8 +375,8 @@ static int load_segments(const struct loader *l, const struct elf_kernel *k, str
 int elf_load(const struct loader *l, struct boot_entry *entry, struct err *e)
 {
 	struct initrd initrd;
-	struct elf_kernel k;
-	Elf64_Ehdr h;
+	struct elf_kernel k = {0};
+	Elf64_Ehdr h = {0};
 	int ret;
 
 	ret = read_ehdr(l, &k, &h, e);

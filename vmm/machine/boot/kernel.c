@@ -114,7 +114,7 @@ int kernel_load(const struct kernel_config *cfg, const struct guest_mem *gm, gpa
 		struct boot_entry *entry, struct err *e)
 {
 	struct loader l = {.cfg = cfg, .gm = gm, .rsdp = rsdp};
-	struct boot_entry found;
+	struct boot_entry found = {0};
 	int ret;
 
 	ret = memory_map_build(gm, &l.map, e);
