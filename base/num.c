@@ -7,7 +7,7 @@
 
 #include "base/err.h"
 
-/* strtoull accepts signs and leading blanks; a number given by a user starts with a digit. */
+/* strtoull() accepts signs and leading blanks; a number given by a user starts with a digit. */
 static int parse_digits(const char *s, int base, uint64_t *out, const char **end)
 {
 	unsigned long long v;

@@ -57,9 +57,9 @@ class Clone:
         return done.returncode == 0, done.stdout
 
     def builds(self):
-        """Give it a build folder, with a test that was built before the last commit and one after it."""
+        """Give it a build folder, with a test that was linked before they passed and one after that."""
         (self.path / "build").mkdir()
-        for name, at in (("build/build.ninja", 0), ("old", 0), ("new", 4e9)):
+        for name, at in (("build/build.ninja", 1e8), ("old", 1e8), ("build/units-passed", 1e9), ("new", 1.5e9)):
             (self.path / name).write_text("")
             os.utime(self.path / name, (at, at))
 
@@ -105,12 +105,23 @@ def test_units_of_what_changed(clone):
     assert asked[1].split()[-1] == "new" and "old" not in asked[1].split() and "slow" not in asked[1].split(), asked
 
 
+def test_what_passed_is_not_run_again(clone):
+    clone.builds()
+    assert clone.commit("base/hook_test.c", GOOD)[0]
+    taken, said = clone.commit("base/hook_test.c", GOOD.replace("0;", "1;"))
+    assert taken and "no unit test is linked anew" in said, said
+    assert len([line for line in clone.was_asked() if line.startswith("meson test")]) == 1
+
+
 @pytest.mark.parametrize("ends, says", [("NINJA_ENDS", "does not build"), ("TESTS_END", "what the test says")])
 def test_what_fails_is_refused(clone, ends, says):
     clone.builds()
     clone.env[ends] = "1"
     taken, said = clone.commit("base/hook_test.c", GOOD)
     assert not taken and says in said, said
+    clone.env[ends] = "0"
+    taken, said = clone.commit("base/hook_test.c", GOOD)
+    assert taken and "1 of 2" in said, said
 
 
 def test_documents_run_nothing(clone):
