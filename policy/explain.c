@@ -2,7 +2,6 @@
 
 #include <string.h>
 
-#include "base/bytes.h"
 #include "base/text.h"
 #include "cpuid/feature.h"
 #include "msr/arch_caps.h"
