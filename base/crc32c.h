@@ -1,4 +1,5 @@
-/* CRC-32C (Castagnoli, as in RFC 3720 appendix B.4), by the SSE4.2 instruction where it is there.
+/*
+ * CRC-32C (Castagnoli, as in RFC 3720 appendix B.4), by the SSE4.2 instruction where it is there.
  */
 #ifndef BASE_CRC32C_H
 #define BASE_CRC32C_H

@@ -49,8 +49,9 @@ const char *explain_short(const struct mitigation_input *in, const struct mitiga
 
 /*
  * Parts of it, the same wherever testudo prints JSON; docs/mitigation.md has the words.
- * explain_bits_json: mask, value, and the names of what is at-1 and at-0
- * explain_decision_json: only what came out: these, verdict, short-sequence-adequate, steps
+ *
+ *   explain_bits_json      mask, value, and the names of what is at-1 and at-0
+ *   explain_decision_json  only what came out: these, verdict, short-sequence-adequate, steps
  */
 json_t *explain_names_json(uint64_t bits);
 json_t *explain_bits_json(uint64_t mask, uint64_t value);

@@ -38,7 +38,8 @@
 
 #define LAYOUT_IOAPIC 0xfec00000
 #define LAYOUT_LAPIC  0xfee00000
-/* three pages for KVM's TSS and one for its identity map, outside RAM (Intel without EPT real mode)
+/*
+ * three pages for KVM's TSS and one for its identity map, outside RAM (Intel without EPT real mode)
  */
 #define LAYOUT_KVM_IDENTITY_MAP 0xfffbc000
 #define LAYOUT_KVM_TSS		0xfffbd000

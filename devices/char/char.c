@@ -182,7 +182,8 @@ static bool read_input(struct char_backend *c)
 			watch_foreground(c, true);
 			return false;
 		}
-		/* a pty reads EIO while nobody has the other side open; the next byte is a new edge
+		/*
+		 * a pty reads EIO while nobody has the other side open; the next byte is a new edge
 		 */
 		if (c->kind != CHAR_PTY)
 			close_direction(c, &c->in, &c->in_fd);

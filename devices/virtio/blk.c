@@ -59,7 +59,8 @@ static struct virtio_blk *blk_of(struct virtio_dev *vdev)
 
 static struct blk_req *blk_req_get(struct virtio_blk *b)
 {
-	/* the queue lets no more chains be in flight than its size; one is spare for the next pop
+	/*
+	 * the queue lets no more chains be in flight than its size; one is spare for the next pop
 	 */
 	assert(b->n_free || b->n_fresh < VIRTIO_BLK_SLOTS);
 	return &b->req[b->n_free ? b->free_slot[--b->n_free] : b->n_fresh++];

@@ -317,7 +317,8 @@ static bool virtq_should_notify(struct virtq *vq)
 	if (r->used_idx == old)
 		return false;
 	r->signalled = r->used_idx;
-	/* the used index must be out before the driver's wish is read: both sides store, then load
+	/*
+	 * the used index must be out before the driver's wish is read: both sides store, then load
 	 */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	if (!vq->event_idx)

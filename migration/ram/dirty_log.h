@@ -26,7 +26,8 @@ struct err;
 struct dirty_log_ops {
 	/** begin - before all slots are watched; may be NULL */
 	int (*begin)(void *ctx, struct err *e);
-	/** watch - start or end watching the slot. After a start every page may count as written.
+	/**
+	 * watch - start or end watching the slot. After a start every page may count as written.
 	 */
 	int (*watch)(void *ctx, uint32_t slot, const struct guest_mem_region *r, bool on);
 	/**

@@ -1,4 +1,5 @@
-/* The PVH hand-over (Xen docs/misc/pvh.pandoc, include/xen/interface/hvm/start_info.h) and options.
+/*
+ * The PVH hand-over (Xen docs/misc/pvh.pandoc, include/xen/interface/hvm/start_info.h) and options.
  */
 #include "tests/guest/guest.h"
 

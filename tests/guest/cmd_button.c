@@ -1,4 +1,5 @@
-/* button n=N (1): wait for the power button, N times, as its driver of an operating system would.
+/*
+ * button n=N (1): wait for the power button, N times, as its driver of an operating system would.
  */
 #include "tests/guest/guest.h"
 

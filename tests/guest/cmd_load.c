@@ -138,7 +138,8 @@ static void check_share(struct share *s, struct heartbeat_cpu *h)
 	uint64_t at = s->at;
 
 	for (uint64_t i = 0; i < s->n; i++) {
-		/* from the next page to write on: first the rest of the sweep, then what it wrote
+		/*
+		 * from the next page to write on: first the rest of the sweep, then what it wrote
 		 */
 		uint64_t generation = i < s->n - s->done ? h->generation - 1 : h->generation;
 

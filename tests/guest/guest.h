@@ -177,7 +177,8 @@ void pit_one_shot(uint32_t us);
 void guest_end(void) __attribute__((noreturn));
 /** guest_end_as - ditto, but by @way */
 void guest_end_as(const char *way) __attribute__((noreturn));
-/** guest_done - the last line of command @name, then guest_end(); @reason is NULL when all is well
+/**
+ * guest_done - the last line of command @name, then guest_end(); @reason is NULL when all is well
  */
 void guest_done(const char *name, const char *reason) __attribute__((noreturn));
 

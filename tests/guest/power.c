@@ -57,7 +57,8 @@ void guest_end_as(const char *way)
 		if (str_equal(way, end_ways[i].name))
 			end_ways[i].fn();
 	}
-	/* the VMM may take a moment; after it: an unknown way, or one that this VMM does not have
+	/*
+	 * the VMM may take a moment; after it: an unknown way, or one that this VMM does not have
 	 */
 	delay_us(END_LIMIT_US);
 	print("still running after end=%s\n", way);

@@ -1,4 +1,5 @@
-/* Clocks: the TSC and its frequency, kvmclock (Documentation/virt/kvm/x86/msr.rst), the 8254 PIT.
+/*
+ * Clocks: the TSC and its frequency, kvmclock (Documentation/virt/kvm/x86/msr.rst), the 8254 PIT.
  */
 #include "tests/guest/guest.h"
 #include "tests/guest/heartbeat.h"

@@ -65,7 +65,8 @@ struct rig {
 	int pair[CHANNELS][2];
 };
 
-/* Memory as it is, in pages of 2 MiB that are marked accessed and dirty: nobody writes the tables
+/*
+ * Memory as it is, in pages of 2 MiB that are marked accessed and dirty: nobody writes the tables
  */
 static void make_tables(struct rig *r)
 {

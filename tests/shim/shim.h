@@ -88,8 +88,7 @@ int system_msrs(int fd, struct kvm_msrs *m);
 int system_msr_list(int fd, unsigned long request, struct kvm_msr_list *out);
 int vcpu_set_cpuid(int fd, struct shim_vcpu *v, const struct kvm_cpuid2 *c);
 
-/* ---- shim_spec_ctrl.c: 0x48 and the virtual MSRs. The lock is held; return: taken, no #GP? ----
- */
+/* ---- shim_spec_ctrl.c: 0x48 and the virtual MSRs. Lock held; return: taken, no #GP? ---- */
 
 bool spec_ctrl_has_rfc(void);
 bool spec_ctrl_owns(uint32_t index);
@@ -120,7 +119,8 @@ uint32_t host_lay_msrs(uint32_t *index, uint32_t n, bool features);
 /** host_feature_msr - a feature MSR of the system's KVM_GET_MSRS. Return: is it ours? */
 bool host_feature_msr(uint32_t index, uint64_t *data);
 
-/** host_deny - ranges for the real filter, so that the guest's accesses come to us. Return: number
+/**
+ * host_deny - ranges for the real filter, so that the guest's accesses come to us. Return: number
  */
 unsigned int host_deny(struct kvm_msr_filter_range *range, uint8_t *bitmap);
 

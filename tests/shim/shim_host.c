@@ -117,7 +117,8 @@ static void put_vendor(struct cpuid_leaf *l)
 	l->ecx = get_le32(shim.host.facts.vendor_id + 8);
 }
 
-/* The leaf, made of zeros where this machine has none. A set has room for far more than KVM lists.
+/*
+ * The leaf, made of zeros where this machine has none. A set has room for far more than KVM lists.
  */
 static struct cpuid_leaf *leaf(struct cpuid_set *set, uint32_t number, uint32_t subleaf)
 {

@@ -40,7 +40,8 @@ static const struct row {
 };
 _Static_assert(ARRAY_SIZE(rows) <= SHIM_HOST_MAX, "room in struct shim_vcpu");
 
-/* Lists have these on one vendor's machines only: they are a host's, or its performance counters'
+/*
+ * Lists have these on one vendor's machines only: they are a host's, or its performance counters'
  */
 static const struct {
 	uint32_t first, last;

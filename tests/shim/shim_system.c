@@ -1,4 +1,5 @@
-/* What /dev/kvm says of the system: CPUID, MSR lists and feature MSRs, by the mode and by the host.
+/*
+ * What /dev/kvm says of the system: CPUID, MSR lists and feature MSRs, by the mode and by the host.
  */
 #include <errno.h>
 #include <stdlib.h>

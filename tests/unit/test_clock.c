@@ -131,7 +131,8 @@ static void test_apart(void **state)
 
 static void test_passed(void **state)
 {
-	/* of a source an hour ahead whose handshake was at 100 s here, and its state here at 140 s
+	/*
+	 * of a source an hour ahead whose handshake was at 100 s here, and its state here at 140 s
 	 */
 	const struct clock_window ahead =
 		clock_window_between(100 * S - 50 * Y - HOUR, 100 * S, 140 * S);

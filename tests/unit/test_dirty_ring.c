@@ -231,7 +231,8 @@ static void test_bad_entries(void **state)
 	}
 }
 
-/* KVM wrote @n entries before the vCPU left: more than there are, so that the first ones are gone
+/*
+ * KVM wrote @n entries before the vCPU left: more than there are, so that the first ones are gone
  */
 static void test_overflow(void **state)
 {

@@ -1,4 +1,5 @@
-/* What files are by their bytes: each row of the table where it belongs, and what is none of them.
+/*
+ * What files are by their bytes: each row of the table where it belongs, and what is none of them.
  */
 #include <stdarg.h>
 #include <stddef.h>

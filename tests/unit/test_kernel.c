@@ -1,4 +1,5 @@
-/* Loading kernels from files made here: good ones of each kind, ones with each fault, random ones.
+/*
+ * Loading kernels from files made here: good ones of each kind, ones with each fault, random ones.
  */
 #include <stdarg.h>
 #include <stddef.h>

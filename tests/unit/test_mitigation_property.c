@@ -212,7 +212,8 @@ static void check_ability(const struct point *p, const struct mitigation_decisio
 	assert_false((d->value & BHI) && !(in->host.leaf7_2_edx & CPUID_BIT(7_2_EDX, bhi_ctrl)));
 	assert_false((d->value & RSB) && !(in->host.leaf7_2_edx & CPUID_BIT(7_2_EDX, rrsba_ctrl)));
 	assert_false(in->backend.kind == BACKEND_NONE && d->mask);
-	/* not affected is not safe by forcing: nothing but the operator's own bits, that are there
+	/*
+	 * not affected is not safe by forcing: nothing but the operator's own bits, that are there
 	 */
 	if (p->tag == OTHER) {
 		assert_int_equal(d->mask & ~in->policy.raw_mask & ~in->promise.mask, 0);
@@ -221,7 +222,8 @@ static void check_ability(const struct point *p, const struct mitigation_decisio
 	assert_false((in->policy.raw_value & ~in->policy.raw_mask) && d->verdict != VERDICT_REFUSE);
 }
 
-/* A guest that may be weaker than it should be is told of, and refused where the policy is strict
+/*
+ * A guest that may be weaker than it should be is told of, and refused where the policy is strict
  */
 static void check_strength(const struct point *p, const struct mitigation_decision *d)
 {

@@ -1,4 +1,5 @@
-/* Guest RAM saved to a file: sparse, mapped back as it was, and damage is found by the checksums.
+/*
+ * Guest RAM saved to a file: sparse, mapped back as it was, and damage is found by the checksums.
  */
 #include <stdarg.h>
 #include <stddef.h>

@@ -260,7 +260,8 @@ static void test_patterns(void **state)
 				assert_int_equal(round.pages + round.zero_pages + round.hole_pages,
 						 PAGES);
 				assert_int_equal(round.pages > 0, cases[i].sends);
-				/* all of it was counted as it went, but for the ends of the round
+				/*
+				 * all of it was counted as it went, but for the ends of the round
 				 */
 				assert_int_equal(r.progress.done, (uint64_t)PAGES * GUEST_PAGE);
 				assert_int_equal(r.progress.bytes + n * RAM_HEAD_BYTES,

@@ -69,7 +69,8 @@ struct mitigation_vcpu {
 
 struct mitigation_listener {
 	struct mitigation_listener *next;
-	/** changed - on the vCPU's thread, or the one that sets up; may be called often: be brief
+	/**
+	 * changed - on the vCPU's thread, or the one that sets up; may be called often: be brief
 	 */
 	void (*changed)(struct mitigation_listener *l, uint32_t vcpu, enum mitigation_change what);
 };
@@ -89,7 +90,8 @@ struct mitigation {
 	bool nx, long_mode;		  /* the guest is shown them: what it may set in EFER */
 	uint64_t fixed_mask, fixed_value; /* by the back end's vm_setup, for the VM's life */
 	struct mitigation_decision start; /* what was decided before the first vCPU */
-	/* how the guest got here: its first VM is set up for what it brought, later ones are boots
+	/*
+	 * how the guest got here: its first VM is set up for what it brought, later ones are boots
 	 */
 	enum mitigation_origin { MITIGATION_BOOTED, MITIGATION_COMING, MITIGATION_CAME } origin;
 
@@ -129,7 +131,8 @@ int mitigation_make_contract(struct mitigation *m, struct cpuid_set *cpuid, stru
 /** mitigation_setup_vm - filter and capability of a new VM; first of all, see vm.h */
 int mitigation_setup_vm(struct mitigation *m, struct vm *vm, struct err *e);
 
-/** mitigation_setup_vcpu - MSRs of a new vCPU, after its CPUID; forgets what the last one reported
+/**
+ * mitigation_setup_vcpu - MSRs of a new vCPU, after its CPUID; forgets what the last one reported
  */
 int mitigation_setup_vcpu(struct mitigation *m, uint32_t id, int vcpu_fd, struct err *e);
 

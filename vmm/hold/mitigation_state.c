@@ -180,7 +180,8 @@ static int update_vcpu(struct mitigation *m, struct mitigation_vcpu *v,
 	mitigation_redecide(m, v);
 	if (v->decision.verdict == VERDICT_REFUSE)
 		return refuse(m, v->id, &v->promise, &v->decision, e);
-	/* not mitigation_hold(), which takes the guest's value from KVM: here it comes from @from
+	/*
+	 * not mitigation_hold(), which takes the guest's value from KVM: here it comes from @from
 	 */
 	v->held.mask = m->fixed_mask;
 	v->held.value = m->fixed_value;

@@ -168,7 +168,8 @@ static int map_memory(struct memory *m, const struct memory_options *opt, struct
 	m->size_bytes = opt->size_bytes;
 	m->hugepages = opt->hugepages;
 	memory_fault_watch(map, m->size_bytes, NULL, -1, 0);
-	/* advice only: a guest's secrets stay out of core files, and big pages where the host may
+	/*
+	 * advice only: a guest's secrets stay out of core files, and big pages where the host may
 	 */
 	madvise(map, m->size_bytes, MADV_DONTDUMP);
 	if (!opt->hugepages)

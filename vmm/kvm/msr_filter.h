@@ -1,4 +1,5 @@
-/* Which MSR accesses of the guest come to us instead of KVM: a plan, turned into KVM's MSR filter.
+/*
+ * Which MSR accesses of the guest come to us instead of KVM: a plan, turned into KVM's MSR filter.
  */
 #ifndef VMM_KVM_MSR_FILTER_H
 #define VMM_KVM_MSR_FILTER_H

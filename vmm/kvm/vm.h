@@ -24,7 +24,8 @@ struct vm {
 /** vm_create - an empty VM; nothing in here waits. Return: 0 or -errno; @vm may be given to
  * vm_fini() in any case. */
 int vm_create(struct vm *vm, const struct kvm *kvm, struct err *e);
-/** vm_fini - nothing else may hold it: no vCPU, nothing mapped. @c: closes it beside; may be NULL
+/**
+ * vm_fini - nothing else may hold it: no vCPU, nothing mapped. @c: closes it beside; may be NULL
  */
 void vm_fini(struct vm *vm, struct closer *c);
 

@@ -17,8 +17,7 @@
 
 #define VERSION 1
 
-/* ---- what the machine is made of: the first section, so that other devices are named as such ----
- */
+/* ---- what the machine is made of: the first section, so that devices are named as such ---- */
 
 static void save_shape(const struct machine *m, struct wbuf *w)
 {

@@ -99,7 +99,8 @@ void vcpu_wait_parked(struct vcpu *v);
 /** vcpu_resume - let a parked vCPU go on; harmless on one that is not */
 void vcpu_resume(struct vcpu *v);
 
-/** vcpu_request_check - let the thread compare SPEC_CTRL with what is to be held; returns at once
+/**
+ * vcpu_request_check - let the thread compare SPEC_CTRL with what is to be held; returns at once
  */
 void vcpu_request_check(struct vcpu *v);
 /**

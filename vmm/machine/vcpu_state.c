@@ -9,8 +9,11 @@
  *              that is over fires once more: KVM does not tell whether its interrupt was taken,
  *              and systems cope with one too many but not with one too few
  *   msrs       after lapic: a write of TSC_DEADLINE is dropped unless the LVT timer is in that
- * mode; within them TSC_DEADLINE is the last regs debugregs events     after sregs2 and regs: SMM
- * and what is injected refer to them mp-state   last: the vCPU would begin to accept INIT and SIPI
+ *              mode; within them TSC_DEADLINE is the last
+ *   regs
+ *   debugregs
+ *   events     after sregs2 and regs: SMM and what is injected refer to them
+ *   mp-state   last: the vCPU would begin to accept INIT and SIPI
  */
 #include "vmm/machine/vcpu_state.h"
 

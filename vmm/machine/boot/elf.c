@@ -287,7 +287,8 @@ static int take_entry(const struct loader *l, struct elf_kernel *k, const uint8_
 			 (unsigned long long)k->entry);
 }
 
-/* Return: 1 when the PVH note is in this segment and is good, 0 when it is not there, or an error.
+/*
+ * Return: 1 when the PVH note is in this segment and is good, 0 when it is not there, or an error.
  */
 static int search_notes(const struct loader *l, struct elf_kernel *k, uint32_t i, struct err *e)
 {
