@@ -30,7 +30,7 @@ def programs():
 def test_program(command, env, protocol, build):
     done = subprocess.run(command, env={**os.environ, **env}, cwd=build, stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-                          timeout=300, check=False)
+                          timeout=900, check=False)
     assert done.returncode == 0, done.stdout
     if protocol != "tap":
         return
