@@ -45,6 +45,8 @@ def test_threads_are_known():
     listed = json.loads(subprocess.run(["meson", "introspect", "--tests", BUILDS[0]], capture_output=True, check=True).stdout)
     start, known = set(), set()
     for test in listed:
+        if BUILDS[0] not in pathlib.Path(test["cmd"][0]).parents:
+            continue  # a script
         symbols = subprocess.run(["nm", "-D", test["cmd"][0]], capture_output=True, text=True, check=False).stdout
         if " U pthread_create" in symbols:
             start.add(test["name"])
