@@ -1,4 +1,7 @@
-/* A machine description with something in every member, for tests and as a fuzzer's first input. */
+/*
+ * A machine description with something in every member, for tests and as a fuzzer's first input.
+ * tests/data/streams has it as a release wrote it: values are added here, never changed.
+ */
 #ifndef TESTS_UNIT_DESCRIPTION_SAMPLE_H
 #define TESTS_UNIT_DESCRIPTION_SAMPLE_H
 
