@@ -45,7 +45,7 @@ done""", WAIT_S)
         """The guest is alive: (number, text) of its last heartbeat, after three more of them."""
         last = self.console(self.said("console").count("\n") + 3).splitlines()[-1]
         print(last)
-        assert last.startswith("beat "), last
+        assert last.startswith("beat "), f"{last!r} is no heartbeat:\n{self.said('console')}"
         number, text = last[len("beat "):].split(": ", 1)
         return int(number), text
 
