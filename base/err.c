@@ -52,3 +52,10 @@ int err_no_memory(struct err *e)
 {
 	return err_set(e, -ENOMEM, "out of memory");
 }
+
+int err_is(struct err *e, enum err_class class, int ret)
+{
+	if (ret < 0 && e && e->class == ERR_HOST)
+		e->class = class;
+	return ret;
+}

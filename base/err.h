@@ -7,8 +7,17 @@
 
 #define ERR_TEXT_MAX 1024
 
+/* Whose it is to mend: what the exit code of the process tells. */
+enum err_class {
+	ERR_HOST,   /* testudo's or the host's */
+	ERR_USAGE,  /* of the command line */
+	ERR_INPUT,  /* of a file, a name, an interface that the user gave */
+	ERR_POLICY, /* this host cannot give what the policy demands */
+};
+
 struct err {
 	int code;		 /* -errno of the first error set, 0 if none */
+	enum err_class class;	 /* that err_is() said first */
 	char text[ERR_TEXT_MAX]; /* one line: "what is wrong; what to do about it" */
 };
 
@@ -27,6 +36,13 @@ struct err {
  * Return: @code
  */
 int err_set(struct err *e, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+/**
+ * err_is - say whose an error is, for `return err_is(e, ERR_INPUT, file_read(..., e))`
+ * @ret: what a call returned; less than 0: an error, of @class unless a callee has said otherwise
+ * Return: @ret
+ */
+int err_is(struct err *e, enum err_class class, int ret);
 
 /** err_no_memory - for what needs no more words than that. Return: -ENOMEM */
 int err_no_memory(struct err *e);

@@ -109,43 +109,6 @@ void guest_tell_migration(struct guest *g, enum migrate_status status,
 			l->migration(l, status, outcome);
 }
 
-/* ---- input ---- */
-
-int guest_open_input(struct guest *g, struct err *e)
-{
-	const struct run_config *c = &g->config;
-	unsigned int i;
-	int ret;
-
-	g->kernel.kernel_path = c->kernel;
-	g->kernel.initrd_path = c->initrd;
-	g->kernel.cmdline = c->params;
-	ret = c->kernel ? kernel_open(&g->kernel, e) : 0;
-	for (i = 0; !ret && i < c->machine.n_disks; i++) {
-		/* the guest's present owner holds the locks until it hands over */
-		g->config.machine.disk[i].unlocked = c->incoming;
-		ret = blk_file_open(&g->disk[i], &c->machine.disk[i], e);
-		g->n_disks = i + 1;
-	}
-	for (i = 0; !ret && i < c->machine.n_nets; i++) {
-		ret = tap_open(&g->tap[i], &c->machine.net[i], e);
-		g->n_taps = i + 1;
-	}
-	return ret;
-}
-
-void guest_close_input(struct guest *g)
-{
-	unsigned int i;
-
-	for (i = 0; i < g->n_disks; i++)
-		blk_file_close(&g->disk[i]);
-	for (i = 0; i < g->n_taps; i++)
-		tap_close(&g->tap[i]);
-	kernel_close(&g->kernel);
-	file_replace_close(&g->dtb);
-}
-
 /* ---- its machine ---- */
 
 int guest_build_machine(struct guest *g, struct memory *memory, struct err *e)

@@ -81,11 +81,24 @@ void guest_init(struct guest *g);
 /** guest_open_loop - the event loop, and the sink of events that stop it. Return: 0 or -errno */
 int guest_open_loop(struct guest *g, struct err *e);
 
-/**
- * guest_open_input - the user's files and interfaces: kernel, disks, networks
- * Return: 0; -errno, and then it is the user's input that is wrong
+/*
+ * What a guest needs of the host, in this order (guest_open.c). Each returns 0, or -errno with whose
+ * it is to mend in @e.
  */
+
+/** guest_open_input - the user's files and interfaces: kernel, disks, networks */
 int guest_open_input(struct guest *g, struct err *e);
+/** guest_open_policy - what is wanted, and what the user says about this host */
+int guest_open_policy(struct guest *g, struct err *e);
+/** guest_open_kvm - /dev/kvm, and whether it has room for the guest */
+int guest_open_kvm(struct guest *g, struct err *e);
+/**
+ * guest_open_cpu - the processor that the guest is to be shown, isolation, the mitigation engine
+ * Before any thread. Where isolation is refused the engine is there all the same, for a report.
+ */
+int guest_open_cpu(struct guest *g, struct err *e);
+/** guest_open_contract - the pool, and what a guest that boots is shown; it may be refused */
+int guest_open_contract(struct guest *g, struct err *e);
 /** guest_close_input - closes them */
 void guest_close_input(struct guest *g);
 

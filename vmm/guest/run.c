@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/signalfd.h>
 #include <sys/timerfd.h>
 #include <sys/utsname.h>
@@ -18,7 +17,6 @@
 #include "base/log.h"
 #include "devices/char/char.h"
 #include "devices/char/terminal.h"
-#include "policy/policy_file.h"
 #include "vmm/cmd.h"
 #include "vmm/exit_code.h"
 #include "vmm/guest/config.h"
@@ -36,7 +34,6 @@
 #include "vmm/hold/isolation.h"
 #include "vmm/hold/mitigation.h"
 #include "vmm/kvm/memory_fault.h"
-#include "vmm/machine/cpu_msrs.h"
 #include "vmm/machine/cpu_option.h"
 #include "vmm/machine/machine.h"
 
@@ -217,7 +214,11 @@ static int open_migration(struct run *r, struct err *e)
 	guest_listen(&r->guest, &r->listener);
 	if (!ret)
 		migrate_qmp_init(&r->migrate, &r->guest, &r->out, &r->in);
-	return ret;
+	return err_is(e,
+		      r->in.uri.kind == URI_FILE   ? ERR_INPUT
+		      : r->comes && ret == -EINVAL ? ERR_USAGE
+						   : ERR_HOST,
+		      ret);
 }
 
 static void run_close(struct run *r)
@@ -247,25 +248,23 @@ static void run_close(struct run *r)
 	config_fini(&r->guest.config);
 }
 
-/* Boot: an empty machine, the kernel in it. Return: 0, or -errno and the exit code */
-static int boot_machine(struct run *r, int *code, struct err *e)
+/* Boot: an empty machine, the kernel in it. */
+static int boot_machine(struct run *r, struct err *e)
 {
-	int ret = guest_build_machine(&r->guest, NULL, e);
+	struct guest *g = &r->guest;
+	int ret = guest_build_machine(g, NULL, e);
 
 	if (!ret)
-		ret = dump_dtb_write(&r->guest, e);
+		ret = dump_dtb_write(g, e);
 	if (ret == -ENOTSUP) /* of the user's CPU, by this host's KVM */
-		*code = EXIT_BAD_INPUT;
+		err_is(e, ERR_INPUT, ret);
+	if (!ret)
+		ret = err_is(e, ERR_INPUT, machine_load(&g->machine, e));
+	if (!ret && control_begin(&g->control, &g->machine))
+		ret = machine_start(&g->machine, e);
 	if (!ret) {
-		ret = machine_load(&r->guest.machine, e);
-		if (ret < 0)
-			*code = EXIT_BAD_INPUT;
-	}
-	if (!ret && control_begin(&r->guest.control, &r->guest.machine))
-		ret = machine_start(&r->guest.machine, e);
-	if (!ret) {
-		mitigation_started(&r->guest.mitigation);
-		r->watch.machine = &r->guest.machine;
+		mitigation_started(&g->mitigation);
+		r->watch.machine = &g->machine;
 		tell_ready(r);
 	}
 	return ret;
@@ -280,49 +279,60 @@ static int await_machine(struct run *r, struct err *e)
 	return incoming_start(&r->in, e);
 }
 
-/* A file is the user's input; only what the host lacks is not its fault. */
-static int arrival_code(const struct run *r, int ret)
+/* Why no guest came. A file is the user's input; only what the host lacks is not its fault. */
+static int say_arrival(const struct run *r, struct err *e)
 {
+	const bool file = r->in.uri.kind == URI_FILE;
+	const int ret =
+		err_set(e, r->in.code, "%s: %s",
+			file ? r->guest.config.incoming : "incoming migration", r->in.err.text);
+
 	if (ret == -EPERM)
-		return EXIT_POLICY;
-	return r->in.uri.kind == URI_FILE && ret != -ENOMEM ? EXIT_BAD_INPUT : EXIT_VMM_ERROR;
+		return err_is(e, ERR_POLICY, ret);
+	return err_is(e, file && ret != -ENOMEM ? ERR_INPUT : ERR_HOST, ret);
 }
 
-/* One life of the guest, from reset to whatever ends it; *code is set when it could not begin. */
-static enum vm_event run_machine(struct run *r, int *code, struct err *e)
+/* One life of the guest, from reset to whatever ends it. */
+static enum vm_event run_machine(struct run *r, struct err *e)
 {
-	int ret, event;
+	struct guest *g = &r->guest;
+	int ret = r->comes ? await_machine(r, e) : boot_machine(r, e);
+	enum vm_event event;
 
-	*code = EXIT_VMM_ERROR;
-	ret = r->comes ? await_machine(r, e) : boot_machine(r, code, e);
 	if (!ret) {
-		ret = loop_run(&r->guest.loop);
+		ret = loop_run(&g->loop);
 		if (ret < 0)
 			err_set(e, ret, "event loop: %s", strerror(-ret));
 	}
 	r->watch.machine = NULL;
 	outgoing_stop(&r->out);
 	incoming_stop(&r->in);
-	control_end(&r->guest.control);
-	guest_end_machine(&r->guest);
-	event = guest_take_event(&r->guest);
-	if (!ret && event == VM_EVENT_FAILED && r->in.code < 0) {
-		ret = err_set(e, r->in.code, "%s: %s",
-			      r->in.uri.kind == URI_FILE ? r->guest.config.incoming
-							 : "incoming migration",
-			      r->in.err.text);
-		*code = arrival_code(r, ret);
-	}
-	return ret < 0 ? VM_EVENT_FAILED : (enum vm_event)event;
+	control_end(&g->control);
+	guest_end_machine(g);
+	event = guest_take_event(g);
+	if (!ret && event == VM_EVENT_FAILED && r->in.code < 0)
+		ret = say_arrival(r, e);
+	return ret < 0 ? VM_EVENT_FAILED : event;
+}
+
+static int exit_code_of(const struct err *e)
+{
+	static const enum exit_code codes[] = {
+		[ERR_HOST] = EXIT_VMM_ERROR,
+		[ERR_USAGE] = EXIT_USAGE,
+		[ERR_INPUT] = EXIT_BAD_INPUT,
+		[ERR_POLICY] = EXIT_POLICY,
+	};
+
+	return (int)codes[e->class];
 }
 
 static int run_guest(struct run *r, struct err *e)
 {
 	enum vm_event event;
-	int code;
 
 	for (;;) {
-		event = run_machine(r, &code, e);
+		event = run_machine(r, e);
 		if (event == VM_EVENT_RESET && r->guest.kernel.kernel_fd < 0) {
 			log_warn("the guest reset, and no kernel was given (-k) to boot it "
 				 "again");
@@ -346,111 +356,34 @@ static int run_guest(struct run *r, struct err *e)
 		case VM_EVENT_REFUSED:
 			return end_refused(r);
 		default:
-			return code;
+			return exit_code_of(e);
 		}
 	}
 }
 
-static void isolation_from_policy(const struct policy *p, struct isolation_options *o)
-{
-	const struct isolation_policy *i = &p->isolation;
-
-	*o = (struct isolation_options) {
-		.indirect_branch = i->isolate_indirect_branch,
-		.core_scheduling = i->core_scheduling,
-		.observe_ibpb = i->observe_ibpb,
-		.n_pins = i->n_pins,
-		.nested = p->nested_shown,
-		.cannot = p->mitigation.cannot,
-	};
-	memcpy(o->pin, i->pin, sizeof(o->pin));
-}
-
-/* What the user says about the host and what is wanted there. Return: 0 or the exit code */
-static int open_policy(struct run *r, struct err *e)
-{
-	if (policy_load(r->guest.config.policy, &r->guest.policy, e) < 0)
-		return EXIT_BAD_INPUT;
-	if (r->guest.config.host_facts &&
-	    host_facts_load(r->guest.config.host_facts, &r->guest.facts, e) < 0)
-		return EXIT_BAD_INPUT;
-	return 0;
-}
-
-/* What KVM supports, made into the CPU that the user chose. */
-static int choose_cpu(struct run *r, bool nested, struct mitigation_options *options, struct err *e)
-{
-	struct cpu_option *cpu = NULL;
-	int ret = 0;
-
-	r->guest.cpuid = r->guest.kvm.cpuid;
-	if (r->guest.config.cpu) {
-		ret = cpu_option_load(r->guest.config.cpu, &r->guest.kvm, &cpu, e);
-		if (!ret)
-			ret = cpu_option_apply(cpu, &r->guest.cpuid, e);
-		if (!ret)
-			ret = cpu_option_msrs(cpu, &r->guest.kvm, &r->guest.cpu_msrs, e);
-	}
-	if (!ret && cpu) {
-		options->arch_cap_set = cpu_option_arch_cap(cpu, 0);
-		options->arch_cap_clear = ~cpu_option_arch_cap(cpu, ~UINT64_C(0));
-	}
-	cpu_option_free(cpu);
-	if (!ret)
-		vcpu_base_cpuid(&r->guest.cpuid, &r->guest.kvm, nested);
-	return ret;
-}
-
-/* The processor that the guest is shown, and what is held for it. Return: 0 or the exit code */
+/* The processor that the guest is shown, and what is held for it. */
 static int open_mitigation(struct run *r, struct err *e)
 {
-	struct isolation_options isolation;
-	struct mitigation_options options = {
-		.policy = r->guest.policy.mitigation,
-		.facts = r->guest.config.host_facts ? &r->guest.facts.facts : NULL,
-		.force_cap = r->guest.config.force_cap,
-		.observe_ibpb = r->guest.policy.isolation.observe_ibpb,
-	};
-	struct mitigation *m = &r->guest.mitigation;
-	uint32_t n_vcpus;
-	int ret, isolated;
+	struct guest *g = &r->guest;
+	int ret = guest_open_cpu(g, e), reported = 0;
 
-	isolation_from_policy(&r->guest.policy, &isolation);
-	ret = choose_cpu(r, isolation.nested, &options, e);
+	/* a refusal is in the report, too */
+	if (!ret || e->class == ERR_POLICY)
+		reported = mitigation_watch_open_file(&r->watch, &g->mitigation, &g->isolation,
+						      g->config.mitigation_report, e);
+	if (!ret)
+		ret = err_is(e, ERR_INPUT, reported);
+	if (!ret)
+		ret = guest_open_contract(g, e);
 	if (ret < 0)
-		return ret == -EINVAL && !cpu_option_is_path(r->guest.config.cpu) ? EXIT_USAGE
-										  : EXIT_BAD_INPUT;
-	n_vcpus = r->guest.config.machine.n_vcpus;
-	if (r->comes && !r->guest.config.cpus_given && isolation.n_pins)
-		n_vcpus = isolation.n_pins;
-	/* before any thread; a refusal is told in the report, too, so it waits for that */
-	isolated = isolation_enter(&r->guest.isolation, &isolation, n_vcpus, e);
-	ret = mitigation_init(m, &options, &r->guest.kvm, r->guest.config.machine.n_vcpus, e);
-	if (ret < 0)
-		return isolated < 0 ? EXIT_POLICY : EXIT_VMM_ERROR;
-	ret = mitigation_watch_open_file(&r->watch, m, &r->guest.isolation,
-					 r->guest.config.mitigation_report, e);
-	if (isolated < 0) {
-		mitigation_watch_write(&r->watch, "refused", e->text);
-		return EXIT_POLICY;
-	}
-	if (ret < 0)
-		return EXIT_BAD_INPUT;
-	ret = policy_load_pool(&r->guest.policy, r->guest.config.policy,
-			       &(struct pool_host) {m->host, mitigation_backend_facts(m)},
-			       &m->options.pool, e);
-	if (ret < 0)
-		return EXIT_BAD_INPUT;
-	if (!r->comes && mitigation_make_contract(m, &r->guest.cpuid, e) < 0) {
-		mitigation_watch_write(&r->watch, "refused", e->text);
-		return EXIT_POLICY;
-	}
+		return ret;
 	r->refusal.changed = verdict_changed;
-	if (r->guest.policy.stop_on_refuse)
-		mitigation_listen(m, &r->refusal);
-	if (mitigation_watch_open(&r->watch, &r->guest.loop, e) < 0)
-		return EXIT_VMM_ERROR;
-	return mitigation_rebuild_open(&r->rebuild, &r->guest, e) < 0 ? EXIT_VMM_ERROR : 0;
+	if (g->policy.stop_on_refuse)
+		mitigation_listen(&g->mitigation, &r->refusal);
+	ret = mitigation_watch_open(&r->watch, &g->loop, e);
+	if (!ret)
+		ret = mitigation_rebuild_open(&r->rebuild, g, e);
+	return ret ? ret : control_set_mitigation(&g->control, &g->mitigation, &g->isolation, e);
 }
 
 static void write_last_report(struct run *r, bool refused, const struct err *e)
@@ -467,68 +400,70 @@ static void write_last_report(struct run *r, bool refused, const struct err *e)
 					 : NULL);
 }
 
+static int open_serial(struct guest *g, struct err *e)
+{
+	const int ret = char_open(&g->serial, g->config.serial, &g->loop, &g->sink, e);
+
+	return err_is(e, ret == -EINVAL ? ERR_USAGE : ERR_INPUT, ret);
+}
+
+/* Nothing of the host is opened by name from here on. */
+static int lock_in(struct run *r, struct err *e)
+{
+	const struct guest *g = &r->guest;
+	const char *serial = g->serial.listener.path, *incoming = r->in.dest.listener.at.path;
+	const struct sandbox_needs needs = {
+		.socket_path = {serial[0] ? serial : NULL, incoming[0] ? incoming : NULL},
+		.report_fd = r->watch.file.file.dir_fd,
+		.dtb_fd = g->dtb.dir_fd,
+		.runbase_fd = g->control.dir.base_fd,
+		.rundir_fd = g->control.dir.dir_fd,
+		.rename = g->name.wanted,
+	};
+
+	return g->config.sandbox ? sandbox_enter(&needs, e) : 0;
+}
+
+static int open_all(struct run *r, struct err *e)
+{
+	struct guest *g = &r->guest;
+	int ret = guest_open_loop(g, e);
+
+	if (!ret)
+		ret = open_signals(r, e);
+	if (!ret)
+		ret = err_is(e, ERR_INPUT,
+			     control_open(&g->control, &g->config, &g->loop, &g->sink, e));
+	if (!ret)
+		control_commands_add(&g->control);
+	if (!ret)
+		ret = open_migration(r, e);
+	if (!ret)
+		ret = guest_name_open(&g->name, &g->control, &g->loop, g->config.name, r->comes, e);
+	if (!ret)
+		ret = guest_open_input(g, e);
+	if (!ret)
+		ret = err_is(e, ERR_INPUT, dump_dtb_open(g, e));
+	if (!ret)
+		ret = guest_open_policy(g, e);
+	if (!ret)
+		ret = guest_open_kvm(g, e);
+	if (!ret)
+		ret = open_mitigation(r, e);
+	if (!ret) /* last: from here on the terminal is raw */
+		ret = open_serial(g, e);
+	return ret ? ret : lock_in(r, e);
+}
+
 static int run_all(struct run *r, struct err *e)
 {
-	struct sandbox_needs needs;
-	unsigned int phys_bits;
-	int ret, code;
+	int code;
 
-	if (guest_open_loop(&r->guest, e) < 0 || open_signals(r, e) < 0)
-		return EXIT_VMM_ERROR;
-	if (control_open(&r->guest.control, &r->guest.config, &r->guest.loop, &r->guest.sink, e) <
-	    0)
-		return EXIT_BAD_INPUT;
-	control_commands_add(&r->guest.control);
-	if (open_migration(r, e) < 0)
-		return r->in.uri.kind == URI_FILE	? EXIT_BAD_INPUT
-		       : r->comes && e->code == -EINVAL ? EXIT_USAGE
-							: EXIT_VMM_ERROR;
-	if (guest_name_open(&r->guest.name, &r->guest.control, &r->guest.loop, r->guest.config.name,
-			    r->comes, e) < 0)
-		return EXIT_VMM_ERROR;
-	if (guest_open_input(&r->guest, e) < 0 || dump_dtb_open(&r->guest, e) < 0)
-		return EXIT_BAD_INPUT;
-	code = open_policy(r, e);
-	if (code)
-		return code;
-	if (kvm_open(&r->guest.kvm, e) < 0)
-		return EXIT_VMM_ERROR;
-	if (r->guest.config.machine.dirty_ring &&
-	    dirty_ring_check(r->guest.kvm.fd, r->guest.config.machine.dirty_ring, e) < 0)
-		return EXIT_VMM_ERROR;
-	phys_bits = cpuid_phys_bits(&r->guest.kvm.cpuid);
-	ret = r->comes ? 0 : memory_check(&r->guest.config.machine.memory, phys_bits, e);
-	if (ret < 0)
-		return ret == -EINVAL ? EXIT_USAGE : EXIT_VMM_ERROR;
-	if (r->guest.config.machine.n_vcpus > r->guest.kvm.max_vcpus &&
-	    (!r->comes || r->guest.config.cpus_given)) {
-		err_set(e, -EINVAL, "-c: %u vCPUs, this host's KVM has room for %u; give fewer",
-			r->guest.config.machine.n_vcpus, r->guest.kvm.max_vcpus);
-		return EXIT_USAGE;
+	if (open_all(r, e) < 0) {
+		if (e->class == ERR_POLICY)
+			mitigation_watch_write(&r->watch, "refused", e->text);
+		return exit_code_of(e);
 	}
-	code = open_mitigation(r, e);
-	if (code)
-		return code;
-	if (control_set_mitigation(&r->guest.control, &r->guest.mitigation, &r->guest.isolation,
-				   e) < 0)
-		return EXIT_VMM_ERROR;
-	/* last: from here on the terminal is raw */
-	if (char_open(&r->guest.serial, r->guest.config.serial, &r->guest.loop, &r->guest.sink, e) <
-	    0)
-		return e->code == -EINVAL ? EXIT_USAGE : EXIT_BAD_INPUT;
-	needs = (struct sandbox_needs) {
-		.socket_path = {r->guest.serial.listener.path[0] ? r->guest.serial.listener.path
-								 : NULL,
-				r->in.dest.listener.at.path[0] ? r->in.dest.listener.at.path
-							       : NULL},
-		.report_fd = r->watch.file.file.dir_fd,
-		.dtb_fd = r->guest.dtb.dir_fd,
-		.runbase_fd = r->guest.control.dir.base_fd,
-		.rundir_fd = r->guest.control.dir.dir_fd,
-		.rename = r->guest.name.wanted,
-	};
-	if (r->guest.config.sandbox && sandbox_enter(&needs, e) < 0)
-		return EXIT_VMM_ERROR;
 	code = run_guest(r, e);
 	write_last_report(r, code == EXIT_POLICY, e);
 	return code;
