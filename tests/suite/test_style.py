@@ -111,6 +111,31 @@ def test_one_way_to_print_a_number():
     assert not found
 
 
+def functions(text):
+    """(line of its first brace, lines) of each function of a C file in our format."""
+    begin = None
+    for number, line in enumerate(text.split("\n"), 1):
+        if line == "{":
+            begin = number
+        elif line == "}" and begin:
+            yield begin, number - begin - 1
+            begin = None
+
+
+def test_files_and_functions_are_short():
+    """600 lines and 80."""
+    long, seen = [], 0
+    for name in sources(".c", ".h", rooms=[f"{room}/" for room in ROOMS] + ["tools/"]):
+        text = (TOP / name).read_text()
+        if text.count("\n") > 600:
+            long.append(f"{name}: {text.count(chr(10))} lines")
+        for line, lines in functions(text):
+            seen += 1
+            if lines > 80:
+                long.append(f"{name}:{line}: a function of {lines} lines")
+    assert seen > 1500 and not long
+
+
 def test_pure_rooms():
     wrong = []
     for name in sources(".c", ".h", rooms=[f"{room}/" for room in PURE]):
