@@ -16,7 +16,7 @@
 
 static volatile struct heartbeat *heart(struct rig *r)
 {
-	return gpa_span(&r->m.memory.guest, HEARTBEAT_GPA, sizeof(struct heartbeat));
+	return gpa_span(&r->guest.machine.memory.guest, HEARTBEAT_GPA, sizeof(struct heartbeat));
 }
 
 static bool all_beat(struct rig *r)
@@ -63,14 +63,14 @@ static void test_pause(void **state)
 	(void)state;
 	for (i = 0; i < 20; i++) {
 		expect_beats(r, 100);
-		machine_pause(&r->m);
-		machine_pause(&r->m); /* harmless */
+		machine_pause(&r->guest.machine);
+		machine_pause(&r->guest.machine); /* harmless */
 		expect_standstill(r);
-		machine_resume(&r->m);
-		machine_resume(&r->m);
+		machine_resume(&r->guest.machine);
+		machine_resume(&r->guest.machine);
 	}
 	expect_beats(r, 100);
-	machine_pause(&r->m);
+	machine_pause(&r->guest.machine);
 	rig_free(r); /* a paused machine can be taken apart */
 }
 
@@ -128,7 +128,7 @@ static void hop_to_the_end(const char *const *words, unsigned int every_ms, cons
 	}
 	print_message("hops: %d\n", hops);
 	assert_true(hops > 2);
-	assert_int_equal(r->event, VM_EVENT_POWEROFF);
+	assert_int_equal(r->guest.event, VM_EVENT_POWEROFF);
 	rig_expect(r, said);
 	rig_free(r);
 }
@@ -152,9 +152,9 @@ static void test_smp(void **state)
 /* The back end is called with the device's lock held, by the vCPU's thread. */
 static void block_serial(struct rig *r, bool on)
 {
-	pthread_mutex_lock(&r->m.serial.dev.lock);
+	pthread_mutex_lock(&r->guest.machine.serial.dev.lock);
 	r->out_limit = on ? r->out_len : sizeof(r->out);
-	pthread_mutex_unlock(&r->m.serial.dev.lock);
+	pthread_mutex_unlock(&r->guest.machine.serial.dev.lock);
 }
 
 /* Not a byte is lost or doubled, whatever a hop falls into. */
@@ -165,7 +165,7 @@ static void test_serial(void **state)
 
 	(void)state;
 	rig_run_to_end(quiet);
-	machine_pause(&quiet->m); /* it would wonder aloud why it still runs */
+	machine_pause(&quiet->guest.machine); /* it would wonder aloud why it still runs */
 	r = rig_boot(words);
 	for (;;) {
 		block_serial(r, false);
@@ -177,7 +177,7 @@ static void test_serial(void **state)
 		block_serial(r, false);
 		rig_hop(r);
 	}
-	assert_int_equal(r->event, VM_EVENT_POWEROFF);
+	assert_int_equal(r->guest.event, VM_EVENT_POWEROFF);
 	assert_int_equal(r->out_len, quiet->out_len);
 	assert_memory_equal(r->out, quiet->out, quiet->out_len);
 	rig_free(quiet);
@@ -217,14 +217,14 @@ static void test_rebuild(void **state)
 	(void)state;
 	for (i = 0; i < 5; i++) {
 		expect_beats(r, 1000);
-		rig_ok(r, machine_rebuild(&r->m, &gone, &r->e));
+		rig_ok(r, machine_rebuild(&r->guest.machine, &gone, &r->e));
 		assert_false(gone);
 	}
 	expect_beats(r, 1000);
-	machine_pause(&r->m);
-	rig_ok(r, machine_rebuild(&r->m, &gone, &r->e));
+	machine_pause(&r->guest.machine);
+	rig_ok(r, machine_rebuild(&r->guest.machine, &gone, &r->e));
 	expect_standstill(r);
-	machine_resume(&r->m);
+	machine_resume(&r->guest.machine);
 	expect_beats(r, 1000);
 	assert_int_equal(heart(r)->cpu[1].errors, 0);
 	rig_free(r);
@@ -498,7 +498,7 @@ static void test_rings(void **state)
 	size_t i;
 
 	(void)state;
-	while (!has_used(&s.r->m.slot[0].mmio))
+	while (!has_used(&s.r->guest.machine.slot[0].mmio))
 		rig_run_ms(s.r, 1);
 	rig_save(s.r, &s.state, &s.mitigation, &s.fd);
 	for (i = 0; i < ARRAY_SIZE(cases); i++) {
@@ -511,10 +511,10 @@ static void test_rings(void **state)
 		wbuf_fini(&w);
 	}
 	assert_int_equal(load(&s, s.state.data, s.state.len), 0);
-	rig_ok(s.r, machine_start_restored(&s.r->m, true, &s.r->e));
+	rig_ok(s.r, machine_start_restored(&s.r->guest.machine, true, &s.r->e));
 	rig_run_ms(s.r, 20);
 	assert_false(rig_said(s.r, "done blk"));
-	machine_resume(&s.r->m);
+	machine_resume(&s.r->guest.machine);
 	rig_run_to_end(s.r);
 	rig_expect(s.r, "done blk");
 	saved_free(&s);

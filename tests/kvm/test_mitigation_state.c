@@ -83,7 +83,7 @@ static void expect_end(struct rig *r, const char *hw)
 static void test_same_host(void **state)
 {
 	struct rig *r = boot_reporting(&spr);
-	const uint64_t held = r->mitigation.vcpu[0].held.value;
+	const uint64_t held = r->guest.mitigation.vcpu[0].held.value;
 	char hw[32];
 	int i;
 
@@ -91,8 +91,8 @@ static void test_same_host(void **state)
 	assert_true(held & SPEC_CTRL_BHI_DIS_S);
 	for (i = 0; i < 5; i++) {
 		rig_hop(r);
-		assert_int_equal(r->mitigation.vcpu[1].msrs.report.ctrl, 1);
-		assert_true(r->mitigation.vcpu[1].promise.value & SPEC_CTRL_BHI_DIS_S);
+		assert_int_equal(r->guest.mitigation.vcpu[1].msrs.report.ctrl, 1);
+		assert_true(r->guest.mitigation.vcpu[1].promise.value & SPEC_CTRL_BHI_DIS_S);
 		rig_run_ms(r, 10);
 	}
 	snprintf(hw, sizeof(hw), "0x%llx", (unsigned long long)(held | 1));
@@ -122,16 +122,17 @@ static void test_there_and_back(void **state)
 	size_t i;
 
 	(void)state;
-	assert_false(r->mitigation.vcpu[0].held.value & SPEC_CTRL_BHI_DIS_S);
+	assert_false(r->guest.mitigation.vcpu[0].held.value & SPEC_CTRL_BHI_DIS_S);
 	for (i = 0; i < ARRAY_SIZE(hops); i++) {
 		struct mitigation_saved s;
 		char text[400];
 
-		machine_pause(&r->m);
-		rig_ok(r, mitigation_save(&r->mitigation, true, &s, &r->e));
-		r->facts = *hops[i].to;
+		machine_pause(&r->guest.machine);
+		rig_ok(r, mitigation_save(&r->guest.mitigation, true, &s, &r->e));
+		rig_stand_for(r, hops[i].to);
 		rig_hop(r);
-		mitigation_describe_change(&r->mitigation, there, hops[i].here, text, sizeof(text));
+		mitigation_describe_change(&r->guest.mitigation, there, hops[i].here, text,
+					   sizeof(text));
 		assert_non_null(strstr(text, hops[i].says));
 		there = hops[i].here;
 		mitigation_saved_fini(&s);
@@ -148,20 +149,20 @@ static void test_there_and_back(void **state)
 static void test_reset_after_hop(void **state)
 {
 	struct rig *r = boot_reporting(&spr);
-	struct guest_contract contract = r->mitigation.contract;
+	struct guest_contract contract = r->guest.mitigation.contract;
 	struct mitigation_vcpu *v;
 
 	(void)state;
-	r->facts = icx;
+	rig_stand_for(r, &icx);
 	rig_hop(r);
-	v = &r->mitigation.vcpu[0];
+	v = &r->guest.mitigation.vcpu[0];
 	assert_true(v->promise.valid);
-	machine_fini(&r->m);
-	rig_ok(r, machine_init(&r->m, &r->host, NULL, &r->e));
+	machine_fini(&r->guest.machine);
+	rig_ok(r, machine_init(&r->guest.machine, &r->guest.host, NULL, &r->e));
 	assert_false(v->promise.valid);
 	assert_false(v->msrs.report.aware);
 	assert_int_equal(v->msrs.spec_ctrl, 0);
-	assert_memory_equal(&r->mitigation.contract, &contract, sizeof(contract));
+	assert_memory_equal(&r->guest.mitigation.contract, &contract, sizeof(contract));
 	assert_false(v->held.value & SPEC_CTRL_BHI_DIS_S);
 	rig_free(r);
 }
@@ -190,13 +191,13 @@ static void test_refused(void **state)
 
 		print_message("case: %s\n", cases[i].name);
 		rig_save(r, &w, &s, &fd);
-		r->facts.kvm_arch_cap &= ~cases[i].arch_cap_missing;
+		r->guest.facts.facts.kvm_arch_cap &= ~cases[i].arch_cap_missing;
 		if (cases[i].vendor)
-			snprintf(r->facts.vendor_id, sizeof(r->facts.vendor_id), "%s",
-				 cases[i].vendor);
+			snprintf(r->guest.facts.facts.vendor_id,
+				 sizeof(r->guest.facts.facts.vendor_id), "%s", cases[i].vendor);
 		if (cases[i].bhi_off) {
-			r->policy.mitigation.bhi = POLICY_OFF;
-			r->policy.mitigation.strict = true;
+			r->guest.policy.mitigation.bhi = POLICY_OFF;
+			r->guest.policy.mitigation.strict = true;
 		}
 		assert_int_equal(rig_next_host(r, &s, fd), -EPERM);
 		if (!strstr(r->e.text, cases[i].says) || strchr(r->e.text, '\n'))
@@ -217,17 +218,17 @@ static void test_report_after_handshake(void **state)
 	int fd;
 
 	(void)state;
-	rig_ok(r, mitigation_save(&r->mitigation, false, &early, &r->e));
+	rig_ok(r, mitigation_save(&r->guest.mitigation, false, &early, &r->e));
 	early.vcpu[1].report = (struct vcpu_report) {0};
 	early.vcpu[1].shadow = 0;
 	rig_save(r, &w, &s, &fd);
 	in = rbuf_of(w.data, w.len);
 	rig_ok(r, rig_next_host(r, &early, fd));
-	assert_int_equal(r->mitigation.vcpu[1].msrs.report.ctrl, 0);
+	assert_int_equal(r->guest.mitigation.vcpu[1].msrs.report.ctrl, 0);
 	rig_ok(r, rig_restore(r, &in));
-	assert_int_equal(r->mitigation.vcpu[1].msrs.report.ctrl, 1);
-	assert_int_equal(r->mitigation.vcpu[1].msrs.spec_ctrl, 1);
-	assert_true(r->mitigation.vcpu[1].held.value & SPEC_CTRL_BHI_DIS_S);
+	assert_int_equal(r->guest.mitigation.vcpu[1].msrs.report.ctrl, 1);
+	assert_int_equal(r->guest.mitigation.vcpu[1].msrs.spec_ctrl, 1);
+	assert_true(r->guest.mitigation.vcpu[1].held.value & SPEC_CTRL_BHI_DIS_S);
 	mitigation_saved_fini(&early);
 	mitigation_saved_fini(&s);
 	wbuf_fini(&w);
@@ -237,14 +238,14 @@ static void test_report_after_handshake(void **state)
 static void test_rebuild(void **state)
 {
 	struct rig *r = boot_reporting(&spr);
-	const uint64_t held = r->mitigation.vcpu[0].held.value;
+	const uint64_t held = r->guest.mitigation.vcpu[0].held.value;
 	char hw[32];
 	bool gone;
 
 	(void)state;
-	assert_false(mitigation_wants_rebuild(&r->mitigation));
-	rig_ok(r, machine_rebuild(&r->m, &gone, &r->e));
-	assert_false(r->mitigation.vcpu[0].promise.valid);
+	assert_false(mitigation_wants_rebuild(&r->guest.mitigation));
+	rig_ok(r, machine_rebuild(&r->guest.machine, &gone, &r->e));
+	assert_false(r->guest.mitigation.vcpu[0].promise.valid);
 	snprintf(hw, sizeof(hw), "0x%llx", (unsigned long long)(held | 1));
 	expect_end(r, hw);
 	rig_free(r);
