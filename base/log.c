@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include "base/bytes.h"
 #include "base/text.h"
 
 static enum log_level log_max = LOG_INFO;
@@ -46,4 +47,25 @@ void log_msg(enum log_level level, const char *fmt, ...)
 	line[len++] = '\n';
 	if (write(STDERR_FILENO, line, len) < 0)
 		return; /* nobody is left to tell */
+}
+
+void log_add(struct log_lines *l, enum log_level level, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (!log_enabled(level) || l->n == ARRAY_SIZE(l->line))
+		return;
+	l->line[l->n].level = level;
+	va_start(ap, fmt);
+	vsnprintf(l->line[l->n].text, sizeof(l->line[l->n].text), fmt, ap);
+	va_end(ap);
+	l->n++;
+}
+
+void log_lines_say(const struct log_lines *l)
+{
+	unsigned int i;
+
+	for (i = 0; i < l->n; i++)
+		log_msg(l->line[i].level, "%s", l->line[i].text);
 }

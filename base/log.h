@@ -29,4 +29,23 @@ void log_msg(enum log_level level, const char *fmt, ...) __attribute__((format(p
 			log_msg(LOG_DEBUG, __VA_ARGS__); \
 	} while (0)
 
+/* Lines made under a lock, for when none is held: printing waits for whoever reads them. */
+struct log_lines {
+	unsigned int n;
+	struct {
+		enum log_level level;
+		char text[1280];
+	} line[4]; /* more than one change has to say; what is beyond is dropped */
+};
+
+static inline void log_lines_init(struct log_lines *l)
+{
+	l->n = 0;
+}
+/** log_add - as log_msg(), later */
+void log_add(struct log_lines *l, enum log_level level, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+/** log_lines_say - print them, in order */
+void log_lines_say(const struct log_lines *l);
+
 #endif

@@ -145,7 +145,7 @@ def test_working_set_across_the_hole(testudo):
     of the working set 40 MiB are below the hole and 20 above."""
     r = testudo("dirty skip=3000 wss=60 loops=2", "-m", "3136M").expect(OFF, "done dirty")
     assert r.facts("dirty cpu=0")["errors"] == "0"
-    assert 60 * 1024 < r.peak_kib < 160 * 1024
+    assert 32 * 1024 < r.peak_kib < 160 * 1024  # the last look at it may come before the last page
 
 
 def test_ordinary_kernel_instructions(testudo):

@@ -359,7 +359,7 @@ int mitigation_setup_vcpu(struct mitigation *m, uint32_t id, int vcpu_fd, struct
 
 /* ---- while it runs ---- */
 
-int mitigation_hold(struct mitigation *m, struct mitigation_vcpu *v)
+int mitigation_hold(struct mitigation *m, struct mitigation_vcpu *v, struct log_lines *said)
 {
 	const struct backend_held before = v->held;
 	struct err e = {0};
@@ -376,7 +376,7 @@ int mitigation_hold(struct mitigation *m, struct mitigation_vcpu *v)
 	ret = m->active->vcpu_apply(&m->backend, v->fd, v->decision.mask, v->decision.value,
 				    v->msrs.spec_ctrl, &v->held, &e);
 	if (ret < 0 && !v->failed) {
-		log_err("vCPU %u: %s", v->id, e.text);
+		log_add(said, LOG_ERR, "vCPU %u: %s", v->id, e.text);
 		mitigation_check_applied(&v->decision, m->active->kind, v->msrs.spec_ctrl,
 					 ret == -EBADE, ~v->held.effective);
 	}
@@ -389,52 +389,58 @@ int mitigation_hold(struct mitigation *m, struct mitigation_vcpu *v)
 }
 
 static void log_change(struct mitigation_vcpu *v, const struct backend_held *before,
-		       const char *why)
+		       const char *why, struct log_lines *said)
 {
 	char text[896];
 
 	if (v->changes > LOGGED_CHANGES)
 		return;
-	log_info("mitigation: vCPU %u: held bits changed: mask=%#llx value=%#llx was_mask=%#llx "
-		 "was_value=%#llx: %s: %s",
-		 v->id, HEX(v->held.mask), HEX(v->held.value), HEX(before->mask),
-		 HEX(before->value), why, explain_reasons(&v->decision, text, sizeof(text)));
+	log_add(said, LOG_INFO,
+		"mitigation: vCPU %u: held bits changed: mask=%#llx value=%#llx was_mask=%#llx "
+		"was_value=%#llx: %s: %s",
+		v->id, HEX(v->held.mask), HEX(v->held.value), HEX(before->mask), HEX(before->value),
+		why, explain_reasons(&v->decision, text, sizeof(text)));
 	if (v->changes == LOGGED_CHANGES)
-		log_warn("mitigation: vCPU %u changes its report again and again; further changes "
-			 "are not logged",
-			 v->id);
+		log_add(said, LOG_WARN,
+			"mitigation: vCPU %u changes its report again and again; further changes "
+			"are not logged",
+			v->id);
 }
 
 /*
  * Where the capability froze the bits, a report can ask for others than are held. Bits that are
  * missing are mitigation_rebuild.c's; that more is held than asked for is told, once for each kind.
  */
-static void log_frozen(const struct mitigation_vcpu *v, const struct mitigation_decision *before)
+static void log_frozen(const struct mitigation_vcpu *v, const struct mitigation_decision *before,
+		       struct log_lines *said)
 {
 	if (v->decision.mask == v->held.mask && v->decision.value == v->held.value)
 		return;
 	if (before->mask == v->decision.mask && before->value == v->decision.value)
 		return;
 	if (v->changes <= LOGGED_CHANGES)
-		log_info("mitigation: vCPU %u: its report asks for mask=%#llx value=%#llx, but "
-			 "mask=%#llx value=%#llx are fixed in this VM",
-			 v->id, HEX(v->decision.mask), HEX(v->decision.value), HEX(v->held.mask),
-			 HEX(v->held.value));
+		log_add(said, LOG_INFO,
+			"mitigation: vCPU %u: its report asks for mask=%#llx value=%#llx, but "
+			"mask=%#llx value=%#llx are fixed in this VM",
+			v->id, HEX(v->decision.mask), HEX(v->decision.value), HEX(v->held.mask),
+			HEX(v->held.value));
 }
 
-static void log_verdict(const struct mitigation_vcpu *v, enum verdict before)
+static void log_verdict(const struct mitigation_vcpu *v, enum verdict before,
+			struct log_lines *said)
 {
 	char text[896];
 
 	if (v->decision.verdict <= before || v->decision.verdict < VERDICT_WARN ||
 	    v->changes > LOGGED_CHANGES)
 		return;
-	log_warn("mitigation: vCPU %u: %s: %s", v->id, verdict_name(v->decision.verdict),
-		 explain_reasons(&v->decision, text, sizeof(text)));
+	log_add(said, LOG_WARN, "mitigation: vCPU %u: %s: %s", v->id,
+		verdict_name(v->decision.verdict),
+		explain_reasons(&v->decision, text, sizeof(text)));
 }
 
 bool mitigation_apply(struct mitigation *m, struct mitigation_vcpu *v, const char *why,
-		      enum mitigation_change *what)
+		      enum mitigation_change *what, struct log_lines *said)
 {
 	const struct backend_held before = v->held;
 	const struct mitigation_decision decided = v->decision;
@@ -442,17 +448,17 @@ bool mitigation_apply(struct mitigation *m, struct mitigation_vcpu *v, const cha
 	mitigation_redecide(m, v);
 	if (v->decision.mask != decided.mask || v->decision.value != decided.value)
 		v->changes++;
-	log_verdict(v, decided.verdict);
+	log_verdict(v, decided.verdict, said);
 	*what = MITIGATION_REPORTED;
 	if (m->active == &backend_none)
 		return true;
-	if (mitigation_hold(m, v) < 0) {
+	if (mitigation_hold(m, v, said) < 0) {
 		*what = MITIGATION_FAILED;
 		return true;
 	}
 	if (v->held.mask != before.mask || v->held.value != before.value)
-		log_change(v, &before, why);
-	log_frozen(v, &decided);
+		log_change(v, &before, why, said);
+	log_frozen(v, &decided, said);
 	return true;
 }
 
@@ -462,7 +468,9 @@ void mitigation_check_vcpu(struct mitigation *m, uint32_t id)
 	const bool ours = m->filter.spec_ctrl;
 	struct backend_held now;
 	bool lost = false, changed = false;
+	struct log_lines said;
 
+	log_lines_init(&said);
 	pthread_mutex_lock(&v->lock);
 	now = v->held;
 	if (v->fd >= 0)
@@ -471,14 +479,15 @@ void mitigation_check_vcpu(struct mitigation *m, uint32_t id)
 		lost = now.known && now.effective != v->held.effective;
 		if (lost && !now.effective) /* INIT: it clears the guest's value, too */
 			vcpu_msrs_init(&v->msrs);
-		if (lost && mitigation_hold(m, v) == 0 && v->lost++ == 0)
-			log_debug("mitigation: vCPU %u: held bits were gone (INIT); held again",
-				  id);
+		if (lost && mitigation_hold(m, v, &said) == 0 && v->lost++ == 0)
+			log_add(&said, LOG_DEBUG,
+				"mitigation: vCPU %u: held bits were gone (INIT); held again", id);
 	} else {
 		changed = now.guest != v->held.guest || now.effective != v->held.effective;
 		v->held = now;
 	}
 	pthread_mutex_unlock(&v->lock);
+	log_lines_say(&said);
 	if (lost || changed)
 		mitigation_notify(m, id, lost ? MITIGATION_LOST : MITIGATION_GUEST);
 }

@@ -21,6 +21,7 @@
 
 struct cpuid_set;
 struct err;
+struct log_lines;
 struct kvm;
 struct kvm_run;
 struct vm;
@@ -185,13 +186,20 @@ void mitigation_try_arch_cap(struct mitigation *m, const struct cpuid_set *cpuid
 /** mitigation_read_cpuid - the part of the guest's CPUID that the engine looks at */
 void mitigation_read_cpuid(struct mitigation *m, struct cpuid_set *cpuid);
 
-/** mitigation_apply - decide for @v again and hold the result; @v->lock is held
- * @why: what the log says about the cause. Return: does the caller owe listeners @*what? */
+/**
+ * mitigation_apply - decide for @v again and hold the result; @v->lock is held
+ * @why: what the log says about the cause
+ * @said: what the caller is to log once it holds no lock
+ * Return: does the caller owe listeners @*what?
+ */
 bool mitigation_apply(struct mitigation *m, struct mitigation_vcpu *v, const char *why,
-		      enum mitigation_change *what);
-/** mitigation_hold - as decided before, with the guest's present value; @v->lock is held.
- * Return: 0 or -errno; a failure is logged once */
-int mitigation_hold(struct mitigation *m, struct mitigation_vcpu *v);
+		      enum mitigation_change *what, struct log_lines *said);
+/**
+ * mitigation_hold - as decided before, with the guest's present value; @v->lock is held
+ * @said: as above; a failure is logged once
+ * Return: 0 or -errno
+ */
+int mitigation_hold(struct mitigation *m, struct mitigation_vcpu *v, struct log_lines *said);
 void mitigation_notify(struct mitigation *m, uint32_t id, enum mitigation_change what);
 
 #endif

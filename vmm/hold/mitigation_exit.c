@@ -40,12 +40,12 @@ static void stop_denying(struct mitigation *m, bool *what)
 	pthread_mutex_lock(&m->filter_lock);
 	if (*what) {
 		*what = false;
-		if (msr_filter_set(&m->filter, m->vm_fd, &e) < 0) {
+		if (msr_filter_set(&m->filter, m->vm_fd, &e) < 0)
 			*what = true;
-			log_warn("mitigation: %s", e.text);
-		}
 	}
 	pthread_mutex_unlock(&m->filter_lock);
+	if (e.code)
+		log_warn("mitigation: %s", e.text);
 }
 
 void mitigation_exit_rdmsr(struct mitigation *m, uint32_t id, struct kvm_run *run)
@@ -54,9 +54,11 @@ void mitigation_exit_rdmsr(struct mitigation *m, uint32_t id, struct kvm_run *ru
 	const uint32_t index = run->msr.index;
 	enum mitigation_change what;
 	enum msr_result result;
+	struct log_lines said;
 	bool tell = false;
 	uint64_t value = 0;
 
+	log_lines_init(&said);
 	count_exit(v, index);
 	if (index == MSR_IA32_ARCH_CAPABILITIES) {
 		run->msr.data = m->contract.arch_cap;
@@ -66,8 +68,10 @@ void mitigation_exit_rdmsr(struct mitigation *m, uint32_t id, struct kvm_run *ru
 	pthread_mutex_lock(&v->lock);
 	result = vcpu_msrs_read(&v->msrs, &m->contract, index, &value);
 	if (result == MSR_CHANGED) /* the first read of the enumeration: the guest is aware */
-		tell = mitigation_apply(m, v, "it read the enumeration of mitigations", &what);
+		tell = mitigation_apply(m, v, "it read the enumeration of mitigations", &what,
+					&said);
 	pthread_mutex_unlock(&v->lock);
+	log_lines_say(&said);
 	run->msr.data = value;
 	run->msr.error = result != MSR_OK && result != MSR_CHANGED;
 	if (tell)
@@ -136,17 +140,19 @@ static void write_ours(struct mitigation *m, struct mitigation_vcpu *v, struct k
 {
 	enum mitigation_change what = MITIGATION_GUEST;
 	enum msr_result result;
+	struct log_lines said;
 	uint64_t before;
 	bool tell = false;
 
+	log_lines_init(&said);
 	pthread_mutex_lock(&v->lock);
 	before = v->msrs.spec_ctrl;
 	result = vcpu_msrs_write(&v->msrs, &m->contract, run->msr.index, run->msr.data);
 	if (result == MSR_CHANGED && run->msr.index != MSR_IA32_SPEC_CTRL) {
-		tell = mitigation_apply(m, v, "its report", &what);
+		tell = mitigation_apply(m, v, "its report", &what, &said);
 	} else if (result == MSR_CHANGED) { /* also when the value is the same: see virt_msr.h */
 		tell = v->msrs.spec_ctrl != before;
-		switch (mitigation_hold(m, v)) {
+		switch (mitigation_hold(m, v, &said)) {
 		case 0:
 			break;
 		case -EIO: /* a bit that the guest is shown and the processor has not */
@@ -159,6 +165,7 @@ static void write_ours(struct mitigation *m, struct mitigation_vcpu *v, struct k
 		}
 	}
 	pthread_mutex_unlock(&v->lock);
+	log_lines_say(&said);
 	run->msr.error = result != MSR_OK && result != MSR_CHANGED;
 	if (tell)
 		mitigation_notify(m, v->id, what);
