@@ -1,4 +1,5 @@
-/* The other end of the control socket, for the subcommands that act on a running guest: blocking.
+/*
+ * The other end of the control socket, for the subcommands that act on a running guest: blocking.
  */
 #ifndef CONTROL_QMP_CLIENT_H
 #define CONTROL_QMP_CLIENT_H

@@ -1,4 +1,5 @@
-/* A QMP command as its owner describes it: name, arguments, function. The server checks the rest.
+/*
+ * A QMP command as its owner describes it: name, arguments, function. The server checks the rest.
  */
 #ifndef CONTROL_QMP_COMMAND_H
 #define CONTROL_QMP_COMMAND_H

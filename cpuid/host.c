@@ -166,7 +166,8 @@ void host_traits_derive(const struct host_facts *f, struct host_traits *t)
 	memset(t, 0, sizeof(*t));
 	t->vendor = cpu_vendor_from_id(f->vendor_id);
 	t->name = names[t->vendor];
-	/* Linux knows family 7 of both of Zhaoxin's strings, and nothing of VIA's and IDT's parts
+	/*
+	 * Linux knows family 7 of both of Zhaoxin's strings, and nothing of VIA's and IDT's parts
 	 */
 	if (t->vendor == CPU_VENDOR_ZHAOXIN && f->family != 7) {
 		t->vendor = CPU_VENDOR_OTHER;

@@ -84,7 +84,8 @@ void pool_level(const struct pool_host *hosts, unsigned int n,
 	out->facts.mixed = any_short && out->facts.any_long_bhb;
 }
 
-/* One host that has RSBA, or RRSBA and cannot turn it off, and may not say so: the guest is told.
+/*
+ * One host that has RSBA, or RRSBA and cannot turn it off, and may not say so: the guest is told.
  */
 static void warn_guest(const struct pool_level *l, struct guest_contract *g)
 {

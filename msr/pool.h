@@ -13,7 +13,8 @@
 #include "msr/contract.h"
 #include "msr/mitigation_policy.h"
 
-/* The hosts that the guest may move to, this one included. All false and n_hosts 0: only this one.
+/*
+ * The hosts that the guest may move to, this one included. All false and n_hosts 0: only this one.
  */
 struct pool_facts {
 	unsigned int n_hosts;

@@ -37,7 +37,8 @@ const char *explain_bits(uint64_t bits, char *buf, size_t size)
 	return buf;
 }
 
-/* @text broken into lines at blanks; the first line goes on where @column is, the rest at @indent
+/*
+ * @text broken into lines at blanks; the first line goes on where @column is, the rest at @indent
  */
 static void print_wrapped(FILE *f, int column, int indent, const char *text)
 {

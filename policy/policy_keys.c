@@ -1,4 +1,5 @@
-/* The policy's keys, one row each: where the value goes and what is legal there; and the defaults.
+/*
+ * The policy's keys, one row each: where the value goes and what is legal there; and the defaults.
  */
 #include "policy/policy.h"
 

@@ -47,7 +47,8 @@ static bool is_earlier(const struct policy_reader *r, const char *name)
 	return false;
 }
 
-/* The keys below @parent, NULL for those at the top. Each level of nesting is a row of the table.
+/*
+ * The keys below @parent, NULL for those at the top. Each level of nesting is a row of the table.
  */
 static int read_map(struct policy_reader *r, const struct policy_key *parent)
 {

@@ -1,4 +1,5 @@
-/* What is held for a vCPU and why, in one line: for people who do not want every row that decided.
+/*
+ * What is held for a vCPU and why, in one line: for people who do not want every row that decided.
  */
 #ifndef POLICY_SUMMARY_H
 #define POLICY_SUMMARY_H

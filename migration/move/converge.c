@@ -144,18 +144,3 @@ struct converge_step converge_round(struct converge *c, const struct converge_ro
 	s.stuck = s.action == CONVERGE_NEXT_ROUND && !s.fits && c->stalled >= STALL_ROUNDS;
 	return s;
 }
-
-const char *converge_action_name(enum converge_action a)
-{
-	switch (a) {
-	case CONVERGE_NEXT_ROUND:
-		return "next round";
-	case CONVERGE_THROTTLE:
-		return "throttle";
-	case CONVERGE_STOP:
-		return "stop";
-	case CONVERGE_GIVE_UP:
-		return "give up";
-	}
-	return "unknown";
-}

@@ -82,7 +82,4 @@ void converge_init(struct converge *c, const struct converge_config *config);
  */
 struct converge_step converge_round(struct converge *c, const struct converge_round *round);
 
-/** converge_action_name - "next round" */
-const char *converge_action_name(enum converge_action a);
-
 #endif

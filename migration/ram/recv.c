@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -116,16 +115,16 @@ static int recv_pages(struct ram_recv_channel *c, const struct ram_head *h, stru
 	const size_t pages_len = (size_t)h->n_pages * GUEST_PAGE;
 	struct iovec iov[] = {
 		{.iov_base = table, .iov_len = table_len},
-		{.iov_base = c->staging, .iov_len = pages_len},
+		{.iov_base = c->ch.staging, .iov_len = pages_len},
 	};
-	const uint8_t *from = c->staging;
+	const uint8_t *from = c->ch.staging;
 	uint64_t zeros = 0;
 	unsigned int i;
-	int ret = ram_io_recv(&r->io, c->fd, iov, ARRAY_SIZE(iov), false, e);
+	int ret = ram_io_recv(&r->io, c->ch.fd, iov, ARRAY_SIZE(iov), false, e);
 
 	if (!ret)
 		ret = ram_table_get(c->run, table, h, r->config.n_pages, e);
-	if (!ret && crc32c_pages(c->staging, h->n_pages) != h->pages_crc)
+	if (!ret && crc32c_pages(c->ch.staging, h->n_pages) != h->pages_crc)
 		ret = err_set(e, -EILSEQ,
 			      "memory stream: pages from %#llx on have a wrong checksum; the "
 			      "network damages data, try again",
@@ -154,7 +153,7 @@ static void *channel_thread(void *arg)
 		struct iovec iov = {.iov_base = head, .iov_len = sizeof(head)};
 		struct ram_head h;
 
-		ret = ram_io_recv(&r->io, c->fd, &iov, 1, true, &e);
+		ret = ram_io_recv(&r->io, c->ch.fd, &iov, 1, true, &e);
 		if (!ret)
 			ret = ram_head_get(&h, head, r->round, &e);
 		if (!ret && h.kind == RAM_PAGES)
@@ -170,22 +169,10 @@ static void *channel_thread(void *arg)
 static int start_channel(struct ram_recv *r, unsigned int i, struct err *e)
 {
 	struct ram_recv_channel *c = &r->channel[i];
-	void *p = mmap(NULL, RAM_PAYLOAD_BYTES, PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-	int ret;
+	int ret = ram_channel_open(&c->ch, r->config.fds[i], r->config.n, e);
 
 	c->recv = r;
-	c->fd = r->config.fds[i];
-	if (p == MAP_FAILED)
-		return err_set(e, -ENOMEM, "migration: no memory for %u data channels",
-			       r->config.n);
-	c->staging = p;
-	ret = pthread_create(&c->thread, NULL, channel_thread, c);
-	if (ret)
-		return err_set(e, -ret, "migration: no thread for data channel %u: %s", i,
-			       strerror(ret));
-	c->started = true;
-	return 0;
+	return ret ? ret : ram_channel_start(&c->ch, i, channel_thread, c, e);
 }
 
 int ram_recv_start(struct ram_recv *r, const struct ram_recv_config *config, struct err *e)
@@ -214,11 +201,8 @@ static void join_all(struct ram_recv *r)
 {
 	unsigned int i;
 
-	for (i = 0; r->channel && i < r->config.n; i++) {
-		if (r->channel[i].started)
-			pthread_join(r->channel[i].thread, NULL);
-		r->channel[i].started = false;
-	}
+	for (i = 0; r->channel && i < r->config.n; i++)
+		ram_channel_join(&r->channel[i].ch);
 }
 
 int ram_recv_join(struct ram_recv *r, struct err *e)
@@ -261,10 +245,8 @@ void ram_recv_fini(struct ram_recv *r)
 	if (!r->config.map)
 		return;
 	ram_recv_stop(r);
-	join_all(r);
 	for (i = 0; r->channel && i < r->config.n; i++)
-		if (r->channel[i].staging)
-			munmap(r->channel[i].staging, RAM_PAYLOAD_BYTES);
+		ram_channel_close(&r->channel[i].ch);
 	free(r->channel);
 	if (r->io.stop_fd >= 0)
 		close(r->io.stop_fd);

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "migration/ram/channel.h"
 #include "migration/ram/frame.h"
 
 struct ram_recv_config {
@@ -27,10 +28,7 @@ struct ram_recv;
 
 struct ram_recv_channel {
 	struct ram_recv *recv;
-	int fd;
-	pthread_t thread;
-	bool started;
-	uint8_t *staging; /* RAM_FRAME_PAGES pages */
+	struct ram_channel ch;
 	struct ram_run run[RAM_FRAME_RUNS];
 };
 

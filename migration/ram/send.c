@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -185,7 +184,7 @@ static int flush(struct ram_send_channel *c, struct err *e)
 	int ret;
 	struct iovec iov[] = {
 		{.iov_base = head, .iov_len = RAM_HEAD_BYTES + table},
-		{.iov_base = c->staging, .iov_len = pages},
+		{.iov_base = c->ch.staging, .iov_len = pages},
 	};
 	struct ram_head h = {
 		.kind = RAM_PAGES,
@@ -197,11 +196,11 @@ static int flush(struct ram_send_channel *c, struct err *e)
 	if (!c->n_runs)
 		return 0;
 	h.table_crc = ram_table_put(head + RAM_HEAD_BYTES, c->run, c->n_runs);
-	h.pages_crc = crc32c_pages(c->staging, c->n_pages);
+	h.pages_crc = crc32c_pages(c->ch.staging, c->n_pages);
 	ram_head_put(head, &h);
 	c->count.bytes += RAM_HEAD_BYTES + table + pages;
 	c->n_runs = c->n_pages = 0;
-	ret = ram_io_send(&c->send->io, c->fd, iov, ARRAY_SIZE(iov), e);
+	ret = ram_io_send(&c->send->io, c->ch.fd, iov, ARRAY_SIZE(iov), e);
 	if (!ret)
 		migrate_progress_add(c->send->config.progress, RAM_HEAD_BYTES + table + pages, 0);
 	return ret;
@@ -239,7 +238,7 @@ static int send_word(struct ram_send_channel *c, uint64_t word, uint64_t bits, s
 			r.data = r.zero = 0;
 			ret = flush(c, e);
 		}
-		copy_page(c->staging + (size_t)c->n_pages * GUEST_PAGE, page);
+		copy_page(c->ch.staging + (size_t)c->n_pages * GUEST_PAGE, page);
 		c->n_pages++;
 		c->count.pages++;
 		r.data |= 1ULL << i;
@@ -319,24 +318,11 @@ static void *channel_thread(void *arg)
 static int start_channel(struct ram_send *s, unsigned int i, struct err *e)
 {
 	struct ram_send_channel *c = &s->channel[i];
-	void *p = mmap(NULL, RAM_PAYLOAD_BYTES, PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-	int ret;
+	int ret = ram_channel_open(&c->ch, s->config.fds[i], s->config.n, e);
 
 	c->send = s;
-	c->fd = s->config.fds[i];
-	if (p == MAP_FAILED)
-		return err_set(e, -ENOMEM, "migration: no memory for %u data channels",
-			       s->config.n);
-	c->staging = p;
-	if (!i)
-		return 0; /* the caller's own */
-	ret = pthread_create(&c->thread, NULL, channel_thread, c);
-	if (ret)
-		return err_set(e, -ret, "migration: no thread for data channel %u: %s", i,
-			       strerror(ret));
-	c->started = true;
-	return 0;
+	/* the first one is the caller's own */
+	return ret || !i ? ret : ram_channel_start(&c->ch, i, channel_thread, c, e);
 }
 
 int ram_send_init(struct ram_send *s, const struct ram_send_config *config, struct err *e)
@@ -371,12 +357,8 @@ void ram_send_fini(struct ram_send *s)
 	s->quit = true;
 	pthread_cond_broadcast(&s->work);
 	pthread_mutex_unlock(&s->lock);
-	for (i = 0; s->channel && i < s->config.n; i++) {
-		if (s->channel[i].started)
-			pthread_join(s->channel[i].thread, NULL);
-		if (s->channel[i].staging)
-			munmap(s->channel[i].staging, RAM_PAYLOAD_BYTES);
-	}
+	for (i = 0; s->channel && i < s->config.n; i++)
+		ram_channel_close(&s->channel[i].ch);
 	free(s->channel);
 	if (s->io.stop_fd >= 0)
 		close(s->io.stop_fd);
@@ -401,7 +383,7 @@ static int end_round(struct ram_send *s, struct ram_round *out, struct err *e)
 		struct iovec iov = {.iov_base = head, .iov_len = sizeof(head)};
 
 		out->bytes += sizeof(head);
-		ret = ram_io_send(&s->io, s->channel[i].fd, &iov, 1, e);
+		ret = ram_io_send(&s->io, s->channel[i].ch.fd, &iov, 1, e);
 	}
 	return ret;
 }

@@ -11,6 +11,7 @@
 
 #include "base/err.h"
 #include "migration/ram/dirty_log.h"
+#include "migration/ram/channel.h"
 #include "migration/ram/frame.h"
 #include "migration/ram/progress.h"
 
@@ -39,10 +40,7 @@ struct ram_send;
 
 struct ram_send_channel {
 	struct ram_send *send;
-	int fd;
-	pthread_t thread;
-	bool started;
-	uint8_t *staging; /* RAM_FRAME_PAGES pages */
+	struct ram_channel ch;
 	struct ram_run run[RAM_FRAME_RUNS];
 	unsigned int n_runs, n_pages;
 	struct ram_round count; /* of this channel in this round */

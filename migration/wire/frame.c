@@ -66,27 +66,6 @@ enum frame_code frame_code_of(int ret)
 	}
 }
 
-const char *frame_code_name(enum frame_code code)
-{
-	switch (code) {
-	case FRAME_CODE_OK:
-		return "ok";
-	case FRAME_CODE_POLICY:
-		return "policy";
-	case FRAME_CODE_MISMATCH:
-		return "mismatch";
-	case FRAME_CODE_PROTOCOL:
-		return "protocol";
-	case FRAME_CODE_FAILED:
-		return "failed";
-	case FRAME_CODE_CANCELLED:
-		return "cancelled";
-	case FRAME_CODE_END:
-		break;
-	}
-	return "unknown";
-}
-
 void frame_fini(struct frame *f)
 {
 	free(f->payload);

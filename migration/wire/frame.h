@@ -131,8 +131,6 @@ enum frame_code {
 
 /** frame_code_of - how a failure that is known as -errno is told */
 enum frame_code frame_code_of(int ret);
-/** frame_code_name - "policy"; never NULL */
-const char *frame_code_name(enum frame_code code);
 
 #define FRAME_FEATURE_CLOCK (1u << 0) /* the source answers questions for its clocks */
 #define FRAME_FEATURES	    FRAME_FEATURE_CLOCK

@@ -130,10 +130,11 @@ static void models_end_as_the_theory_says(void **state)
 		unsigned int rounds;
 		struct converge_step s = simulate(m, &rounds);
 
-		print_message("%s: %s after %u rounds, throttle %u, downtime %.2f ms, rate %llu "
-			      "MiB/s\n",
-			      m->name, converge_action_name(s.action), rounds, s.throttle_percent,
-			      (double)s.downtime_ns / 1e6, (unsigned long long)(s.rate / MiB));
+		print_message(
+			"%s: action %u after %u rounds, throttle %u, downtime %.2f ms, rate %llu "
+			"MiB/s\n",
+			m->name, s.action, rounds, s.throttle_percent, (double)s.downtime_ns / 1e6,
+			(unsigned long long)(s.rate / MiB));
 		assert_int_equal(s.action, m->end);
 		assert_int_equal(s.stuck, m->end == CONVERGE_NEXT_ROUND);
 		assert_int_equal(s.fits, m->within);

@@ -67,7 +67,8 @@ struct guest {
 	bool claimed;
 	struct guest_listener *listeners;
 
-	/* the first event of a machine's life decides, or the user; it reaches the loop by wake_fd
+	/*
+	 * the first event of a machine's life decides, or the user; it reaches the loop by wake_fd
 	 */
 	struct vm_event_sink sink;
 	int event; /* enum vm_event, atomic */

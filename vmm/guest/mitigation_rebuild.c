@@ -16,7 +16,8 @@
 
 /* A guest's CPUs report one after the other, at its boot: one pause for all of them. */
 #define SETTLE_MS 20
-/* However often a guest changes its report. (Bits are only ever added, so the number has an end.)
+/*
+ * However often a guest changes its report. (Bits are only ever added, so the number has an end.)
  */
 #define EVERY_MS 1000
 /* A migration, or a user's pause of its end, is over some time. */

@@ -15,7 +15,8 @@ struct guest;
 struct moving {
 	struct guest *guest;
 	struct throttle throttle; /* from the first call on */
-	/* of the loop's thread: the disks are locked here no more, the guest may not run as it is
+	/*
+	 * of the loop's thread: the disks are locked here no more, the guest may not run as it is
 	 */
 	bool handed_disks;
 };

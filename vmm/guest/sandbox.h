@@ -26,10 +26,12 @@ struct err;
 
 /* What is still to be done in the file system. */
 struct sandbox_needs {
-	/* sockets that are to be unlinked at the end, or NULL: the console's, the incoming guest's
+	/*
+	 * sockets that are to be unlinked at the end, or NULL: the console's, the incoming guest's
 	 */
 	const char *socket_path[2];
-	/* SANDBOX_REPORT_FD, SANDBOX_DTB_FD when files are to be made and replaced in there, or -1
+	/*
+	 * SANDBOX_REPORT_FD, SANDBOX_DTB_FD when files are to be made and replaced in there, or -1
 	 */
 	int report_fd, dtb_fd;
 	/* SANDBOX_RUNBASE_FD and SANDBOX_RUNDIR_FD when a run directory is to be removed, or -1 */
