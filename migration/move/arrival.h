@@ -50,7 +50,7 @@ struct arrival {
 int dest_accept_control(struct arrival *a);
 /** dest_accept_data - all data channels that HELLO speaks of */
 int dest_accept_data(struct arrival *a);
-/** dest_close - all of its connections */
+/** dest_close_channels - all of its connections */
 void dest_close_channels(struct arrival *a);
 
 /* ---- dest_clock.c ---- */

@@ -45,7 +45,6 @@ struct clock_window dest_when_saved(const struct arrival *a)
 	return clock_window_between(shift_ns, a->earliest_ns, a->latest_ns);
 }
 
-/* ---- clocks ---- */
 static int send_clock(struct arrival *a, const struct frame_clock *c)
 {
 	struct wbuf w = {0};

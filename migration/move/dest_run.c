@@ -23,7 +23,6 @@ static const struct step_row {
 
 /* ---- the handshake ---- */
 
-/* ---- the handshake ---- */
 static int hear_hello(struct arrival *a)
 {
 	struct frame f;

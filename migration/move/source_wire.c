@@ -75,7 +75,6 @@ static void note_change(struct migration_source *s, const char *text)
 
 /* ---- what the destination asks about the clocks ---- */
 
-/* ---- what the destination asks about the clocks ---- */
 static int answer_clock(struct transfer *t)
 {
 	const struct clock_reading *base = &t->s->base;
@@ -203,7 +202,6 @@ int source_greet(struct transfer *t)
 
 /* ---- from the first round to the end ---- */
 
-/* ---- memory, while the guest runs ---- */
 int source_end_round(struct transfer *t, const struct ram_round *round)
 {
 	struct frame_round_end end = {

@@ -47,7 +47,7 @@ void source_enter(struct transfer *t, enum source_step step);
 int source_greet(struct transfer *t);
 /** source_end_round - the mark of a round that was sent */
 int source_end_round(struct transfer *t, const struct ram_round *round);
-/** source_hand_over - FINISH, up to READY */
+/** source_finish - FINISH, up to READY */
 int source_finish(struct transfer *t);
 /**
  * source_commit - COMMIT, up to ACK

@@ -273,7 +273,6 @@ static void test_everything(void **state)
 	assert_memory_equal(p.isolation.pin, pins, sizeof(pins));
 }
 
-/* Each word of each row of the table is taken, and stored where the row says. */
 /* Names that keys had before are read, too. */
 static void test_earlier_names(void **state)
 {
