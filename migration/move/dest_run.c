@@ -266,7 +266,7 @@ static int load(struct arrival *a, const struct frame *state)
 
 	if (!ret && clock_is_apart(off_ns, 0))
 		ret = dest_judge_clocks(a, off_ns);
-	return ret;
+	return ret ? ret : g->ops->take_over(g->ctx, a->e);
 }
 
 static int receive(struct arrival *a)

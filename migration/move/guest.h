@@ -1,7 +1,7 @@
 /*
- * What a migration asks of the guest that it moves, and all that it knows of it. One side describes, pauses and saves the
- * guest, the other builds, loads and starts it. A VMM has these calls done where its guest lives; a test, on an array of
- * bytes.
+ * What a migration asks of the guest that it moves, and all that it knows of it. One side describes,
+ * pauses and saves the guest, the other builds, loads and starts it. A VMM has these calls done where
+ * its guest lives; a test, on an array of bytes.
  */
 #ifndef MIGRATION_MOVE_GUEST_H
 #define MIGRATION_MOVE_GUEST_H
@@ -89,11 +89,13 @@ struct migration_guest_ops {
 		     const struct migration_memory *memory, char change[MIGRATE_TEXT_MAX],
 		     struct err *e);
 	/**
-	 * load - the state, and take the disks over
+	 * load - the state
 	 * @when: it was saved; @off_ns: receives by how much it says otherwise (clock_passed())
 	 */
 	int (*load)(void *ctx, const struct clock_window *when, int64_t *off_ns, struct rbuf *state,
 		    char change[MIGRATE_TEXT_MAX], struct err *e);
+	/** take_over - lock its disks here. Return: also -EBUSY while another process has one */
+	int (*take_over)(void *ctx, struct err *e);
 	/** start - it is this side's guest from here on. @run: it ran where it came from */
 	int (*start)(void *ctx, bool run, struct err *e);
 

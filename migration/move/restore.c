@@ -288,6 +288,8 @@ static int restore(struct restoring *c)
 	if (!ret)
 		ret = load(c);
 	if (!ret)
+		ret = g->ops->take_over(g->ctx, c->e);
+	if (!ret)
 		ret = g->ops->start(g->ctx, c->running, c->e);
 	if (!ret && c->change[0])
 		log_info("mitigations of the restored guest: %s", c->change);

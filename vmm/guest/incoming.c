@@ -19,6 +19,7 @@
 
 struct step {
 	struct incoming *in;
+	bool begun; /* on the loop's thread */
 	const struct machine_description *description;
 	const struct migration_memory *memory;
 	uint32_t tsc_khz;
@@ -65,7 +66,10 @@ static int build_on_loop(void *arg)
 	struct step *c = arg;
 	struct guest *g = c->in->guest;
 	struct memory memory = {.fd = -1};
-	int ret = become(c);
+	int ret;
+
+	c->begun = true;
+	ret = become(c);
 
 	if (ret < 0 || !c->memory) {
 		if (c->memory && c->memory->how == MEMORY_PASSED)
@@ -79,6 +83,8 @@ static int build_on_loop(void *arg)
 	ret = make_memory(c, &memory);
 	if (!ret)
 		ret = guest_build_machine(g, memory.map ? &memory : NULL, c->e);
+	if (!ret) /* what its console's other end has to say waits for the guest's state */
+		machine_pause(&g->machine);
 	if (!ret)
 		ret = dump_dtb_write(g, c->e);
 	memory_fini(&memory);
@@ -91,12 +97,17 @@ static int load_on_loop(void *arg)
 	struct guest *g = c->in->guest;
 	int ret = machine_restore(&g->machine, c->when, c->off_ns, c->state, c->e);
 
-	c->in->locked = !ret;
-	if (!ret)
-		ret = guest_take_over_disks(g, c->e);
 	if (!ret) /* what the guest reported while it was copied counts */
 		describe_change(g, c->change, MIGRATE_TEXT_MAX);
 	return ret;
+}
+
+static int take_over_on_loop(void *arg)
+{
+	struct step *c = arg;
+
+	c->in->locked = true;
+	return guest_take_over_disks(c->in->guest, c->e);
 }
 
 static int start_on_loop(void *arg)
@@ -112,13 +123,13 @@ static int start_on_loop(void *arg)
 
 /* ---- from the thread that it comes by ---- */
 
-static int call(struct step c, int (*fn)(void *))
+static int call(struct step *c, int (*fn)(void *))
 {
-	int ret = loop_call(&c.in->guest->calls, fn, &c);
+	int ret = loop_call(&c->in->guest->calls, fn, c);
 
 	if (ret == -ECANCELED)
-		err_set(c.e, ret,
-			c.in->uri.kind == URI_FILE
+		err_set(c->e, ret,
+			c->in->uri.kind == URI_FILE
 				? "testudo was told to end meanwhile"
 				: "testudo was told to end while the guest was on its way");
 	return ret;
@@ -128,30 +139,44 @@ static int build(void *ctx, const struct machine_description *d, uint32_t tsc_kh
 		 const struct migration_memory *memory, char change[MIGRATE_TEXT_MAX],
 		 struct err *e)
 {
-	return call((struct step) {.in = ctx,
-				   .description = d,
-				   .tsc_khz = tsc_khz,
-				   .memory = memory,
-				   .change = change,
-				   .e = e},
-		    build_on_loop);
+	struct step c = {.in = ctx,
+			 .description = d,
+			 .tsc_khz = tsc_khz,
+			 .memory = memory,
+			 .change = change,
+			 .e = e};
+	const int ret = call(&c, build_on_loop);
+
+	if (!c.begun && memory && memory->how == MEMORY_PASSED)
+		close(memory->fd);
+	return ret;
 }
 
 static int load(void *ctx, const struct clock_window *when, int64_t *off_ns, struct rbuf *state,
 		char change[MIGRATE_TEXT_MAX], struct err *e)
 {
-	return call((struct step) {.in = ctx,
-				   .when = when,
-				   .off_ns = off_ns,
-				   .state = state,
-				   .change = change,
-				   .e = e},
-		    load_on_loop);
+	struct step c = {.in = ctx,
+			 .when = when,
+			 .off_ns = off_ns,
+			 .state = state,
+			 .change = change,
+			 .e = e};
+
+	return call(&c, load_on_loop);
+}
+
+static int take_over(void *ctx, struct err *e)
+{
+	struct step c = {.in = ctx, .e = e};
+
+	return call(&c, take_over_on_loop);
 }
 
 static int start(void *ctx, bool run, struct err *e)
 {
-	return call((struct step) {.in = ctx, .run = run, .e = e}, start_on_loop);
+	struct step c = {.in = ctx, .run = run, .e = e};
+
+	return call(&c, start_on_loop);
 }
 
 static void ram(void *ctx, struct migration_ram *ram)
@@ -164,6 +189,7 @@ static void ram(void *ctx, struct migration_ram *ram)
 static const struct migration_guest_ops ops = {
 	.build = build,
 	.load = load,
+	.take_over = take_over,
 	.start = start,
 	.ram = ram,
 };
@@ -288,22 +314,23 @@ int incoming_start(struct incoming *in, struct err *e)
 
 void incoming_stop(struct incoming *in)
 {
+	struct guest *g = in->guest;
 	const uint64_t one = 1;
+	unsigned int i;
 
 	if (!in->started)
 		return;
 	__atomic_store_n(&in->dest.stopping, true, __ATOMIC_RELEASE);
 	if (write(in->cancel_fd, &one, sizeof(one)) < 0)
 		log_err("cannot wake the migration: %s", strerror(errno));
-	loop_call_close(&in->guest->calls);
+	loop_call_close(&g->calls);
 	pthread_join(in->thread, NULL);
 	in->started = false;
-	loop_call_open(&in->guest->calls);
+	loop_call_open(&g->calls);
 	if (in->code < 0)
-		guest_tell_migration(in->guest,
-				     in->code == -ECANCELED ? MIGRATE_CANCELLED : MIGRATE_FAILED,
+		guest_tell_migration(g, in->code == -ECANCELED ? MIGRATE_CANCELLED : MIGRATE_FAILED,
 				     NULL);
 	/* the source waits for the disks; taking the machine apart may take long */
-	if (in->locked && in->code < 0)
-		guest_hand_over_disks(in->guest, NULL);
+	for (i = 0; in->locked && in->code < 0 && i < g->n_disks; i++)
+		blk_file_hand_over(&g->disk[i], NULL); /* each, whatever became of the others */
 }

@@ -161,11 +161,7 @@ static int stay_paused(void *ctx, struct err *e)
 static int throttle(void *ctx, unsigned int percent, struct err *e)
 {
 	struct moving *m = ctx;
-	struct machine *machine = &m->guest->machine;
 
-	if (!m->throttle.vcpus)
-		throttle_init(&m->throttle, machine->vcpus, m->guest->config.machine.n_vcpus,
-			      &machine->dirty_ring);
 	return throttle_set(&m->throttle, percent, e);
 }
 
@@ -175,6 +171,9 @@ static int log_start(void *ctx, struct dirty_log **log, struct err *e)
 	struct machine *machine = &m->guest->machine;
 	int ret = 0;
 
+	/* from here on who writes is known to it */
+	throttle_init(&m->throttle, machine->vcpus, m->guest->config.machine.n_vcpus,
+		      &machine->dirty_ring);
 	*log = &machine->dirty_log;
 	if (!machine->dirty_log.ops) /* kept as long as the VM */
 		ret = machine_init_dirty_log(machine, e);

@@ -14,7 +14,7 @@ struct guest;
 
 struct moving {
 	struct guest *guest;
-	struct throttle throttle; /* from the first call on */
+	struct throttle throttle; /* between log_start and log_stop */
 	/*
 	 * of the loop's thread: the disks are locked here no more, the guest may not run as it is
 	 */

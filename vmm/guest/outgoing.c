@@ -185,7 +185,7 @@ static void drain(int fd)
 		log_debug("eventfd: %s", strerror(errno));
 }
 
-/* Return: 0, and all of the source but where it leads is set; -errno */
+/* Return: 0: the guest is claimed, all of the source but where it leads is set; -errno */
 static int begin(struct outgoing *o, const struct migrate_params *params, bool saving,
 		 struct err *e)
 {
@@ -195,6 +195,8 @@ static int begin(struct outgoing *o, const struct migrate_params *params, bool s
 
 	if (!ret)
 		ret = make_paused(g, e);
+	if (!ret && guest_claim(g) < 0)
+		ret = err_set(e, -EBUSY, "the guest's VM is being rebuilt; try again");
 	if (ret < 0)
 		return ret;
 	join(o); /* the last one's thread is at its end */
@@ -229,10 +231,8 @@ static int begin(struct outgoing *o, const struct migrate_params *params, bool s
 static int start_thread(struct outgoing *o, struct err *e)
 {
 	struct migration_source *s = &o->source;
-	int ret = guest_claim(o->guest);
+	int ret;
 
-	if (ret < 0) /* it is being built anew: that is over before the loop turns again */
-		return err_set(e, ret, "the guest is being built anew; try again");
 	o->busy = true;
 	guest_tell_migration(o->guest, MIGRATE_SETUP, NULL);
 	ret = -pthread_create(&o->thread, NULL, outgoing_thread, o);
@@ -261,8 +261,10 @@ int outgoing_start(struct outgoing *o, const struct migrate_params *params, int 
 	} else {
 		ret = channel_init(&s->control, control, FRAME_FROM_DESTINATION, s->cancel_fd,
 				   params->stall_ms);
-		if (ret < 0)
+		if (ret < 0) {
 			err_set(e, ret, "the control channel: %s", strerror(-ret));
+			guest_release(o->guest);
+		}
 	}
 	if (ret < 0) {
 		for (i = 0; i < n_data; i++)

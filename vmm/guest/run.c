@@ -368,7 +368,7 @@ static int open_mitigation(struct run *r, struct err *e)
 	int ret = guest_open_cpu(g, e), reported = 0;
 
 	/* a refusal is in the report, too */
-	if (!ret || e->class == ERR_POLICY)
+	if (!ret || (e->class == ERR_POLICY && g->mitigation.backend.ops))
 		reported = mitigation_watch_open_file(&r->watch, &g->mitigation, &g->isolation,
 						      g->config.mitigation_report, e);
 	if (!ret)
