@@ -61,7 +61,9 @@ def check_steps(clocks, least_ms, most_ms):
     assert least_ms <= clocks["tsc_step_ms"] <= most_ms, clocks
     assert least_ms <= clocks["ns_step_ms"] <= most_ms, clocks
     if tsc_is_sane():
-        assert abs(clocks["tsc_ms"] - clocks["ns_ms"]) <= clocks["ns_ms"] // 10 + 20, clocks
+        # the guest reads one after the other, and may lose its processor in between
+        between = abs(clocks["tsc_step_ms"] - clocks["ns_step_ms"])
+        assert abs(clocks["tsc_ms"] - clocks["ns_ms"]) <= clocks["ns_ms"] // 10 + 20 + between, clocks
 
 
 def tsc_is_sane():

@@ -7,6 +7,7 @@
 #define TESTS_UNIT_BYTE_GUEST_H
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
@@ -47,16 +48,20 @@ struct byte_guest {
 	struct byte_world *world;
 	int side; /* 1: source, 2: destination */
 	bool exists;
-	bool runs, started;  /* started: a part of it may have run here */
-	uint64_t counter;    /* its state */
-	unsigned int writes; /* pages that it writes between two looks */
+	pthread_mutex_t lock; /* of @runs and what it writes */
+	bool runs, started;   /* started: a part of it may have run here */
+	uint64_t counter;     /* its state */
+	unsigned int writes;  /* pages that it writes between two looks */
 	uint8_t *map;
 	int fd;
 	struct guest_mem gm;
 	struct dirty_log log;
 	uint64_t bits[BYTE_PAGES / 64];
 	bool watched;
-	unsigned int log_stops, throttles;
+	unsigned int log_stops, throttles, stays;
+	enum migrate_status told[8]; /* the last ones */
+	unsigned int n_told;
+	int64_t off_ns;	      /* by which its state says another moment */
 	enum byte_call fails; /* CALL_NONE: none does */
 	int fails_with;
 	bool adopted; /* its memory was handed over */
@@ -73,6 +78,7 @@ static inline uint64_t byte_random(uint64_t *s)
 /* As a vCPU: memory first, then the log, both before anybody looks. */
 static inline void byte_guest_write(struct byte_guest *g, unsigned int n)
 {
+	pthread_mutex_lock(&g->lock);
 	while (g->runs && n--) {
 		const uint64_t v = byte_random(&g->world->rng), page = v % BYTE_PAGES;
 
@@ -81,20 +87,25 @@ static inline void byte_guest_write(struct byte_guest *g, unsigned int n)
 		g->counter++;
 		__atomic_fetch_or(&g->bits[page / 64], 1ULL << page % 64, __ATOMIC_SEQ_CST);
 	}
+	pthread_mutex_unlock(&g->lock);
 }
 
 static inline void byte_guest_run(struct byte_guest *g)
 {
+	pthread_mutex_lock(&g->lock);
 	g->runs = true;
+	pthread_mutex_unlock(&g->lock);
 	if (__atomic_add_fetch(&g->world->running, 1, __ATOMIC_SEQ_CST) > 1)
 		__atomic_store_n(&g->world->twice, 1, __ATOMIC_SEQ_CST);
 }
 
 static inline void byte_guest_stop(struct byte_guest *g)
 {
+	pthread_mutex_lock(&g->lock);
 	if (g->runs)
 		__atomic_fetch_sub(&g->world->running, 1, __ATOMIC_SEQ_CST);
 	g->runs = false;
+	pthread_mutex_unlock(&g->lock);
 }
 
 static inline int byte_failing(const struct byte_guest *g, enum byte_call call, struct err *e)
@@ -237,6 +248,13 @@ static inline int byte_lock(struct byte_guest *g, struct err *e)
 	return err_set(e, -EBUSY, "another process has the disk");
 }
 
+static inline int byte_flush(void *ctx, struct err *e)
+{
+	(void)ctx;
+	(void)e;
+	return 0;
+}
+
 static inline int byte_take_back(void *ctx, struct migration_pause *p, struct err *e)
 {
 	struct byte_guest *g = ctx;
@@ -252,8 +270,10 @@ static inline int byte_take_back(void *ctx, struct migration_pause *p, struct er
 
 static inline int byte_stay_paused(void *ctx, struct err *e)
 {
-	(void)ctx;
+	struct byte_guest *g = ctx;
+
 	(void)e;
+	g->stays++;
 	return 0;
 }
 
@@ -263,7 +283,7 @@ static inline int byte_throttle(void *ctx, unsigned int percent, struct err *e)
 
 	(void)e;
 	g->throttles++;
-	g->writes -= g->writes * percent / 200;
+	g->writes = g->writes * (100 - percent) / 100;
 	return 0;
 }
 
@@ -302,6 +322,9 @@ static inline int byte_build(void *ctx, const struct machine_description *d, uin
 	strcpy(change, "as before");
 	g->adopted = memory->how == MEMORY_PASSED;
 	byte_guest_map(g, g->adopted ? memory->fd : byte_memfd());
+	if (memory->how == MEMORY_FILE && pread(memory->fd, g->map, (size_t)BYTE_PAGES * GUEST_PAGE,
+						(off_t)memory->offset) != BYTE_PAGES * GUEST_PAGE)
+		return err_set(e, -EINVAL, "the file ends too early");
 	return 0;
 }
 
@@ -313,9 +336,14 @@ static inline int byte_load(void *ctx, const struct clock_window *when, int64_t 
 
 	(void)when;
 	(void)change;
-	*off_ns = 0;
+	*off_ns = g->off_ns;
 	g->counter = rbuf_u64(state);
-	return ret ? ret : byte_lock(g, e);
+	return ret;
+}
+
+static inline int byte_take_over(void *ctx, struct err *e)
+{
+	return byte_lock(ctx, e);
 }
 
 static inline int byte_start(void *ctx, bool run, struct err *e)
@@ -341,14 +369,16 @@ static inline void byte_ram(void *ctx, struct migration_ram *ram)
 
 static inline void byte_progress(void *ctx, enum migrate_status status)
 {
-	(void)ctx;
-	(void)status;
+	struct byte_guest *g = ctx;
+
+	g->told[g->n_told++ % 8] = status;
 }
 
 static const struct migration_guest_ops byte_guest_ops = {
 	.describe = byte_describe,
 	.pause = byte_pause,
 	.save = byte_save,
+	.flush = byte_flush,
 	.take_back = byte_take_back,
 	.stay_paused = byte_stay_paused,
 	.throttle = byte_throttle,
@@ -356,6 +386,7 @@ static const struct migration_guest_ops byte_guest_ops = {
 	.log_stop = byte_log_stop,
 	.build = byte_build,
 	.load = byte_load,
+	.take_over = byte_take_over,
 	.start = byte_start,
 	.ram = byte_ram,
 	.progress = byte_progress,

@@ -39,7 +39,11 @@ struct trial {
 	bool local, dry_run, paused; /* paused: the guest did not run when it was moved */
 	unsigned int writes;
 	enum converge_on_timeout on_timeout;
-	uint64_t timeout_ns;
+	uint64_t limit_ns, timeout_ns; /* limit: 0: 20 ms */
+	bool beside;		       /* it writes all the time, not only between two looks */
+	int64_t wall_ns;	       /* by which the source's wall clock is ahead */
+	int64_t off_ns;		       /* by which the saved state says another moment */
+	bool refuse;		       /* clock-difference: refuse */
 	enum byte_call source_fails, dest_fails;
 	int fails_with;
 	unsigned int
@@ -55,6 +59,9 @@ struct trial {
 	struct wire wire;
 	int dest_ret;
 	struct err dest_err;
+	unsigned int too_late; /* cancels */
+	pthread_t writer;
+	bool writer_ends; /* atomic */
 };
 
 static char socket_path[64];
@@ -72,8 +79,10 @@ static void tell(void *ctx, enum wire_harm harm)
 					    __ATOMIC_SEQ_CST);
 		return;
 	}
-	if (harm == HARM_CANCEL && __atomic_load_n(&t->source.handed_over, __ATOMIC_ACQUIRE))
-		return; /* as outgoing_cancel() says: too late */
+	if (harm == HARM_CANCEL && __atomic_load_n(&t->source.handed_over, __ATOMIC_ACQUIRE)) {
+		t->too_late++; /* as outgoing_cancel() says */
+		return;
+	}
 	if (harm == HARM_STOP)
 		__atomic_store_n(&t->dest.stopping, true, __ATOMIC_RELEASE);
 	if (write(fd, &one, sizeof(one)) < 0)
@@ -93,6 +102,15 @@ static void *dest_thread(void *arg)
 	return NULL;
 }
 
+static void *write_beside(void *arg)
+{
+	struct trial *t = arg;
+
+	while (!__atomic_load_n(&t->writer_ends, __ATOMIC_ACQUIRE))
+		byte_guest_write(&t->guest[0], 1);
+	return NULL;
+}
+
 static void make_guest(struct trial *t)
 {
 	struct byte_guest *g = &t->guest[0];
@@ -101,8 +119,12 @@ static void make_guest(struct trial *t)
 	t->world.rng = t->seed | 1;
 	t->world.disk = 1;
 	for (i = 0; i < 2; i++)
-		t->guest[i] = (struct byte_guest) {
-			.world = &t->world, .side = (int)i + 1, .fd = -1, .fails = CALL_NONE};
+		t->guest[i] = (struct byte_guest) {.world = &t->world,
+						   .lock = PTHREAD_MUTEX_INITIALIZER,
+						   .side = (int)i + 1,
+						   .fd = -1,
+						   .off_ns = t->off_ns,
+						   .fails = CALL_NONE};
 	g->fails = t->source_fails;
 	t->guest[1].fails = t->dest_fails;
 	g->fails_with = t->guest[1].fails_with = t->fails_with;
@@ -137,17 +159,18 @@ static void make_sides(struct trial *t)
 	s->guest = (struct migration_guest) {
 		.ops = &byte_guest_ops, .ctx = &t->guest[0], .host_name = "here"};
 	s->params = (struct migrate_params) {
-		.limit_ns = 20000000,
+		.limit_ns = t->limit_ns ? t->limit_ns : 20000000,
 		.timeout_ns = t->timeout_ns,
 		.on_timeout = t->on_timeout,
 		.stall_ms = stall_of(t, 0),
 		.dry_run = t->dry_run,
 		.local = t->local,
 	};
-	s->let_go_ms = 100;
+	s->let_go_ms = t->plan.harm == HARM_DISK_TAKEN ? 100 : STALL_MS;
 	s->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	s->session = t->seed;
 	s->base = clock_now();
+	s->base.wall_ns += (uint64_t)t->wall_ns;
 	s->stats.begin_ns = monotonic_ns();
 	s->stats.ram_total = s->stats.ram_left = (uint64_t)BYTE_PAGES * GUEST_PAGE;
 
@@ -155,6 +178,7 @@ static void make_sides(struct trial *t)
 	t->dest.guest = (struct migration_guest) {
 		.ops = &byte_guest_ops, .ctx = &t->guest[1], .host_name = "there"};
 	t->dest.stall_ms = t->dest.head_ms = stall_of(t, 1);
+	t->dest.refuse_clock_difference = t->refuse;
 	t->dest.cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	snprintf(u.path, sizeof(u.path), "%s", socket_path);
 	assert_int_equal(socket_listen(&t->dest.listener, &u, NULL), 0);
@@ -184,11 +208,16 @@ static void run(struct trial *t)
 			 0);
 	s->n_data = t->wire.n_data;
 	memcpy(s->data_fd, fd + 1, s->n_data * sizeof(*fd));
+	if (t->beside)
+		assert_int_equal(pthread_create(&t->writer, NULL, write_beside, t), 0);
 	migration_source_run(s);
 	/* one that still waits for somebody to speak to waits for ever */
 	shutdown(listener, SHUT_RDWR);
 	pthread_join(dest, NULL);
 	close(listener);
+	__atomic_store_n(&t->writer_ends, true, __ATOMIC_RELEASE);
+	if (t->beside)
+		pthread_join(t->writer, NULL);
 	wire_stop(&t->wire);
 }
 
@@ -261,13 +290,16 @@ static void check(const struct trial *t)
 		holds(t, !there->started && !there->runs);
 		holds(t, st->code || t->dry_run);
 		if (t->world.disk == 3) /* it waits for who has taken it, paused */
-			holds(t, !here->runs);
+			holds(t, !here->runs && here->stays == 1);
 		else
 			holds(t, here->runs == was_running && t->world.disk == 1);
 		break;
 	case OUTCOME_MOVED:
 		holds(t, !st->code && there->started && there->runs == was_running);
 		holds(t, !here->runs && t->world.disk == 2 && t->dest_ret == 0);
+		holds(t, here->n_told >= 2 &&
+				 here->told[(here->n_told - 1) % 8] == MIGRATE_DEVICE &&
+				 here->told[(here->n_told - 2) % 8] == MIGRATE_ACTIVE);
 		check_same(t);
 		break;
 	case OUTCOME_UNKNOWN:
@@ -374,16 +406,23 @@ static void gave_up(const struct trial *t)
 	holds(t, t->source.stats.code == -ETIMEDOUT && strstr(t->source.stats.error, "faster"));
 }
 
+static void was_forced(const struct trial *t)
+{
+	moved(t);
+	holds(t, !t->guest[0].throttles);
+}
+
 static void was_slowed(const struct trial *t)
 {
-	holds(t, t->source.stats.outcome == OUTCOME_MOVED);
+	moved(t);
+	holds(t, t->guest[0].throttles);
 }
 
 static void test_guest_that_writes_all_the_time(void **state)
 {
 	static void (*const after[])(const struct trial *t) = {
 		[ON_TIMEOUT_CANCEL] = gave_up,
-		[ON_TIMEOUT_FORCE] = was_slowed,
+		[ON_TIMEOUT_FORCE] = was_forced,
 		[ON_TIMEOUT_THROTTLE] = was_slowed,
 	};
 	unsigned int i;
@@ -393,10 +432,53 @@ static void test_guest_that_writes_all_the_time(void **state)
 		struct trial t = calm();
 
 		t.writes = 4000;
+		t.limit_ns = 2010000; /* all but nothing, beside what a hand-over costs */
 		t.on_timeout = (enum converge_on_timeout)i;
 		t.timeout_ns = 1;
-		try(&t, i == ON_TIMEOUT_CANCEL ? NULL : after[i]);
+		try(&t, after[i]);
 	}
+}
+
+static void test_guest_that_writes_beside(void **state)
+{
+	unsigned int i;
+
+	(void)state;
+	for (i = 0; i < 20; i++) {
+		struct trial t = calm();
+
+		t.seed = 100 + i;
+		t.beside = true;
+		t.n_data = 1 + i % WIRE_DATA_MAX;
+		t.on_timeout = ON_TIMEOUT_FORCE;
+		t.timeout_ns = 1 + i * 1000000;
+		try(&t, moved);
+	}
+}
+
+static void refused_by_clock(const struct trial *t)
+{
+	holds(t, t->source.stats.outcome == OUTCOME_HERE && t->source.stats.code == -EPERM);
+	holds(t, strstr(t->source.stats.error, "clock-difference: refuse"));
+	holds(t, t->dest_ret == -EPERM && t->world.disk == 1);
+}
+
+static void test_clocks_that_differ(void **state)
+{
+	const int64_t s = CLOCK_NS_PER_S;
+	unsigned int refuse, which;
+
+	(void)state;
+	for (refuse = 0; refuse < 2; refuse++)
+		for (which = 0; which < 2; which++) {
+			struct trial t = calm();
+
+			*(which ? &t.off_ns : &t.wall_ns) = 100 * s;
+			t.refuse = refuse;
+			try(&t, refuse ? refused_by_clock : moved);
+			if (!which)
+				assert_in_range(t.source.stats.clocks_apart_ns, 99 * s, 101 * s);
+		}
 }
 
 /* ---- every step with every harm ---- */
@@ -467,6 +549,8 @@ static void test_every_step_with_every_harm(void **state)
 					t.pause_ms = 5;
 					t.seed = 1 + tried;
 					try(&t, NULL);
+					/* the others wait for little, and may end before */
+					assert_true(was_harmed(&t) || stall_of(&t, 0) == SOON_MS);
 					tried += was_harmed(&t);
 				}
 		print_message("# %s: %u items from the source, %u from the destination\n",
@@ -592,6 +676,12 @@ static void test_connection_breaks(void **state)
 	}
 }
 
+static void moved_late(const struct trial *t)
+{
+	moved(t);
+	holds(t, was_harmed(t));
+}
+
 static void test_source_stands_still_while_it_sends_memory(void **state)
 {
 	struct trial t = trial((
@@ -601,7 +691,7 @@ static void test_source_stands_still_while_it_sends_memory(void **state)
 	t.stall_ms[0] = STALL_MS;
 	t.stall_ms[1] = SOON_SEEN_MS;
 	t.pause_ms = 2 * SOON_SEEN_MS;
-	try(&t, moved);
+	try(&t, moved_late);
 }
 
 static void fail_in_place_of_ack(const struct trial *t)
@@ -654,8 +744,8 @@ static void test_flipped_bit(void **state)
 {
 	static const uint16_t types[] = {FRAME_DESCRIPTION, FRAME_STATE, FRAME_FINISH,
 					 FRAME_COMMIT};
-	struct trial data =
-		trial((struct wire_plan) {.harm = HARM_FLIP, .data = true, .bit = 4711});
+	struct trial data = trial((struct wire_plan) {
+		.harm = HARM_FLIP, .data = true, .data_bytes = 4 * GUEST_PAGE, .bit = 4711});
 	unsigned int i;
 
 	(void)state;
@@ -687,6 +777,12 @@ static void cancelled(const struct trial *t)
 	holds(t, t->source.end == MIGRATE_CANCELLED && t->source.stats.code == -ECANCELED);
 }
 
+static void moved_too_late(const struct trial *t)
+{
+	moved(t);
+	holds(t, t->too_late == 1);
+}
+
 static void test_cancelled(void **state)
 {
 	struct trial t = at(HARM_CANCEL, WIRE_FROM_DEST, FRAME_VERDICT);
@@ -694,7 +790,7 @@ static void test_cancelled(void **state)
 
 	(void)state;
 	try(&t, cancelled);
-	try(&late, moved); /* too late */
+	try(&late, moved_too_late);
 }
 
 static void test_lost_ready(void **state)
@@ -801,6 +897,8 @@ int main(void)
 		cmocka_unit_test(test_moves),
 		cmocka_unit_test(test_dry_run),
 		cmocka_unit_test(test_guest_that_writes_all_the_time),
+		cmocka_unit_test(test_guest_that_writes_beside),
+		cmocka_unit_test(test_clocks_that_differ),
 		cmocka_unit_test(test_every_step_with_every_harm),
 		cmocka_unit_test(test_every_call_that_fails),
 		cmocka_unit_test(test_connection_breaks),

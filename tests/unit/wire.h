@@ -272,8 +272,11 @@ static inline void *wire_thread(void *arg)
 			continue;
 		if (p[n - 1].revents)
 			return NULL;
-		for (i = 0; i <= w->n_data && w->source_fd[i] >= 0; i++) {
+		for (i = 0; i <= w->n_data; i++) {
 			int ret = 1;
+
+			if (w->source_fd[i] < 0)
+				continue;
 
 			if (p[2 * i].revents)
 				ret = i ? wire_data(w, i)

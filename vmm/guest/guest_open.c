@@ -56,8 +56,11 @@ int guest_open_kvm(struct guest *g, struct err *e)
 	const struct run_config *c = &g->config;
 	int ret = kvm_open(&g->kvm, e);
 
-	if (!ret && c->machine.dirty_ring)
-		ret = dirty_ring_check(g->kvm.fd, c->machine.dirty_ring, e);
+	if (!ret && c->machine.dirty_ring) {
+		const int capability = dirty_ring_check(g->kvm.fd, c->machine.dirty_ring, e);
+
+		ret = capability < 0 ? capability : 0;
+	}
 	if (!ret && !c->incoming) {
 		ret = memory_check(&c->machine.memory, cpuid_phys_bits(&g->kvm.cpuid), e);
 		err_is(e, ret == -EINVAL ? ERR_USAGE : ERR_HOST, ret);
