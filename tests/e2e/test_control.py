@@ -113,7 +113,10 @@ def test_nothing_before_negotiation_and_that_once(guest):
 
 def test_commands_are_listed(guest):
     with guest() as g, g.client() as c:
-        assert {row["name"] for row in c.execute("query-commands")} >= OWN | QUERIES | ACTIONS
+        listed = {row["name"] for row in c.execute("query-commands")}
+    assert listed >= OWN | QUERIES | ACTIONS
+    manual = (harness.ROOT / "docs" / "testudo.1").read_text().split(".Ss Control socket")[1].split("\n.S")[0]
+    assert [name for name in listed - OWN if not re.search(rf"(?<![\w-]){name}(?![\w-])", manual)] == []
 
 
 def test_queries(guest):

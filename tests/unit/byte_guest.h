@@ -203,6 +203,8 @@ static inline int byte_describe(void *ctx, struct machine_description *d, struct
 	*d = *sample;
 	*sample = mine;
 	description_free(sample);
+	d->n_regions = 1;
+	d->region[0].size = (uint64_t)BYTE_PAGES * GUEST_PAGE;
 	return 0;
 }
 
