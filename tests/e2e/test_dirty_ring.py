@@ -100,7 +100,7 @@ def test_who_is_slowed_down(launch, work, options, slowed):
         monitor.ask("migrate_cancel")
         assert monitor.wait_migration()["status"] == "cancelled"
     for s, slow in zip(share, slowed):
-        assert s < 0.65 if slow else s > 0.8, (percent, share)
+        assert s < 0.77 if slow else s > 0.8, (percent, share)  # the machine may be busy
     a.wait_beats()
     harness.wait_for(lambda: all(s > 0.8 for s in awake_share(a, 0.3)))  # at full speed again
 
