@@ -431,6 +431,21 @@ void channel_send_fail(struct channel *ch, enum frame_code code, const char *tex
 	wbuf_fini(&w);
 }
 
+/* FAIL, or a VERDICT that is a no: it is on its way while the source still sends. */
+static bool is_reason(const struct frame *f, struct frame_fail *fail)
+{
+	struct frame_verdict v;
+
+	if (f->type == FRAME_FAIL)
+		return frame_fail_decode(f, fail, NULL) == 0;
+	if (f->type != FRAME_VERDICT || frame_verdict_decode(f, &v, NULL) < 0 ||
+	    v.code == FRAME_CODE_OK)
+		return false;
+	fail->code = v.code;
+	memcpy(fail->text, v.text, sizeof(fail->text));
+	return true;
+}
+
 bool channel_recv_reason(struct channel *ch, struct frame_fail *fail)
 {
 	unsigned int timeout_ms = ch->timeout_ms, i;
@@ -443,7 +458,7 @@ bool channel_recv_reason(struct channel *ch, struct frame_fail *fail)
 	for (i = 0; i < CHANNEL_SKIP_MAX && !found; i++) {
 		if (channel_recv(ch, &f, NULL) < 0)
 			break;
-		found = f.type == FRAME_FAIL && frame_fail_decode(&f, fail, NULL) == 0;
+		found = is_reason(&f, fail);
 		frame_fini(&f);
 	}
 	ch->cancel_fd = cancel_fd;

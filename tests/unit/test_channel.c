@@ -482,6 +482,31 @@ static void closed_while_sending(void **state)
 	pair_close(&p);
 }
 
+/* A destination that has judged says so while the source still sends its description. */
+static void refused_while_sending(void **state)
+{
+	const struct frame_verdict no = {.code = FRAME_CODE_POLICY, .text = "bhi is on"};
+	const struct frame_verdict yes = {.code = FRAME_CODE_OK};
+	struct frame_fail fail;
+	struct wbuf w = {0};
+	struct err e = {0};
+	struct pair p;
+
+	(void)state;
+	pair_open(&p, 1000);
+	frame_verdict_encode(&yes, &w);
+	assert_int_equal(channel_send_built(&p.dst, FRAME_VERDICT, &w, NULL), 0);
+	frame_verdict_encode(&no, &w);
+	assert_int_equal(channel_send_built(&p.dst, FRAME_VERDICT, &w, NULL), 0);
+	channel_fini(&p.dst);
+	assert_int_equal(channel_send(&p.src, FRAME_COMMIT, eight, 8, &e), -ECONNRESET);
+	assert_true(channel_recv_reason(&p.src, &fail));
+	assert_int_equal(fail.code, FRAME_CODE_POLICY);
+	assert_string_equal(fail.text, "bhi is on");
+	assert_false(channel_recv_reason(&p.src, &fail));
+	pair_close(&p);
+}
+
 /* ---- what is due ---- */
 
 static void expecting(void **state)
@@ -787,6 +812,7 @@ int main(void)
 		cmocka_unit_test(byte_by_byte),
 		cmocka_unit_test(cancel_wakes),
 		cmocka_unit_test(closed_while_sending),
+		cmocka_unit_test(refused_while_sending),
 		cmocka_unit_test(expecting),
 		cmocka_unit_test(descriptors_arrive),
 		cmocka_unit_test(descriptors_refused),
