@@ -17,12 +17,15 @@ LOOP = "Mitigation: Enhanced / Automatic IBRS; IBPB: conditional; RSB filling; B
 
 
 class Tree:
-    def __init__(self, root, text=LOOP, online="0-1\n", cpus=2, offered=3, arch_cap=1 << 63):
+    def __init__(self, root, text=LOOP, online="0-1\n", cpus=2, offered=3, arch_cap=1 << 63,
+                 cmdline="quiet\n"):
         self.root = pathlib.Path(root)
         cpu = self.root / "sys/devices/system/cpu"
         (cpu / "vulnerabilities").mkdir(parents=True)
         (cpu / "vulnerabilities/spectre_v2").write_text(text)
         (cpu / "online").write_text(online)
+        (self.root / "proc").mkdir()
+        (self.root / "proc/cmdline").write_text(cmdline)
         for n in range(cpus):
             (self.root / f"dev/cpu/{n}").mkdir(parents=True)
             self.msr(n).touch()
@@ -76,6 +79,21 @@ def test_an_old_report_is_taken_back(work):
     tree.put(0, CTRL, b"\1")
     assert tree.run().returncode == 0
     assert tree.ctrl(0) == 0
+
+
+@pytest.mark.parametrize("cmdline,reported", [("quiet\n", 3), ("mitigations=off\n", 0), ("spectre_bhi=off\n", 2)])
+def test_a_vulnerable_kernel_asks_for_help_unless_it_was_told_to_be_so(work, cmdline, reported):
+    tree = Tree(work, text="Vulnerable; IBPB: disabled; BHI: Vulnerable\n", cpus=1, online="0\n", cmdline=cmdline)
+    assert tree.run().returncode == 0
+    assert tree.ctrl(0) == reported
+
+
+def test_without_a_command_line_nobody_opted_out(work):
+    tree = Tree(work, text="Vulnerable; BHI: Vulnerable\n", cpus=1, online="0\n")
+    (tree.root / "proc/cmdline").unlink()
+    r = tree.run()
+    assert r.returncode == 0 and "proc/cmdline" in r.stderr
+    assert tree.ctrl(0) == 3
 
 
 def test_not_offered(work):

@@ -459,7 +459,7 @@ def pool(amd_stock, guest_report):
         for name in ("icelake-server", "sapphire-rapids"):
             amd_stock.put((files.TOP / f"tests/data/hosts/{name}.json").read_bytes(), f"/tmp/move/{name}.facts")
         guest = Traveller(amd_stock, TOLD, f"-n tap=TAP,mac={MAC}", "--host-facts /tmp/move/icelake-server.facts",
-                          append="spectre_v2=retpoline", more=guest_files(guest_report))
+                          append="spectre_v2=retpoline spectre_bhi=off", more=guest_files(guest_report))
         guest.wait("grep -qs '@@@under load' /tmp/move/m0.console", 150)
         # what it reported last is in the file a moment later
         guest.wait("[ $(grep -c '\"written\": true' /tmp/move/m0.json) = 2 ]", 30)

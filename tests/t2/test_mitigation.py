@@ -149,14 +149,14 @@ def test_guest_report_sees_what_the_kernel_says(run):
 def test_guest_report_says_not_offered(run):
     seen = run["seen"]
     assert seen["status"] == str(NOT_OFFERED)
-    assert seen["tool"].splitlines()[1:] == ["report: RETPOLINE_S_USED"] + [
+    assert seen["tool"].splitlines()[1:] == ["report: BHB_CLEAR_SEQ_S_USED, RETPOLINE_S_USED"] + [
         f"cpu {cpu}: the VMM does not offer the virtual mitigation MSRs" for cpu in range(CPUS)]
 
 
 def test_guest_report_dry_run(run):
     seen = run["seen"]
     assert seen["dry.status"] == "0"
-    assert seen["dry"].splitlines() == [f"spectre_v2: {seen['before']}", "report: RETPOLINE_S_USED (not sent)"]
+    assert seen["dry"].splitlines() == [f"spectre_v2: {seen['before']}", "report: BHB_CLEAR_SEQ_S_USED, RETPOLINE_S_USED (not sent)"]
 
 
 def test_guest_finds_no_virtual_msrs(run):

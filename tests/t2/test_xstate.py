@@ -49,7 +49,8 @@ def held(amd_stock, guest_report, xstate, kvm_shim):
         for name, data in (("facts", json.dumps(host).encode()), ("policy", POLICY), ("kvm_shim.so", kvm_shim)):
             amd_stock.put(data, f"/tmp/move/{name}")
         guest = Traveller(amd_stock, SCRIPT, f"-n tap=TAP,mac={MAC} --host-facts /tmp/move/facts --policy /tmp/move/policy",
-                          "--cpu host,-spec_ctrl", append="spectre_v2=retpoline", env=SHIM.format(**host["facts"]),
+                          "--cpu host,-spec_ctrl", append="spectre_v2=retpoline spectre_bhi=off",
+                          env=SHIM.format(**host["facts"]),
                           more=guest_files(guest_report, xstate))
         guest.wait("grep -qs 'built anew' /tmp/move/m0.log", 150)
         alive(guest)

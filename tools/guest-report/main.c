@@ -19,6 +19,7 @@
 
 #define SPECTRE_V2 "/sys/devices/system/cpu/vulnerabilities/spectre_v2"
 #define ONLINE	   "/sys/devices/system/cpu/online"
+#define CMDLINE	   "/proc/cmdline"
 #define MAX_CPU	   65535
 
 enum { REPORTED = 0, FAILED = 1, USAGE = 2, NOT_OFFERED = 3 };
@@ -34,9 +35,12 @@ static const char help[] =
 	"Tell the VMM, by the virtual mitigation MSRs, what this guest's kernel does against "
 	"branch\n"
 	"history injection: what " SPECTRE_V2 "\n"
-	"says, written to MSR 0x50000002 of every online CPU. Needs root and the msr module.\n\n"
+	"says, written to MSR 0x50000002 of every online CPU. A kernel that is vulnerable asks "
+	"for\n"
+	"help, unless " CMDLINE " has mitigations=off, spectre_v2=off or spectre_bhi=off.\n"
+	"Needs root and the msr module.\n\n"
 	"  -n, --dry-run   print what would be reported; touch no MSR\n"
-	"      --root DIR  find /sys and /dev below DIR\n"
+	"      --root DIR  find /sys, /proc and /dev below DIR\n"
 	"  -h, --help      this text\n\n"
 	"Exit codes: 0 reported; 1 failed; 2 wrong usage; 3 the VMM does not offer the MSRs\n";
 
@@ -168,13 +172,15 @@ static int report_list(const struct args *a, const char *list)
 
 static int report_all(struct args *a)
 {
-	char text[1024], online[4096];
+	char text[1024], online[4096], cmdline[8192];
 
 	if (read_text(a, SPECTRE_V2, text, sizeof(text)) < 0)
 		return FAILED;
 	text[strcspn(text, "\n")] = '\0';
 	printf("spectre_v2: %s\n", text);
-	if (spectre_v2_report(text, &a->bits) < 0) {
+	if (read_text(a, CMDLINE, cmdline, sizeof(cmdline)) < 0)
+		cmdline[0] = '\0'; /* told; nobody is taken to have turned anything off */
+	if (spectre_v2_report(text, cmdline, &a->bits) < 0) {
 		fprintf(stderr, "testudo-guest-report: this text is not understood; nothing is "
 				"reported\n");
 		return FAILED;
