@@ -26,7 +26,9 @@
 	(&(const struct cure) {text,                                                              \
 			       {text, text "; strict: off " what, text "; " other ": warn " what, \
 				text "; " other ": warn with strict: off " what}})
-#define RUN(text)  LETS(text, "cannot", "lets it run as it is")
-#define COME(text) LETS(text, "incoming-cannot", "lets it come")
+/* for what the operator's own word gives up */
+#define TAKE_BACK(text) STRICT(text, "lets it run as it is")
+#define RUN(text)	LETS(text, "cannot", "lets it run as it is")
+#define COME(text)	LETS(text, "incoming-cannot", "lets it come")
 
 #endif

@@ -33,8 +33,9 @@ static void facts_of_guest(struct facts *f)
 	const bool told_rsb = offered & MITIGATION_RETPOLINE_S;
 
 	/* what is not enumerated, or without the MSR, is not the guest's to set or read */
-	f->sees_bhi_ctrl = spec_ctrl_legal(g) & BHI;
-	f->sees_rrsba_ctrl = spec_ctrl_legal(g) & RRSBA;
+	f->shown = spec_ctrl_shown(g);
+	f->sees_bhi_ctrl = f->shown & BHI;
+	f->sees_rrsba_ctrl = f->shown & RRSBA;
 	f->sees_rrsba = (g->leaf7_0_edx & CPUID_BIT(7_0_EDX, arch_capabilities)) &&
 			(g->arch_cap & ARCH_CAP_RRSBA);
 	f->sees_rsba = (g->leaf7_0_edx & CPUID_BIT(7_0_EDX, arch_capabilities)) &&

@@ -26,7 +26,8 @@ struct facts {
 	bool rrsba_part;    /* by MSR, by table, or any eIBRS part */
 	uint64_t can;	    /* bits that can be held at 1 here */
 	bool can_clear;	    /* any bit can be held at 0 */
-	bool sees_bhi_ctrl; /* the guest's CPUID shows it, and its write is no #GP */
+	uint64_t shown;	    /* bits that the guest's CPUID shows, and whose write is no #GP */
+	bool sees_bhi_ctrl; /* BHI_DIS_S is among them */
 	bool sees_rsba, sees_rrsba, sees_rrsba_ctrl;
 	bool adds, removes; /* what a report may do */
 	bool answer_counts; /* that the guest needs no bit may be believed */
@@ -39,6 +40,7 @@ struct facts {
 
 	/* rules_init(): what the tables say when the operator is silent */
 	bool bhi_wanted, rsb_wanted;
+	bool bhi_doubtful; /* not wanted, and the guest may be vulnerable here all the same */
 
 	/* for the tables that are asked after these: what BHI and RRSBA said, and what is held so
 	 * far */

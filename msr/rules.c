@@ -25,12 +25,15 @@ const struct rule *rules_find(const struct rule *rules, const struct facts *f)
 static void facts_want(struct facts *f)
 {
 	struct facts silent = *f;
+	const struct rule *bhi;
 
 	silent.policy.bhi = POLICY_AUTO;
 	silent.policy.rrsba = POLICY_AUTO;
 	silent.policy.raw_mask = 0;
 	silent.policy.raw_guest = 0;
-	f->bhi_wanted = rules_find(bhi_rules, &silent)->is & WANTED;
+	bhi = rules_find(bhi_rules, &silent);
+	f->bhi_wanted = bhi->is & WANTED;
+	f->bhi_doubtful = !f->bhi_wanted && (bhi->is & LACKING || bhi->then == UNSURE);
 	f->rsb_wanted = rules_find(rrsba_rules, &silent)->is & WANTED;
 }
 
@@ -65,9 +68,10 @@ static enum verdict verdict_of(enum outcome o, unsigned int refuses)
 	case HOLD:
 	case CLEAR:
 		return VERDICT_ALLOW_FORCED;
-	case CLEAR_WARN:
 	case TELL:
 		return VERDICT_WARN;
+	case CLEAR_WARN:
+	case GIVEN_UP:
 	case UNSURE:
 		return refuses & CURE_STRICT ? VERDICT_REFUSE : VERDICT_WARN;
 	case CANNOT:

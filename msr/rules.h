@@ -37,8 +37,9 @@ enum outcome {
 	LEAVE,	    /* the guest's own value passes */
 	HOLD,	    /* held, at 1 if the rule does not say otherwise */
 	CLEAR,	    /* held at 0, as the operator says */
-	CLEAR_WARN, /* the same, and it was needed */
+	CLEAR_WARN, /* the same, and the guest needs it or believes to own it: strict refuses */
 	TELL,	    /* left, and the operator should know */
+	GIVEN_UP,   /* left by the operator's word, though needed: strict refuses */
 	UNSURE,	    /* nobody knows: strict refuses */
 	CANNOT,	    /* needed, and cannot be had: "cannot", or "incoming-cannot" in MIGRATION */
 	NEVER,	    /* may not run */

@@ -10,8 +10,12 @@
 
 /* for a part whose buffer is long, and which has no control */
 #define OLD_HOST OTHER_HOST ", or one from before Alder Lake and Sapphire Rapids"
-#define OLDER_HOST \
-	CURES(OLD_HOST, OLD_HOST "; bhi: off gives the protection up, for a guest that boots")
+#define GIVE_UP	 OLD_HOST "; bhi: off gives the protection up, for a guest that boots"
+/* strict does not let it be given up */
+#define OLDER_HOST (&(const struct cure) {OLD_HOST, {GIVE_UP, OLD_HOST, GIVE_UP, OLD_HOST}})
+
+#define DOUBTFUL \
+	"the short sequence does not work on the host, or may not: the guest may be vulnerable"
 
 static bool bhi_raw_impossible(const struct facts *f)
 {
@@ -28,6 +32,16 @@ static bool bhi_raw_clear_needed(const struct facts *f)
 	return facts_raw_covers(f, BHI) && f->bhi_wanted;
 }
 
+static bool bhi_raw_clear_doubtful(const struct facts *f)
+{
+	return facts_raw_covers(f, BHI) && f->bhi_doubtful;
+}
+
+static bool bhi_raw_clear_shown(const struct facts *f)
+{
+	return facts_raw_covers(f, BHI) && f->sees_bhi_ctrl;
+}
+
 static bool bhi_raw_clear(const struct facts *f)
 {
 	return facts_raw_covers(f, BHI);
@@ -38,6 +52,11 @@ static bool bhi_raw_left_needed(const struct facts *f)
 	return facts_raw_left(f, BHI) && f->bhi_wanted;
 }
 
+static bool bhi_raw_left_doubtful(const struct facts *f)
+{
+	return facts_raw_left(f, BHI) && f->bhi_doubtful;
+}
+
 static bool bhi_raw_left(const struct facts *f)
 {
 	return facts_raw_left(f, BHI);
@@ -46,6 +65,11 @@ static bool bhi_raw_left(const struct facts *f)
 static bool bhi_off_needed(const struct facts *f)
 {
 	return f->policy.bhi == POLICY_OFF && f->bhi_wanted;
+}
+
+static bool bhi_off_doubtful(const struct facts *f)
+{
+	return f->policy.bhi == POLICY_OFF && f->bhi_doubtful;
 }
 
 static bool bhi_off(const struct facts *f)
@@ -203,18 +227,30 @@ const struct rule bhi_rules[] = {
 	 SRC_OPERATOR, NULL},
 	{1, bhi_raw_clear_needed, CLEAR_WARN, OVERRIDES | AS_POLICY,
 	 "the policy's raw bits hold BHI_DIS_S at 0 where this guest needs it", SRC_OPERATOR,
-	 CURE("take BHI_DIS_S out of spec-ctrl")},
+	 TAKE_BACK("take BHI_DIS_S out of spec-ctrl")},
+	{1, bhi_raw_clear_doubtful, CLEAR_WARN, OVERRIDES | AS_POLICY,
+	 "the policy's raw bits hold BHI_DIS_S at 0; " DOUBTFUL, SRC_OPERATOR,
+	 TAKE_BACK("take BHI_DIS_S out of spec-ctrl")},
+	{1, bhi_raw_clear_shown, CLEAR_WARN, OVERRIDES | AS_POLICY,
+	 "the policy's raw bits hold BHI_DIS_S at 0, though the guest is shown BHI_CTRL: what it "
+	 "sets has no effect",
+	 SRC_OPERATOR, TAKE_BACK("take BHI_DIS_S out of spec-ctrl")},
 	{1, bhi_raw_clear, CLEAR, OVERRIDES | AS_POLICY,
 	 "the policy's raw bits hold BHI_DIS_S at 0", SRC_OPERATOR, NULL},
-	{1, bhi_raw_left_needed, TELL, OVERRIDES,
+	{1, bhi_raw_left_needed, GIVEN_UP, OVERRIDES,
 	 "the policy's raw bits leave BHI_DIS_S to the guest; it would have been held, the guest "
 	 "may be vulnerable",
-	 SRC_OPERATOR, CURE("take BHI_DIS_S out of spec-ctrl")},
+	 SRC_OPERATOR, TAKE_BACK("take BHI_DIS_S out of spec-ctrl")},
+	{1, bhi_raw_left_doubtful, GIVEN_UP, OVERRIDES,
+	 "the policy's raw bits leave BHI_DIS_S to the guest; " DOUBTFUL, SRC_OPERATOR,
+	 TAKE_BACK("take BHI_DIS_S out of spec-ctrl")},
 	{1, bhi_raw_left, LEAVE, OVERRIDES, "the policy's raw bits leave BHI_DIS_S to the guest",
 	 SRC_OPERATOR, NULL},
-	{2, bhi_off_needed, TELL, OVERRIDES,
+	{2, bhi_off_needed, GIVEN_UP, OVERRIDES,
 	 "bhi is off in the policy; it would have been held, the guest may be vulnerable",
-	 SRC_OPERATOR, CURE("set bhi: auto")},
+	 SRC_OPERATOR, TAKE_BACK("set bhi: auto")},
+	{2, bhi_off_doubtful, GIVEN_UP, OVERRIDES, "bhi is off in the policy; " DOUBTFUL,
+	 SRC_OPERATOR, TAKE_BACK("set bhi: auto")},
 	{2, bhi_off, LEAVE, OVERRIDES, "bhi is off in the policy, and nothing would have been held",
 	 SRC_OPERATOR, NULL},
 	{3, bhi_on_not_intel, NEVER, 0,

@@ -84,9 +84,15 @@ static uint64_t raw_broken(const struct facts *f)
 	return f->can_clear ? raw_silent(f) & f->in->promise.value & ~f->can : raw_silent(f);
 }
 
+/* Held at 0 there, and shown to the guest: it believes that it sets them. */
+static uint64_t raw_stays_off(const struct facts *f)
+{
+	return raw_silent(f) & ~raw_broken(f) & ~f->in->promise.value & f->shown;
+}
+
 static uint64_t raw_stays(const struct facts *f)
 {
-	return raw_silent(f) & ~raw_broken(f);
+	return raw_silent(f) & ~raw_broken(f) & ~raw_stays_off(f);
 }
 
 /* ---- what a guest loses by coming here ---- */
@@ -237,6 +243,12 @@ static const struct told_rule rules[] = {
 	{{1, NULL, HOLD, AS_PROMISED, "raw bits of an earlier host's policy stay held",
 	  SRC_CONTRACT, NULL},
 	 raw_stays},
+	{{1, NULL, CLEAR_WARN, AS_PROMISED,
+	  "raw bits of an earlier host's policy stay held at 0, though the guest is shown their "
+	  "controls: what it sets has no effect",
+	  SRC_CONTRACT,
+	  STRICT("leave the bit to the guest in this host's spec-ctrl", "lets it come")},
+	 raw_stays_off},
 	{{7, NULL, NEVER, AS_PROMISED,
 	  "raw bits of an earlier host's policy cannot be held on the destination", SRC_CONTRACT,
 	  CURE(OTHER_HOST ", or leave the bit to the guest in this host's spec-ctrl")},

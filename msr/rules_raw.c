@@ -30,7 +30,12 @@ static uint64_t held_at_1(const struct facts *f)
 
 static uint64_t held_at_0(const struct facts *f)
 {
-	return others(f) & ~f->policy.raw_value & ~impossible(f);
+	return others(f) & ~f->policy.raw_value & ~impossible(f) & ~f->shown;
+}
+
+static uint64_t shown_at_0(const struct facts *f)
+{
+	return others(f) & ~f->policy.raw_value & ~impossible(f) & f->shown;
 }
 
 static bool on_intel(const struct facts *f)
@@ -43,6 +48,11 @@ static bool not_on_intel(const struct facts *f)
 	return !f->intel;
 }
 
+#define AT_0	     "raw bits held at 0 by the policy"
+#define THOUGH_SHOWN ", though the guest is shown their controls: what it sets has no effect"
+#define HOSTS_OWN    "; a CPU with V_SPEC_CTRL runs the guest with the host's own bits, too"
+#define TAKE_OUT     TAKE_BACK("take the bit out of spec-ctrl")
+
 static const struct told_rule rules[] = {
 	{{1, NULL, NEVER, AS_POLICY | LAST,
 	  "raw bits are malformed: the value leaves the mask, or the mask names reserved bits",
@@ -54,13 +64,13 @@ static const struct told_rule rules[] = {
 	 impossible},
 	{{3, NULL, HOLD, AS_POLICY, "raw bits held at 1 by the policy", SRC_OPERATOR, NULL},
 	 held_at_1},
-	{{4, on_intel, CLEAR, AS_POLICY, "raw bits held at 0 by the policy", SRC_OPERATOR, NULL},
-	 held_at_0},
-	{{4, not_on_intel, CLEAR, AS_POLICY,
-	  "raw bits held at 0 by the policy; a CPU with V_SPEC_CTRL runs the guest with the host's "
-	  "own bits, too",
-	  SRC_OPERATOR, NULL},
-	 held_at_0},
+	{{4, on_intel, CLEAR_WARN, AS_POLICY, AT_0 THOUGH_SHOWN, SRC_OPERATOR, TAKE_OUT},
+	 shown_at_0},
+	{{4, not_on_intel, CLEAR_WARN, AS_POLICY, AT_0 THOUGH_SHOWN HOSTS_OWN, SRC_OPERATOR,
+	  TAKE_OUT},
+	 shown_at_0},
+	{{4, on_intel, CLEAR, AS_POLICY, AT_0, SRC_OPERATOR, NULL}, held_at_0},
+	{{4, not_on_intel, CLEAR, AS_POLICY, AT_0 HOSTS_OWN, SRC_OPERATOR, NULL}, held_at_0},
 };
 
 const struct told_table raw_table = {TABLE_RAW, rules, ARRAY_SIZE(rules)};

@@ -24,6 +24,11 @@ static bool rsb_raw_clear_needed(const struct facts *f)
 	return facts_raw_covers(f, RRSBA) && f->rsb_wanted;
 }
 
+static bool rsb_raw_clear_shown(const struct facts *f)
+{
+	return facts_raw_covers(f, RRSBA) && f->sees_rrsba_ctrl;
+}
+
 static bool rsb_raw_clear(const struct facts *f)
 {
 	return facts_raw_covers(f, RRSBA);
@@ -144,17 +149,21 @@ const struct rule rrsba_rules[] = {
 	 "the policy's raw bits hold RRSBA_DIS_S at 1", SRC_OPERATOR, NULL},
 	{1, rsb_raw_clear_needed, CLEAR_WARN, OVERRIDES | AS_POLICY,
 	 "the policy's raw bits hold RRSBA_DIS_S at 0 where this guest may need it", SRC_OPERATOR,
-	 CURE("take RRSBA_DIS_S out of spec-ctrl")},
+	 TAKE_BACK("take RRSBA_DIS_S out of spec-ctrl")},
+	{1, rsb_raw_clear_shown, CLEAR_WARN, OVERRIDES | AS_POLICY,
+	 "the policy's raw bits hold RRSBA_DIS_S at 0, though the guest is shown RRSBA_CTRL: what "
+	 "it sets has no effect",
+	 SRC_OPERATOR, TAKE_BACK("take RRSBA_DIS_S out of spec-ctrl")},
 	{1, rsb_raw_clear, CLEAR, OVERRIDES | AS_POLICY,
 	 "the policy's raw bits hold RRSBA_DIS_S at 0", SRC_OPERATOR, NULL},
-	{1, rsb_raw_left_needed, TELL, OVERRIDES,
+	{1, rsb_raw_left_needed, GIVEN_UP, OVERRIDES,
 	 "the policy's raw bits leave RRSBA_DIS_S to the guest, which may rely on retpolines",
-	 SRC_OPERATOR, CURE("take RRSBA_DIS_S out of spec-ctrl")},
+	 SRC_OPERATOR, TAKE_BACK("take RRSBA_DIS_S out of spec-ctrl")},
 	{1, rsb_raw_left, LEAVE, OVERRIDES, "the policy's raw bits leave RRSBA_DIS_S to the guest",
 	 SRC_OPERATOR, NULL},
-	{1, rsb_off_needed, TELL, OVERRIDES,
+	{1, rsb_off_needed, GIVEN_UP, OVERRIDES,
 	 "rrsba is off in the policy, and this guest may rely on retpolines", SRC_OPERATOR,
-	 CURE("set rrsba: auto")},
+	 TAKE_BACK("set rrsba: auto")},
 	{1, rsb_off, LEAVE, OVERRIDES,
 	 "rrsba is off in the policy, and nothing would have been held", SRC_OPERATOR, NULL},
 	{1, rsb_on, HOLD, OVERRIDES, "rrsba is on in the policy and this host can hold RRSBA_DIS_S",

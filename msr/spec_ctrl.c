@@ -1,6 +1,7 @@
 /* IA32_SPEC_CTRL: the names of its bits, and which of them a CPU enumerates. */
 #include "msr/spec_ctrl.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "base/bytes.h"
@@ -54,6 +55,14 @@ uint64_t spec_ctrl_legal(const struct guest_contract *guest)
 	if (!(guest->leaf7_0_edx & EDX_0(spec_ctrl)) && !(guest->leaf80000008_ebx & amd))
 		return 0;
 	return enumerated(guest->leaf7_0_edx, guest->leaf7_2_edx, guest->leaf80000008_ebx);
+}
+
+uint64_t spec_ctrl_shown(const struct guest_contract *guest)
+{
+	const bool stibp =
+		(guest->leaf7_0_edx & EDX_0(stibp)) || (guest->leaf80000008_ebx & EBX_8(amd_stibp));
+
+	return spec_ctrl_legal(guest) & ~(stibp ? 0 : SPEC_CTRL_STIBP);
 }
 
 uint64_t spec_ctrl_host_bits(const struct host_facts *host)

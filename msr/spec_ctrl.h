@@ -59,6 +59,9 @@ struct host_facts;
  * MSR */
 uint64_t spec_ctrl_legal(const struct guest_contract *guest);
 
+/** spec_ctrl_shown - those of them that its CPUID enumerates: STIBP may be written without */
+uint64_t spec_ctrl_shown(const struct guest_contract *guest);
+
 /** spec_ctrl_host_bits - the bits of 0x48 that this Intel host's CPU has, by raw CPUID */
 uint64_t spec_ctrl_host_bits(const struct host_facts *host);
 

@@ -92,7 +92,10 @@ DECISIONS = [
 
     # "cannot" counts for guests that come, too
     ("--policy ci.yaml --from skl.json --host spr-none.json", REFUSE, 0, ("bhi", 13, REFUSE)),
-    ("--policy amd.yaml --host epyc-rome.json", FORCED, 0, ("raw", 4, FORCED)),
+    # held at 0, and the guest is shown the control
+    ("--policy amd.yaml --host epyc-rome.json", WARN, 0, ("raw", 4, WARN)),
+    ("--policy amd.yaml --host epyc-rome.json --cpu host,-amd_stibp,-amd_ssbd,-ibrs,-spec_ctrl", FORCED, 0,
+     ("raw", 4, FORCED)),
 
     # the CPU that the guest was shown is looked at as the destination does
     ("--from sapphire-rapids.json --host sierra-forest.json", REFUSE, 0, ("migration", 13, REFUSE)),

@@ -238,14 +238,15 @@ static void check_strength(const struct point *p, const struct mitigation_decisi
 		assert_true(held || d->verdict == VERDICT_REFUSE);
 	if (in->policy.rrsba == POLICY_ON && !((in->policy.raw_mask | in->policy.raw_guest) & RSB))
 		assert_true((d->value & RSB) || d->verdict == VERDICT_REFUSE);
-	if (in->policy.bhi == POLICY_OFF || raw)
-		return;
+	/* whoever gives it up, the operator too */
 	if (exposed && in->policy.strict)
 		assert_int_equal(d->verdict, VERDICT_REFUSE);
 	if (exposed && !declined(in))
 		assert_true(d->verdict >= VERDICT_WARN);
-	if (p->tag == UNKNOWN && !shown && !immune)
+	if (p->tag == UNKNOWN && !shown && !immune && !held)
 		assert_true(d->verdict >= (in->policy.strict ? VERDICT_REFUSE : VERDICT_WARN));
+	if (in->policy.bhi == POLICY_OFF || raw)
+		return;
 	if (exposed && d->verdict != VERDICT_REFUSE && in->promise.valid &&
 	    (in->promise.value & BHI))
 		assert_true(declined(in) || in->policy.incoming_cannot == CANNOT_WARN);
@@ -266,12 +267,25 @@ static void check_same(const struct mitigation_decision *a, const struct mitigat
 			    a->step[i].verdict == b->step[i].verdict);
 }
 
-/* A guest owns a control that its CPUID enumerates and whose write is no #GP, and no other. */
+/*
+ * A guest owns a control that its CPUID enumerates and whose write is no #GP, and no other. Against
+ * it a bit is held at 1 by the operator's word or an earlier host's; at 0 not without a word, and
+ * never where the policy is strict.
+ */
 static void check_owned(const struct point *p, const struct mitigation_decision *d)
 {
+	const struct mitigation_policy *m = &p->in.policy;
 	const uint64_t legal = spec_ctrl_legal(&p->in.guest);
+	const uint64_t own = spec_ctrl_shown(&p->in.guest);
+	const uint64_t promised = p->in.promise.valid ? p->in.promise.value : 0;
 	unsigned int i;
 
+	assert_int_equal(own & ~legal, 0);
+	if (d->mask & ~d->value & own)
+		assert_true(d->verdict >= (m->strict ? VERDICT_REFUSE : VERDICT_WARN));
+	if (d->value & own & BHI)
+		assert_true(m->bhi == POLICY_ON || m->force_when_shown ||
+			    ((m->raw_value | promised) & BHI));
 	for (i = 0; i < d->n_steps; i++) {
 		const struct decision_step *s = &d->step[i];
 
