@@ -100,4 +100,10 @@ void vcpu_msrs_reset(struct vcpu_msrs *m)
 void vcpu_msrs_init(struct vcpu_msrs *m)
 {
 	m->spec_ctrl = 0;
+	vcpu_msrs_starts(m);
+}
+
+void vcpu_msrs_starts(struct vcpu_msrs *m)
+{
+	m->report.enum_read = false;
 }

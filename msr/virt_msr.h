@@ -23,7 +23,7 @@ enum msr_result {
 /* What one vCPU said since its last reset. */
 struct vcpu_report {
 	bool aware;	/* it read 0x50000000 or 0x50000001, or wrote 0x50000002 */
-	bool enum_read; /* it read 0x50000001: a bit left clear in ctrl is an answer */
+	bool enum_read; /* it read 0x50000001, since INIT: a bit left clear in ctrl is an answer */
 	bool written;	/* it wrote 0x50000002 */
 	uint64_t ctrl;	/* MSR 0x50000002 */
 };
@@ -47,8 +47,15 @@ enum msr_result vcpu_msrs_read(struct vcpu_msrs *m, const struct guest_contract 
 enum msr_result vcpu_msrs_write(struct vcpu_msrs *m, const struct guest_contract *guest,
 				uint32_t index, uint64_t value);
 
-/** vcpu_msrs_reset - a full reset of the machine forgets all; INIT clears 0x48, keeps the report */
+/**
+ * vcpu_msrs_reset - a full reset of the machine forgets all
+ * vcpu_msrs_init - INIT clears 0x48, and 0x50000002 stays, as in the RFC's KVM
+ * vcpu_msrs_starts - the vCPU is on its way up, from INIT as far as anyone can tell
+ * What runs from then on may be another kernel: that a bit was left clear is an answer again when
+ * 0x50000001 was read again. After INIT, too.
+ */
 void vcpu_msrs_reset(struct vcpu_msrs *m);
 void vcpu_msrs_init(struct vcpu_msrs *m);
+void vcpu_msrs_starts(struct vcpu_msrs *m);
 
 #endif

@@ -446,6 +446,19 @@ def test_init_keeps_the_report(guest, mode):
     assert g.outcomes() == [3, 1, 1]
 
 
+@pytest.mark.parametrize("mode", AT_RUN_TIME)
+def test_init_ends_a_decline(guest, mode):
+    """What starts anew may be a kernel with the short sequence: its 0 is an answer when it has read the enumeration."""
+    g = guest(mode, ["1.w.48.1", f"1.r.{HW}", "1.r.50000001", f"1.r.{HW}", "0.r.50000001", "1.init", f"1.r.{HW}",
+                     "1.w.48.1", f"1.r.{HW}", f"0.r.{HW}", "1.r.50000001", f"1.r.{HW}"])
+    assert g.outcomes() == [1, BHI | 1, 3, 1, 3, BHI, 1, BHI | 1, 0, 3, 1]
+
+
+def test_init_clears_the_guests_own_value_where_nothing_is_held(guest):
+    g = guest("filter", ["1.r.50000001", "1.w.48.1", f"1.r.{HW}", "1.init", "1.r.48"])
+    assert g.outcomes() == [3, 1, 1, 0]
+
+
 def test_bits_that_got_lost_unseen_are_found_by_the_tick(guest):
     """Writes of EFER that are no way up from INIT end its denial; then the look once a second is left."""
     g = guest("filter", ["1.spinw.500.c0000080.d01", "1.init", f"1.r.{HW}", f"0.spin.10000.{HW}", f"1.r.{HW}"])

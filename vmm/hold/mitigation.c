@@ -240,6 +240,21 @@ static bool needs_spec_ctrl_exits(const struct mitigation *m)
 	return m->backend.ops->denies_spec_ctrl && (m->start.mask || m->contract.virt_enum);
 }
 
+/* Are there held bits that an INIT takes away? */
+static bool drops_at_init(const struct mitigation *m, bool deny)
+{
+	return deny && m->backend.ops->init_clears && m->start.mask;
+}
+
+/* May a guest's answer drop a bit, here or where it goes next? It ends at INIT. */
+static bool hears_answers(const struct mitigation *m)
+{
+	const enum backend_kind kind = m->backend.ops->kind;
+
+	return m->contract.mitigation_enum &&
+	       (kind == BACKEND_MSR_FILTER || kind == BACKEND_FORCE_VCPU);
+}
+
 int mitigation_setup_vm(struct mitigation *m, struct vm *vm, struct err *e)
 {
 	const struct backend_ops *ops = m->backend.ops;
@@ -262,7 +277,7 @@ int mitigation_setup_vm(struct mitigation *m, struct vm *vm, struct err *e)
 		.spec_ctrl = deny,
 		.virtual = m->contract.virt_enum || ops->kind == BACKEND_FORCE_SPEC_CTRL_VM,
 		.arch_cap = m->answers_arch_cap,
-		.efer = deny && ops->init_clears && m->start.mask && m->n_vcpus > 1,
+		.efer = m->n_vcpus > 1 && (drops_at_init(m, deny) || hears_answers(m)),
 		.pred_cmd = m->options.observe_ibpb && m->backend.msr_exits && !m->ibpb_seen,
 	};
 	if (m->filter.spec_ctrl || m->filter.virtual || m->filter.arch_cap || m->filter.efer ||
@@ -462,34 +477,68 @@ bool mitigation_apply(struct mitigation *m, struct mitigation_vcpu *v, const cha
 	return true;
 }
 
-void mitigation_check_vcpu(struct mitigation *m, uint32_t id)
+/*
+ * KVM's value is not the one that was set, where all writes of the guest come here. All of it gone
+ * is an INIT, which nobody tells.
+ */
+static bool is_gone(const struct mitigation *m, const struct mitigation_vcpu *v,
+		    const struct backend_held *now)
 {
-	struct mitigation_vcpu *v = &m->vcpu[id];
-	const bool ours = m->filter.spec_ctrl;
+	return m->filter.spec_ctrl && now->known && now->effective != v->held.effective &&
+	       (v->held.mask || !now->effective);
+}
+
+static void hold_again(struct mitigation *m, struct mitigation_vcpu *v, struct log_lines *said)
+{
+	if (mitigation_hold(m, v, said) == 0 && v->held.mask && v->lost++ == 0)
+		log_add(said, LOG_DEBUG,
+			"mitigation: vCPU %u: held bits were gone (INIT); held again", v->id);
+}
+
+/* @starts: it is on its way up */
+static void check_vcpu(struct mitigation *m, struct mitigation_vcpu *v, bool starts)
+{
+	enum mitigation_change what = MITIGATION_GUEST;
 	struct backend_held now;
-	bool lost = false, changed = false;
 	struct log_lines said;
+	bool gone, answered, tell;
 
 	log_lines_init(&said);
 	pthread_mutex_lock(&v->lock);
 	now = v->held;
 	if (v->fd >= 0)
 		m->active->vcpu_read(v->fd, &now);
-	if (ours && v->held.mask) {
-		lost = now.known && now.effective != v->held.effective;
-		if (lost && !now.effective) /* INIT: it clears the guest's value, too */
-			vcpu_msrs_init(&v->msrs);
-		if (lost && mitigation_hold(m, v, &said) == 0 && v->lost++ == 0)
-			log_add(&said, LOG_DEBUG,
-				"mitigation: vCPU %u: held bits were gone (INIT); held again", id);
-	} else {
-		changed = now.guest != v->held.guest || now.effective != v->held.effective;
+	gone = is_gone(m, v, &now);
+	answered = v->msrs.report.enum_read;
+	tell = gone;
+	if (gone && !now.effective)
+		vcpu_msrs_init(&v->msrs);
+	else if (starts)
+		vcpu_msrs_starts(&v->msrs);
+	if (gone) {
+		hold_again(m, v, &said);
+		what = MITIGATION_LOST;
+	} else if (!m->filter.spec_ctrl || !v->held.mask) {
+		tell = now.guest != v->held.guest || now.effective != v->held.effective;
 		v->held = now;
 	}
+	if (answered && !v->msrs.report.enum_read)
+		tell |= mitigation_apply(m, v, "it starts anew, and its answer counts no more",
+					 &what, &said);
 	pthread_mutex_unlock(&v->lock);
 	log_lines_say(&said);
-	if (lost || changed)
-		mitigation_notify(m, id, lost ? MITIGATION_LOST : MITIGATION_GUEST);
+	if (tell)
+		mitigation_notify(m, v->id, what);
+}
+
+void mitigation_check_vcpu(struct mitigation *m, uint32_t id)
+{
+	check_vcpu(m, &m->vcpu[id], false);
+}
+
+void mitigation_vcpu_starts(struct mitigation *m, uint32_t id)
+{
+	check_vcpu(m, &m->vcpu[id], true);
 }
 
 void mitigation_check_rates(struct mitigation *m)

@@ -150,6 +150,9 @@ void mitigation_exit_wrmsr(struct mitigation *m, uint32_t id, struct kvm_run *ru
  */
 void mitigation_check_vcpu(struct mitigation *m, uint32_t id);
 
+/** mitigation_vcpu_starts - the same for a vCPU on its way up: vcpu_msrs_starts() */
+void mitigation_vcpu_starts(struct mitigation *m, uint32_t id);
+
 /** mitigation_check_rates - once a second: does a guest pay too much for accesses to 0x48? */
 void mitigation_check_rates(struct mitigation *m);
 

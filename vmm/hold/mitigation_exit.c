@@ -111,7 +111,7 @@ static void write_efer(struct mitigation *m, struct mitigation_vcpu *v, struct k
 		return;
 	run->msr.error = 0;
 	if (!(old & EFER_LME) && value & EFER_LME) /* INIT cleared it, and forced bits with it */
-		mitigation_check_vcpu(m, v->id);
+		mitigation_vcpu_starts(m, v->id);
 	else if (__atomic_add_fetch(&m->efer_exits, 1, __ATOMIC_RELAXED) > EFER_EXITS)
 		stop_denying(m, &m->filter.efer);
 }
