@@ -24,6 +24,7 @@
 #define MSR_AMD_VIRT_SPEC_CTRL	   0xc001011f /* AMD's "Speculative Store Bypass Disable" paper */
 
 #define PRED_CMD_IBPB (UINT64_C(1) << 0)
+#define PRED_CMD_SBPB (UINT64_C(1) << 7) /* AMD, where CPUID 8000_0021.EAX[27] says so */
 
 #define EFER_SCE (UINT64_C(1) << 0)
 #define EFER_LME (UINT64_C(1) << 8)

@@ -92,6 +92,14 @@ enum msr_result vcpu_msrs_write(struct vcpu_msrs *m, const struct guest_contract
 	}
 }
 
+uint64_t pred_cmd_legal(const struct guest_contract *guest, bool sbpb)
+{
+	const bool ibpb = guest->leaf7_0_edx & CPUID_BIT(7_0_EDX, spec_ctrl) ||
+			  guest->leaf80000008_ebx & CPUID_BIT(80000008_0_EBX, ibpb);
+
+	return (ibpb ? PRED_CMD_IBPB : 0) | (sbpb ? PRED_CMD_SBPB : 0);
+}
+
 void vcpu_msrs_reset(struct vcpu_msrs *m)
 {
 	memset(m, 0, sizeof(*m));

@@ -48,6 +48,12 @@ enum msr_result vcpu_msrs_write(struct vcpu_msrs *m, const struct guest_contract
 				uint32_t index, uint64_t value);
 
 /**
+ * pred_cmd_legal - the bits that a guest may write to IA32_PRED_CMD; 0 when it has no such MSR
+ * @sbpb: it is shown SBPB (AMD), which Linux writes bare
+ */
+uint64_t pred_cmd_legal(const struct guest_contract *guest, bool sbpb);
+
+/**
  * vcpu_msrs_reset - a full reset of the machine forgets all
  * vcpu_msrs_init - INIT clears 0x48, and 0x50000002 stays, as in the RFC's KVM
  * vcpu_msrs_starts - the vCPU is on its way up, from INIT as far as anyone can tell

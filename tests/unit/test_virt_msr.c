@@ -235,6 +235,31 @@ static void test_spec_ctrl_again(void **state)
 	assert_int_equal(m.spec_ctrl, 1);
 }
 
+static void test_pred_cmd(void **state)
+{
+	static const struct {
+		uint32_t edx0, amd;
+		bool sbpb;
+		uint64_t legal;
+	} guests[] = {
+		{0, 0, false, 0},
+		{CPUID_BIT(7_0_EDX, spec_ctrl), 0, false, 1},
+		{CPUID_BIT(7_0_EDX, stibp), CPUID_BIT(80000008_0_EBX, ibrs), false, 0},
+		{0, CPUID_BIT(80000008_0_EBX, ibpb), false, 1},
+		{0, CPUID_BIT(80000008_0_EBX, ibpb), true, 0x81},
+		{0, 0, true, 0x80},
+	};
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(guests); i++) {
+		const struct guest_contract g = {.leaf7_0_edx = guests[i].edx0,
+						 .leaf80000008_ebx = guests[i].amd};
+
+		assert_int_equal(pred_cmd_legal(&g, guests[i].sbpb), guests[i].legal);
+	}
+}
+
 static void test_names(void **state)
 {
 	/* the masks by which hosts are compared enumerate all that has a name */
@@ -261,7 +286,7 @@ int main(void)
 		cmocka_unit_test(test_matrix),	  cmocka_unit_test(test_values),
 		cmocka_unit_test(test_awareness), cmocka_unit_test(test_reset_and_init),
 		cmocka_unit_test(test_spec_ctrl), cmocka_unit_test(test_spec_ctrl_again),
-		cmocka_unit_test(test_names),
+		cmocka_unit_test(test_pred_cmd),  cmocka_unit_test(test_names),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

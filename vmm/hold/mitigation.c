@@ -145,6 +145,7 @@ void mitigation_read_cpuid(struct mitigation *m, struct cpuid_set *cpuid)
 	contract_read_cpuid(&m->contract, &m->nested, cpuid);
 	m->nx = cpu_feature_has(cpuid, cpu_feature(FEATURE_nx));
 	m->long_mode = cpu_feature_has(cpuid, cpu_feature(FEATURE_lm));
+	m->sbpb = cpu_feature_has(cpuid, cpu_feature(FEATURE_sbpb));
 }
 
 /* What the pool changes is not what the user's --cpu asked for: it is told. */

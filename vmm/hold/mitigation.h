@@ -89,6 +89,7 @@ struct mitigation {
 	bool told;			  /* the log knows what is held */
 	bool nested;			  /* the guest is shown VMX or SVM */
 	bool nx, long_mode;		  /* the guest is shown them: what it may set in EFER */
+	bool sbpb;			  /* and this: what it may write to PRED_CMD */
 	uint64_t fixed_mask, fixed_value; /* by the back end's vm_setup, for the VM's life */
 	struct mitigation_decision start; /* what was decided before the first vCPU */
 	/*

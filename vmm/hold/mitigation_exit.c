@@ -116,23 +116,23 @@ static void write_efer(struct mitigation *m, struct mitigation_vcpu *v, struct k
 		stop_denying(m, &m->filter.efer);
 }
 
-/* ---- PRED_CMD: does this guest ever use IBPB? ---- */
+/* ---- PRED_CMD: does this guest ever use IBPB, or SBPB? ---- */
 
 static void write_pred_cmd(struct mitigation *m, struct mitigation_vcpu *v, struct kvm_run *run)
 {
-	const bool has_it = m->contract.leaf7_0_edx & CPUID_BIT(7_0_EDX, spec_ctrl) ||
-			    m->contract.leaf80000008_ebx & CPUID_BIT(80000008_0_EBX, ibpb);
+	const uint64_t legal = pred_cmd_legal(&m->contract, m->sbpb);
 
 	run->msr.error = 1;
-	if (!has_it || run->msr.data & ~PRED_CMD_IBPB ||
+	if (!legal || run->msr.data & ~legal ||
 	    backend_set_msr(v->fd, MSR_IA32_PRED_CMD, run->msr.data) < 0)
 		return; /* #GP, as without us */
 	run->msr.error = 0;
-	if (!(run->msr.data & PRED_CMD_IBPB) ||
+	if (!run->msr.data || /* either is a barrier of its own */
 	    __atomic_exchange_n(&m->ibpb_seen, true, __ATOMIC_ACQ_REL))
 		return;
 	stop_denying(m, &m->filter.pred_cmd);
-	log_info("mitigation: the guest uses IBPB: vcpu=%u", v->id);
+	log_info("mitigation: the guest uses %s: vcpu=%u",
+		 run->msr.data & PRED_CMD_IBPB ? "IBPB" : "SBPB", v->id);
 	mitigation_notify(m, v->id, MITIGATION_IBPB_SEEN);
 }
 
