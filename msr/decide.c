@@ -44,8 +44,10 @@ static bool bhi_held_elsewhere(const struct mitigation_input *in)
 	/* any such part: the rows look at what it has */
 	there.host = (struct host_facts) {.vendor_id = "GenuineIntel", .family = 6, .model = 0x8f};
 	there.host.leaf7_0_edx = CPUID_BIT(7_0_EDX, spec_ctrl);
-	there.host.leaf7_2_edx = CPUID_BIT(7_2_EDX, bhi_ctrl);
-	there.backend = (struct backend_facts) {.kind = BACKEND_FORCE_VCPU, .can_force = BHI};
+	there.host.leaf7_2_edx = CPUID_BIT(7_2_EDX, bhi_ctrl) | CPUID_BIT(7_2_EDX, rrsba_ctrl);
+	/* RRSBA_DIS_S as well: where it cannot be held, BHI_DIS_S is held in its place */
+	there.backend =
+		(struct backend_facts) {.kind = BACKEND_FORCE_VCPU, .can_force = BHI | RRSBA};
 	rules_init(&f, &there);
 	return rules_find(bhi_rules, &f)->then == HOLD;
 }

@@ -48,6 +48,11 @@ static void facts_of_guest(struct facts *f)
 	f->bhi_answered = f->bhi_aware && !f->bhi_used && r->enum_read;
 	f->bhi_early = f->bhi_aware && !f->bhi_used && !looked;
 	f->rsb_answered = heard && told_rsb && !f->rsb_used && r->enum_read;
+	if (f->rrsba_part && !(f->can & RRSBA) && !(f->sees_rrsba && f->sees_rrsba_ctrl))
+		f->rsb_bare = f->rsb_said ? (f->adds || f->unasked) &&
+						    (f->host.rrsba_ctrl || !f->sees_rrsba)
+					  : f->unasked && !f->sees_rrsba &&
+						    !(f->rsb_answered && f->answer_counts);
 
 	/*
 	 * The VM-wide mask is frozen before the guest can say anything: it covers what may come,

@@ -34,6 +34,7 @@ struct facts {
 	bool unasked;	    /* a guest that reports nothing is forced */
 	bool bhi_aware, bhi_used, bhi_answered, bhi_early;
 	bool rsb_used, rsb_answered;
+	bool rsb_bare; /* it may rely on retpolines that RRSBA undermines, and nothing undoes that */
 	bool bhi_said, rsb_said; /* used, and it was reported: not only held in advance */
 	bool incoming;		 /* from another host */
 	uint64_t promised;	 /* bits that were held at 1 there */

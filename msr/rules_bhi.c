@@ -159,6 +159,13 @@ static bool bhi_reported_left(const struct facts *f)
 	return f->host.bhi_ctrl && f->bhi_used && !f->adds && !f->unasked;
 }
 
+/* BHI_DIS_S keeps user space out of what RRSBA predicts, too */
+static bool bhi_for_retpolines(const struct facts *f)
+{
+	return f->host.bhi_ctrl && f->bhi_aware && !f->bhi_used &&
+	       (f->bhi_answered || f->rsb_said) && f->rsb_bare && (f->can & BHI);
+}
+
 static bool bhi_declined(const struct facts *f)
 {
 	return f->host.bhi_ctrl && f->bhi_answered && f->removes && !f->policy.strict;
@@ -298,6 +305,11 @@ const struct rule bhi_rules[] = {
 	{10, bhi_reported_left, TELL, WANTED,
 	 "the guest reports the short sequence, but the policy does not let a report add bits",
 	 SRC_OPERATOR, CURE("set hold-unaware: on, or honour-report: both")},
+	{11, bhi_for_retpolines, HOLD, WANTED,
+	 "the guest does not ask for BHI_DIS_S, but may rely on retpolines, which RRSBA "
+	 "undermines, "
+	 "and RRSBA_DIS_S cannot be held: BHI_DIS_S is, in its place",
+	 SRC_LINUX_BHI, NULL},
 	{11, bhi_declined, LEAVE, ENDS_NEED,
 	 "the guest read the enumeration and does not ask for BHI_DIS_S", SRC_RFC_BHI, NULL},
 	{11, bhi_declined_left, TELL, WANTED,

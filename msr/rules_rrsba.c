@@ -126,6 +126,11 @@ static bool rsb_warned(const struct facts *f)
 	return f->host.rrsba_ctrl && f->sees_rrsba && !(f->rsb_used && f->adds);
 }
 
+static bool rsb_replaced(const struct facts *f)
+{
+	return f->rsb_bare && f->so_far && (f->so_far->value & BHI);
+}
+
 /*
  * From row 3 on the part has RRSBA, whether its microcode says so or not: a host that tells less
  * of itself is not judged better.
@@ -202,6 +207,10 @@ const struct rule rrsba_rules[] = {
 	{8, rsb_warned, LEAVE, 0,
 	 "the guest sees RRSBA without the control: it does not rely on retpolines alone", SRC_XEN,
 	 NULL},
+	{9, rsb_replaced, LEAVE, 0,
+	 "the guest relies, or may rely, on retpolines and RRSBA_DIS_S cannot be held on the host; "
+	 "BHI_DIS_S is held in its place",
+	 SRC_LINUX_BHI, NULL},
 	{9, rsb_impossible, CANNOT, WANTED | LACKING,
 	 "the guest relies, or may rely, on retpolines and RRSBA_DIS_S cannot be held on the host",
 	 SRC_RFC_RSB, RUN("show the guest RRSBA from its first boot, or " OTHER_HOST)},

@@ -298,6 +298,37 @@ static void check_owned(const struct point *p, const struct mitigation_decision 
 	}
 }
 
+/*
+ * A report makes no guest weaker than silence, but for a bit that it was offered and left clear
+ * after it read what that means, where the policy lets that count. Whose retpolines RRSBA
+ * undermines declined for their sake: it gets one of the two bits, where any can be held.
+ */
+static void check_report(const struct point *p, const struct mitigation_decision *d)
+{
+	const struct mitigation_input *in = &p->in;
+	const struct vcpu_report *r = &in->report;
+	const enum policy_report h = in->policy.honour_report;
+	const uint64_t declined_bits = r->enum_read && (h == REPORT_BOTH || h == REPORT_RELAX)
+					       ? in->guest.mitigation_enum & ~r->ctrl
+					       : 0;
+	struct mitigation_input silent = *in;
+	struct mitigation_decision unsaid;
+	uint64_t lost;
+
+	memset(&silent.report, 0, sizeof(silent.report));
+	mitigation_decide(&silent, &unsaid);
+	lost = unsaid.value & ~d->value;
+	assert_int_equal(lost & ~(BHI | RSB), 0);
+	if (lost & BHI)
+		assert_true((declined_bits & MITIGATION_BHB_CLEAR_SEQ_S) && !in->policy.strict);
+	if (lost & RSB)
+		assert_true(declined_bits & MITIGATION_RETPOLINE_S);
+	if ((lost & BHI) && (r->ctrl & MITIGATION_RETPOLINE_S) &&
+	    !(in->guest.arch_cap & ARCH_CAP_RRSBA) && in->policy.rrsba == POLICY_AUTO &&
+	    !((in->policy.raw_mask | in->policy.raw_guest) & RSB))
+		assert_true(d->value & RSB || h == REPORT_RELAX);
+}
+
 /* Nothing is said of a report that was not made, nor that none was made where one was. */
 static void check_words(const struct point *p, const struct mitigation_decision *d)
 {
@@ -457,6 +488,7 @@ static void test_walk(void **state)
 		check_owned(&p, &d);
 		if (n % 16 == 0) {
 			check_words(&p, &d);
+			check_report(&p, &d);
 			check_not_followed(&p, &d);
 			check_cures(&p, &d);
 			check_less_known(&p, &d);
