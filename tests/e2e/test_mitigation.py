@@ -503,6 +503,19 @@ def test_a_guest_that_pays_too_much_is_told_once(guest):
     assert g.vcpu()["exits"]["spec-ctrl-per-second"] > 1000
 
 
+@pytest.mark.parametrize("nested", ["shown", "hidden"])
+def test_nested_guests_on_amd_are_warned_of_before_linux_6_16(guest, work, nested):
+    """KVM for AMD had no barrier between a guest and its own guests; no fact tells of it, the kernel's number does."""
+    template = pathlib.Path(work, "svm.json")
+    svm = {"register": "ecx", "bitmap": f"0b{'x' * 29}{int(nested == 'shown')}xx"}
+    template.write_text(json.dumps({"cpuid_modifiers": [
+        {"leaf": "0x80000001", "subleaf": "0x0", "flags": 0, "modifiers": [svm]}]}))
+    g = guest("filter", [], "--cpu", template, cpus=1, host=AMD, bits=IBRS | STIBP | SSBD, policy=f"nested: {nested}")
+    kernel = tuple(int(n) for n in os.uname().release.split(".")[:2])
+    assert g.result.code == OFF, str(g.result)
+    assert ("before Linux 6.16" in g.result.full_err) == (nested == "shown" and kernel < (6, 16))
+
+
 # ---- PRED_CMD ----
 
 VENDORS = pytest.mark.parametrize("host", [SAPPHIRE_RAPIDS, AMD], ids=["intel", "amd"])
