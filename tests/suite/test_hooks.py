@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 
 import pytest
@@ -21,6 +22,10 @@ else
 	echo "what the test says"
 	exit "${TESTS_END:-0}"
 fi"""}
+
+
+VERSION = subprocess.run(["clang-format", "--version"], capture_output=True, text=True, check=True).stdout
+LOOKS = re.search(r"version (\d+)", VERSION)[1] == "14"  # another one formats otherwise, and the hook says that it does not look
 
 
 class Clone:
@@ -84,7 +89,7 @@ def clone(made):
 
 def test_a_badly_formatted_file_is_refused(clone):
     taken, said = clone.commit("base/hook_test.c", BAD)
-    assert not taken and "clang-format -i base/hook_test.c" in said, said
+    assert taken != LOOKS and ("clang-format -i base/hook_test.c" if LOOKS else "the format is not looked at") in said, said
     taken, said = clone.commit("base/hook_test.c", GOOD)
     assert taken and "no build folder" in said, said
 
@@ -93,7 +98,7 @@ def test_what_is_staged_counts(clone):
     (clone.path / "base/hook_test.c").write_text(BAD)
     clone.git("add", "base/hook_test.c")
     (clone.path / "base/hook_test.c").write_text(GOOD)
-    assert clone.git("commit", "-m", "a change").returncode != 0
+    assert (clone.git("commit", "-m", "a change").returncode != 0) == LOOKS
 
 
 def test_units_of_what_changed(clone):
