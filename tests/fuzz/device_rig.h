@@ -155,12 +155,13 @@ static inline void rig_save(struct rig_device *d, struct wbuf *w)
 /* Return: 0 or -errno with one line in @e */
 static inline int rig_load(struct rig_device *d, struct rbuf *r, struct err *e)
 {
-	const struct state_desc *desc = &d->serial.dev.ops->state;
+	const struct state_desc *desc;
 	struct serial_regs regs;
 	int ret;
 
 	if (d->kind != RIG_SERIAL)
 		return virtio_mmio_load(&d->mmio, 0, r, e);
+	desc = &d->serial.dev.ops->state;
 	ret = state_decode(desc, "serial", desc->version, r, &regs, e);
 	if (!ret)
 		serial_load(&d->serial, &regs);

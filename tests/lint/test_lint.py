@@ -28,9 +28,14 @@ EXCEPTED = {
     ("migration/description/description_write.c", "use of NULL 's'"): "description_check_bounds() knows the vendor",
     ("policy/policy_file.c", "use of uninitialized value"): "copied after a load that failed, too, and not looked at then",
     ("policy/cpu_template.c", "core.uninitialized.Assign"): "read_bitmap() sets both or fails, never with a number above 0",
-    ("vmm/guest/migrate_*.c", "bugprone-integer-division"): "an eighth of a limit in ns",
-    ("vmm/guest/migrate_*.c", "core.CallAndMessage"): "a counter of descriptors and the descriptors are filled together",
+    ("migration/move/source_copy.c", "bugprone-integer-division"): "an eighth of a limit in ns",
+    ("migration/move/save.c", "-Wanalyzer-malloc-leak"): "write_file() frees the checksums at its end, by the same member",
+    ("migration/move/restore.c", "-Wanalyzer-malloc-leak"): "migration_restore() frees the checksums at its end, by that member",
+    ("vmm/guest/migrate_qmp.c", "core.CallAndMessage"): "a counter of descriptors and the descriptors are filled together",
 }
+
+# Files over which clang's analyzer ends by a signal: the other checks look at them.
+CRASHES = {"vmm/cmd/policy.c": "in find_word(), whose tables are given as void pointers"}
 
 
 def commands():
@@ -71,8 +76,9 @@ def left(name, findings):
 
 
 def tidy(name):
-    done = subprocess.run(["clang-tidy", "--quiet", "-p", BUILD, TOP / name], stdin=subprocess.DEVNULL, capture_output=True,
-                          text=True, check=False)
+    less = ["--checks=-clang-analyzer-*"] if name in CRASHES else []
+    done = subprocess.run(["clang-tidy", "--quiet", *less, "-p", BUILD, TOP / name], stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True, check=False)
     found = [line for line in done.stdout.splitlines() if re.search(r": (error|warning): ", line)]
     assert done.returncode == 0 or found, done.stderr
     return left(name, found)
@@ -127,7 +133,7 @@ def test_gcc_analyzer(analyzed, name):
 
 def test_exceptions_have_a_place():
     """A file that is excepted is there, and so is the check that a NOLINT names."""
-    assert all(list(TOP.glob(name)) for name, _ in EXCEPTED)
+    assert all(list(TOP.glob(name)) for name, _ in EXCEPTED) and all((TOP / name).exists() for name in CRASHES)
     bare = [f"{name}:{number}" for name in files(ROOMS)
             for number, line in enumerate((TOP / name).read_text().splitlines(), 1)
             if "NOLINT" in line and not re.search(r"NOLINT(NEXTLINE)?\([a-z].*\): \w", line)]

@@ -118,11 +118,13 @@ static inline int byte_failing(const struct byte_guest *g, enum byte_call call, 
 static inline int byte_watch(void *ctx, uint32_t slot, const struct guest_mem_region *r, bool on)
 {
 	struct byte_guest *g = ctx;
+	unsigned int i;
 
 	(void)slot;
 	(void)r;
 	g->watched = on;
-	memset(g->bits, on ? 0xff : 0, sizeof(g->bits));
+	for (i = 0; i < BYTE_PAGES / 64; i++)
+		__atomic_store_n(&g->bits[i], on ? UINT64_MAX : 0, __ATOMIC_SEQ_CST);
 	return 0;
 }
 

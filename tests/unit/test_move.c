@@ -314,6 +314,18 @@ static void check(const struct trial *t)
 	holds(t, t->dest_ret > 0 || !t->dest_ret == there->started || t->dest_fails == CALL_START);
 }
 
+/* ThreadSanitizer opens files of its own when it looks up where a race is that is suppressed. */
+#if defined(__SANITIZE_THREAD__)
+#define OWN_FILES_ONLY false
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define OWN_FILES_ONLY false
+#endif
+#endif
+#ifndef OWN_FILES_ONLY
+#define OWN_FILES_ONLY true
+#endif
+
 static unsigned int open_files(void)
 {
 	DIR *d = opendir("/proc/self/fd");
@@ -338,7 +350,7 @@ static void try(struct trial *t, void (*after)(const struct trial *t))
 	if (after)
 		after(t);
 	end(t);
-	holds(t, open_files() == before);
+	holds(t, !OWN_FILES_ONLY || open_files() == before);
 }
 
 static struct trial trial(struct wire_plan plan)
@@ -749,6 +761,7 @@ static void test_flipped_bit(void **state)
 	unsigned int i;
 
 	(void)state;
+	data.stall_ms[0] = data.stall_ms[1] = STALL_MS;
 	for (i = 0; i < sizeof(types) / sizeof(*types); i++) {
 		struct trial t = at(HARM_FLIP, WIRE_FROM_SOURCE, types[i]);
 
