@@ -7,6 +7,8 @@
 #include <string.h>
 
 #undef err_set /* of the analyzer */
+#undef err_no_memory
+#undef err_is
 #include "base/bytes.h"
 #include "base/text.h"
 

@@ -57,6 +57,8 @@ static inline int err_code(int code)
 	return code;
 }
 #define err_set(e, code, ...) (err_say(e, __VA_ARGS__), err_code(code))
+#define err_no_memory(e)      err_set(e, -12, "") /* ENOMEM */
+#define err_is(e, class, ret) (ret)
 #endif
 
 #endif
