@@ -181,6 +181,23 @@ static inline int byte_memfd(void)
 	return fd;
 }
 
+/* The two sides of a world in which the source has a guest that runs and has written. */
+static inline void byte_world_init(struct byte_world *w, struct byte_guest guest[2], uint64_t seed)
+{
+	unsigned int i;
+
+	*w = (struct byte_world) {.rng = seed | 1, .disk = 1};
+	for (i = 0; i < 2; i++)
+		guest[i] = (struct byte_guest) {.world = w,
+						.lock = PTHREAD_MUTEX_INITIALIZER,
+						.side = (int)i + 1,
+						.fd = -1,
+						.fails = CALL_NONE};
+	byte_guest_map(&guest[0], byte_memfd());
+	byte_guest_run(&guest[0]);
+	byte_guest_write(&guest[0], 40);
+}
+
 static inline void byte_guest_fini(struct byte_guest *g)
 {
 	if (!g->exists)

@@ -45,21 +45,11 @@ static int new_file(void)
 static void save(struct saved *s, bool keep, enum byte_call fails)
 {
 	struct migration_source source;
-	unsigned int i;
 
 	memset(s, 0, sizeof(*s));
-	s->world.rng = 7;
-	s->world.disk = 1;
-	for (i = 0; i < 2; i++)
-		s->guest[i] = (struct byte_guest) {.world = &s->world,
-						   .lock = PTHREAD_MUTEX_INITIALIZER,
-						   .side = (int)i + 1,
-						   .fd = -1,
-						   .fails = i ? CALL_NONE : fails,
-						   .fails_with = -EIO};
-	byte_guest_map(&s->guest[0], byte_memfd());
-	byte_guest_run(&s->guest[0]);
-	byte_guest_write(&s->guest[0], 60);
+	byte_world_init(&s->world, s->guest, 7);
+	s->guest[0].fails = fails;
+	s->guest[0].fails_with = -EIO;
 	s->fd = new_file();
 	s->cancel_fd = eventfd(0, EFD_CLOEXEC);
 	migration_source_init(&source);
