@@ -11,6 +11,7 @@
 #include "migration/ram/frame.h"
 
 /* ---- the handshake ---- */
+
 static int send_hello(struct transfer *t)
 {
 	struct migration_source *s = t->s;

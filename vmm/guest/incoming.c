@@ -70,7 +70,6 @@ static int build_on_loop(void *arg)
 
 	c->begun = true;
 	ret = become(c);
-
 	if (ret < 0 || !c->memory) {
 		if (c->memory && c->memory->how == MEMORY_PASSED)
 			close(c->memory->fd);

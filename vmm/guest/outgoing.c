@@ -116,8 +116,8 @@ int outgoing_init(struct outgoing *o, struct guest *g, struct err *e)
 	o->guest = o->moving.guest = g;
 	migration_source_init(&o->source);
 	control_set_gate(&g->control, settle, o);
-	o->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (o->cancel_fd < 0)
+	o->source.cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (o->source.cancel_fd < 0)
 		return err_set(e, -errno, "eventfd: %s; raise the limit of open files (ulimit -n)",
 			       strerror(errno));
 	return 0;
@@ -127,8 +127,8 @@ void outgoing_fini(struct outgoing *o)
 {
 	if (!o->guest)
 		return;
-	if (o->cancel_fd >= 0)
-		close(o->cancel_fd);
+	if (o->source.cancel_fd >= 0)
+		close(o->source.cancel_fd);
 	migration_source_fini(&o->source);
 	o->guest = NULL;
 }
@@ -200,14 +200,13 @@ static int begin(struct outgoing *o, const struct migrate_params *params, bool s
 	if (ret < 0)
 		return ret;
 	join(o); /* the last one's thread is at its end */
-	drain(o->cancel_fd);
+	drain(o->source.cancel_fd);
 	s->guest = (struct migration_guest) {
 		.ops = &moving_ops,
 		.ctx = &o->moving,
 		.tsc_khz = g->machine.tsc_khz,
 		.host_name = g->host_name,
 	};
-	s->cancel_fd = o->cancel_fd;
 	s->params = *params;
 	if (getrandom(&s->session, sizeof(s->session), 0) != sizeof(s->session))
 		s->session = monotonic_ns();
@@ -310,7 +309,7 @@ static void fire_cancel(struct outgoing *o)
 {
 	const uint64_t one = 1;
 
-	if (write(o->cancel_fd, &one, sizeof(one)) < 0)
+	if (write(o->source.cancel_fd, &one, sizeof(one)) < 0)
 		log_err("cannot wake the migration: %s", strerror(errno));
 }
 

@@ -20,9 +20,8 @@ struct outgoing {
 	struct migration_source source;
 	bool saving; /* into a file, by migration_save(); guarded by source.lock */
 	pthread_t thread;
-	bool started;  /* the thread is to be joined */
-	bool busy;     /* a migration goes on; the loop's thread */
-	int cancel_fd; /* of @source */
+	bool started; /* the thread is to be joined */
+	bool busy;    /* a migration goes on; the loop's thread */
 };
 
 /** outgoing_init - nothing goes on. Return: 0 or -errno; outgoing_fini() is safe on a zeroed one */
