@@ -261,9 +261,10 @@ class EmulatedHost:
         ended, text = self.run(f"({command}) 2>/tmp/stderr", timeout)
         if ended != status:
             raise HostError(f"status {ended} from: {command}\n{text}\n{self.check('cat /tmp/stderr')}")
-        decoder, at, document = json.JSONDecoder(), 0, None
-        while text[at:].strip():
-            document, at = decoder.raw_decode(text, at + len(text[at:]) - len(text[at:].lstrip()))
+        document, text = None, text.lstrip()
+        while text:
+            document, end = json.JSONDecoder().raw_decode(text)
+            text = text[end:].lstrip()
         return document
 
     def put(self, data, path):
