@@ -5,6 +5,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "msr/barrier.h"
+
 enum backend_kind {
 	BACKEND_NONE,
 	BACKEND_MSR_FILTER,	    /* stock KVM: 0x48 denied, held by the VMM */
@@ -18,6 +20,7 @@ struct backend_facts {
 	enum backend_kind kind;
 	uint64_t can_force; /* bits that it can hold at 1 on this host */
 	bool no_msr_exits;  /* this KVM has no MSR filter: nobody can answer the virtual MSRs */
+	struct barrier_facts barrier;
 };
 
 /** backend_name - for reports and fact files: "force-spec-ctrl", ...; never NULL */

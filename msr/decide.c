@@ -82,6 +82,7 @@ void mitigation_decide(const struct mitigation_input *in, struct mitigation_deci
 	rules_tell(out, &f, &nested_table);
 	rules_tell(out, &f, &migration_table);
 	rules_tell(out, &f, &pool_table);
+	rules_tell(out, &f, &barrier_table);
 	out->short_adequate = short_adequate(&f, out);
 }
 

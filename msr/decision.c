@@ -47,7 +47,9 @@ const char *decision_table_name(enum decision_table table)
 	case TABLE_POOL:
 		return "pool";
 	case TABLE_NESTED:
+		return "nested";
+	case TABLE_BARRIER:
 		break;
 	}
-	return "nested";
+	return "barrier";
 }

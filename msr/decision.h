@@ -13,7 +13,8 @@ enum decision_table {
 	TABLE_RAW,
 	TABLE_MIGRATION,
 	TABLE_POOL,
-	TABLE_NESTED
+	TABLE_NESTED,
+	TABLE_BARRIER
 };
 
 /* One row of docs/mitigation.md's tables that fired. */

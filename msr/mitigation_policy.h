@@ -5,6 +5,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "msr/barrier.h"
+
 enum policy_switch { POLICY_AUTO, POLICY_ON, POLICY_OFF };
 
 /* What a guest's report may do to the default of rows 9 to 12. */
@@ -45,6 +47,7 @@ struct mitigation_policy {
 			       report may ask for, but build the VM anew when it does */
 	bool trust_model;   /* believe the model of a host that is itself a guest (default no) */
 	enum policy_mixed mixed_pool;
+	struct barrier_policy barrier;
 };
 
 /**

@@ -5,7 +5,7 @@
  * else.
  *
  * A new rule is a line at its place in the table (rules_bhi.c, rules_rrsba.c, rules_raw.c,
- * rules_migration.c, rules_setting.c) and a row of the same number in docs/mitigation.md. Its
+ * rules_migration.c, rules_setting.c, rules_barrier.c) and a row of the same number in docs/mitigation.md. Its
  * condition is a function of struct facts; what more than one condition needs is worked out in
  * rule_facts.c. A rule that warns or refuses has a cure, and a test finds those without.
  */
@@ -91,7 +91,7 @@ struct told_table {
 	unsigned int n;
 };
 
-extern const struct told_table raw_table, nested_table, migration_table, pool_table;
+extern const struct told_table raw_table, nested_table, migration_table, pool_table, barrier_table;
 
 /* Rules of MIGRATION that apply once the decision was carried out. */
 enum { NOT_TAKEN, NOT_KEPT, NO_CPU };

@@ -136,6 +136,39 @@ static void list_features(uint32_t leaf7_0_edx, uint32_t leaf7_2_edx, uint64_t a
 		snprintf(buf, size, "none of the features that matter");
 }
 
+/* What this KVM does, and can be told; nothing of a host whose file does not say. */
+static void explain_host_barriers(FILE *f, const struct barrier_facts *b)
+{
+	char text[256], kernel[48] = "of a kernel of unknown version";
+
+	if (!b->driven && b->ibpb == HOST_IBPB_UNKNOWN && !b->major)
+		return;
+	if (b->major)
+		snprintf(kernel, sizeof(kernel), "of Linux %u.%u", b->major, b->minor);
+	snprintf(text, sizeof(text),
+		 "KVM %s, IBPB %s; when vCPUs change, each VM's barriers can %s", kernel,
+		 host_ibpb_name(b->ibpb), b->driven ? "be chosen" : "not be chosen");
+	print_line(f, "barriers", text);
+}
+
+/* What the guest gets of them. */
+static void explain_got_barriers(FILE *f, const struct mitigation_input *in)
+{
+	const struct barrier_facts *b = &in->backend.barrier;
+	struct barrier_plan plan;
+	char text[256];
+
+	barrier_plan(b, cpu_vendor_from_id(in->host.vendor_id), &in->policy.barrier, &plan);
+	if (plan.on_switch == BARRIER_UNKNOWN && plan.on_move == BARRIER_UNKNOWN)
+		return;
+	snprintf(text, sizeof(text),
+		 "between vCPUs of the guest on one CPU: %s; when a vCPU moves to another CPU: "
+		 "%s%s",
+		 barrier_got_name(plan.on_switch), barrier_got_name(plan.on_move),
+		 plan.by_accident ? ", by a side effect of this kernel" : "");
+	print_line(f, "barriers", text);
+}
+
 void explain_host(FILE *f, const struct host_facts *h, const struct backend_facts *b)
 {
 	struct host_traits t;
@@ -152,6 +185,7 @@ void explain_host(FILE *f, const struct host_facts *h, const struct backend_fact
 	snprintf(text, sizeof(text), "%s, can hold %s", backend_name(b->kind),
 		 explain_bits(b->can_force, bits, sizeof(bits)));
 	print_line(f, "back end", text);
+	explain_host_barriers(f, &b->barrier);
 }
 
 /* A 0 in the report says no of a bit that was offered, and was read to be. */
@@ -365,6 +399,7 @@ void explain_text(FILE *f, const struct mitigation_input *in, const struct mitig
 		snprintf(text, sizeof(text), "nothing; the guest's own value stands");
 	print_line(f, "holds", text);
 	print_line(f, "short", explain_short(in, d));
+	explain_got_barriers(f, in);
 	fputs("because\n", f);
 	for (i = 0; i < d->n_steps; i++)
 		print_step(f, &d->step[i]);
@@ -445,6 +480,12 @@ json_t *explain_report_json(const struct vcpu_report *r)
 			 "written", r->written, "ctrl", json_hex(r->ctrl));
 }
 
+json_t *explain_barriers_json(const struct barrier_plan *p)
+{
+	return json_pack("{s:s, s:s, s:b}", "vcpu-switch", barrier_got_name(p->on_switch),
+			 "pcpu-move", barrier_got_name(p->on_move), "chosen", p->drive);
+}
+
 static json_t *host_json(const struct host_facts *h)
 {
 	struct host_traits t;
@@ -470,12 +511,17 @@ static json_t *pool_json(const struct pool_facts *p)
 
 json_t *explain_json(const struct mitigation_input *in, const struct mitigation_decision *d)
 {
-	return json_pack("{s:o, s:{s:s, s:o}, s:o, s:o, s:o, s:{s:b, s:o, s:o, s:b}, s:o}", "host",
-			 host_json(&in->host), "backend", "name", backend_name(in->backend.kind),
-			 "can-hold", json_bits(in->backend.can_force), "guest",
+	struct barrier_plan plan;
+
+	barrier_plan(&in->backend.barrier, cpu_vendor_from_id(in->host.vendor_id),
+		     &in->policy.barrier, &plan);
+	return json_pack("{s:o, s:{s:s, s:o}, s:o, s:o, s:o, s:{s:b, s:o, s:o, s:b}, s:o, s:o}",
+			 "host", host_json(&in->host), "backend", "name",
+			 backend_name(in->backend.kind), "can-hold",
+			 json_bits(in->backend.can_force), "guest",
 			 explain_contract_json(&in->guest), "report",
 			 explain_report_json(&in->report), "pool", pool_json(&in->pool), "promise",
 			 "valid", in->promise.valid, "mask", json_hex(in->promise.mask), "value",
 			 json_hex(in->promise.value), "weak", in->promise.weak, "decision",
-			 explain_decision_json(d));
+			 explain_decision_json(d), "barriers", explain_barriers_json(&plan));
 }

@@ -58,6 +58,7 @@ json_t *explain_bits_json(uint64_t mask, uint64_t value);
 json_t *explain_steps_json(const struct mitigation_decision *d);
 json_t *explain_decision_json(const struct mitigation_decision *d);
 json_t *explain_contract_json(const struct guest_contract *g);
+json_t *explain_barriers_json(const struct barrier_plan *p);
 json_t *explain_report_json(const struct vcpu_report *r);
 
 #endif

@@ -13,9 +13,11 @@
 #include "policy/json_read.h"
 
 #define VERSION_KEY "testudo-host-facts"
+#define BARRIERS    "barriers"
 
-/* "msr-exits" and "kvm-cpuid" need not be there: older files do not have them */
-static const char *const top_keys[] = {VERSION_KEY, "facts", "backend", "kvm-cpuid", "info", NULL};
+/* "msr-exits", "kvm-cpuid" and "barriers" need not be there: older files do not have them */
+static const char *const top_keys[] = {VERSION_KEY, "facts", "backend", "kvm-cpuid",
+				       BARRIERS,    "info",  NULL};
 #define CAN_HOLD	 "can-hold"
 #define CAN_HOLD_EARLIER "can-force" /* its name in older files */
 
@@ -168,6 +170,50 @@ static int parse_backend(const struct json_place *at, json_t *o, struct backend_
 	return 0;
 }
 
+static const char *const barrier_keys[] = {"per-vm", "ibpb", "kernel", NULL};
+
+/* "6.12", as it is written; no text is 0.0, unknown */
+static int parse_kernel(const struct json_place *at, json_t *v, struct barrier_facts *b)
+{
+	char same[32];
+	const char *text = json_is_string(v) ? json_string_value(v) : "";
+
+	sscanf(text, "%5" SCNu32 ".%5" SCNu32, &b->major, &b->minor);
+	snprintf(same, sizeof(same), "%u.%u", b->major, b->minor);
+	return strcmp(text, same) == 0 ? 0
+				       : json_read_bad(at, BARRIERS ".", "kernel", v,
+						       "its version, such as \"6.12\"");
+}
+
+/* Of earlier files nothing is known. */
+static int parse_barriers(const struct json_place *at, json_t *o, struct barrier_facts *b)
+{
+	enum host_ibpb i = HOST_IBPB_UNKNOWN;
+	json_t *v;
+	int ret;
+
+	if (!o)
+		return 0;
+	if (!json_is_object(o))
+		return json_read_bad(at, "", BARRIERS, o, "an object");
+	ret = json_read_known(at, BARRIERS ".", o, barrier_keys);
+	if (ret < 0)
+		return ret;
+	v = json_object_get(o, "per-vm");
+	if (!json_is_boolean(v))
+		return json_read_bad(at, BARRIERS ".", "per-vm", v, "true or false");
+	b->driven = json_is_true(v);
+	v = json_object_get(o, "ibpb");
+	while (i <= HOST_IBPB_ALWAYS &&
+	       !(json_is_string(v) && strcmp(json_string_value(v), host_ibpb_name(i)) == 0))
+		i++;
+	if (i > HOST_IBPB_ALWAYS)
+		return json_read_bad(at, BARRIERS ".", "ibpb", v,
+				     "unknown, disabled, conditional or always-on");
+	b->ibpb = i;
+	return parse_kernel(at, json_object_get(o, "kernel"), b);
+}
+
 #define CPUID_KEY    "%x" /* "1", or with a sub-leaf "7.0" */
 #define CPUID_SUBKEY "%x.%x"
 #define CPUID_VALUE  "0x%08x 0x%08x 0x%08x 0x%08x"
@@ -277,6 +323,8 @@ static int parse_root(const struct json_place *at, json_t *root, struct host_fil
 		ret = parse_backend(at, json_object_get(root, "backend"), &f->backend);
 	if (ret == 0)
 		ret = parse_cpuid(at, json_object_get(root, "kvm-cpuid"), &f->cpuid);
+	if (ret == 0)
+		ret = parse_barriers(at, json_object_get(root, BARRIERS), &f->backend.barrier);
 	if (ret == 0 && info && !json_is_object(info))
 		ret = json_read_bad(at, "", "info", info, "an object");
 	if (ret == 0)
@@ -352,6 +400,15 @@ static json_t *format_backend(const struct backend_facts *b)
 }
 
 /* NULL where nothing is known */
+static json_t *format_barriers(const struct barrier_facts *b)
+{
+	if (!b->driven && b->ibpb == HOST_IBPB_UNKNOWN && !b->major)
+		return NULL;
+	return json_pack("{s:b, s:s, s:o}", "per-vm", b->driven, "ibpb", host_ibpb_name(b->ibpb),
+			 "kernel", json_sprintf("%u.%u", b->major, b->minor));
+}
+
+/* NULL where nothing is known */
 static json_t *format_cpuid(const struct cpuid_set *set)
 {
 	json_t *o = set->n_leaves ? json_object() : NULL;
@@ -369,9 +426,10 @@ static json_t *format_cpuid(const struct cpuid_set *set)
 char *host_file_format(const struct host_file *f)
 {
 	json_t *root =
-		json_pack("{s:i, s:o, s:o, s:o*, s:o}", VERSION_KEY, FACTS_VERSION, "facts",
+		json_pack("{s:i, s:o, s:o, s:o*, s:o*, s:o}", VERSION_KEY, FACTS_VERSION, "facts",
 			  format_facts(&f->facts), "backend", format_backend(&f->backend),
-			  "kvm-cpuid", format_cpuid(&f->cpuid), "info", format_info(&f->info));
+			  "kvm-cpuid", format_cpuid(&f->cpuid), BARRIERS,
+			  format_barriers(&f->backend.barrier), "info", format_info(&f->info));
 	char *text = root ? json_dumps(root, JSON_INDENT(8)) : NULL, *line = NULL;
 
 	json_decref(root);

@@ -32,6 +32,12 @@ static const struct policy_choice pools[] = {{"this-host", POOL_THIS_HOST},
 					     {NULL, 0}};
 static const struct policy_choice nestings[] = {{"hidden", false}, {"shown", true}, {NULL, 0}};
 static const struct policy_choice branches[] = {{"default", false}, {"isolate", true}, {NULL, 0}};
+static const struct policy_choice switches[] = {{"default", SWITCH_DEFAULT},
+						{"always", SWITCH_ALWAYS},
+						{"used", SWITCH_USED},
+						{"never", SWITCH_NEVER},
+						{NULL, 0}};
+static const struct policy_choice moves[] = {{"default", false}, {"on", true}, {NULL, 0}};
 static const struct policy_choice only_off[] = {{"off", 0}, {NULL, 0}};
 
 static const struct policy_choice raw_bits[] = {
@@ -65,6 +71,9 @@ static const struct policy_key keys[] = {
 	{"isolation", "core-scheduling", KEY_CHOICE, on_off, MEMBER(isolation.core_scheduling)},
 	{"isolation", "vcpu-pinning", KEY_CPUS, only_off, 0, 0},
 	{"isolation", "observe-ibpb", KEY_CHOICE, on_off, MEMBER(isolation.observe_ibpb)},
+	{"isolation", "vcpu-switch-barrier", KEY_CHOICE, switches,
+	 MEMBER(mitigation.barrier.on_switch)},
+	{"isolation", "pcpu-move-barrier", KEY_CHOICE, moves, MEMBER(mitigation.barrier.on_move)},
 };
 
 static_assert(ARRAY_SIZE(keys) <= POLICY_KEYS_MAX, "a reader has room for every key");

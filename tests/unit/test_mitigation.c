@@ -85,7 +85,7 @@ static struct mitigation_input edited(const struct edit *e)
 	if (e->backend)
 		in.backend.kind = e->backend;
 	if (e->no_backend)
-		in.backend = (struct backend_facts) {BACKEND_NONE, 0, false};
+		in.backend = (struct backend_facts) {.kind = BACKEND_NONE};
 	if (e->can)
 		in.backend.can_force = e->can;
 	in.host.hypervisor = e->hypervisor;

@@ -45,13 +45,13 @@ static const struct {
 };
 
 static const struct backend_facts backends[] = {
-	{BACKEND_NONE, 0, false},
-	{BACKEND_NONE, CAN_ALL, false}, /* a broken probe must not matter */
-	{BACKEND_MSR_FILTER, CAN_OLD, false},
-	{BACKEND_MSR_FILTER, CAN_ALL, false},
-	{BACKEND_FORCE_SPEC_CTRL, CAN_ALL & ~(SPEC_CTRL_PSFD | SPEC_CTRL_DDPD_U), false},
-	{BACKEND_FORCE_SPEC_CTRL_VM, BHI | RSB, false},
-	{BACKEND_FORCE_VCPU, CAN_ALL, false},
+	{BACKEND_NONE, 0, false, {0}},
+	{BACKEND_NONE, CAN_ALL, false, {0}}, /* a broken probe must not matter */
+	{BACKEND_MSR_FILTER, CAN_OLD, false, {0}},
+	{BACKEND_MSR_FILTER, CAN_ALL, false, {0}},
+	{BACKEND_FORCE_SPEC_CTRL, CAN_ALL & ~(SPEC_CTRL_PSFD | SPEC_CTRL_DDPD_U), false, {0}},
+	{BACKEND_FORCE_SPEC_CTRL_VM, BHI | RSB, false, {0}},
+	{BACKEND_FORCE_VCPU, CAN_ALL, false, {0}},
 };
 
 static const struct vcpu_report reports[] = {
@@ -112,9 +112,22 @@ struct point {
 	const char *host;
 };
 
+static void make_barriers(uint32_t n, struct mitigation_input *in)
+{
+	struct barrier_facts *b = &in->backend.barrier;
+
+	in->policy.barrier.on_switch = (enum barrier_switch)digit(&n, 4);
+	in->policy.barrier.on_move = digit(&n, 2);
+	b->ibpb = (enum host_ibpb)digit(&n, 4);
+	b->major = digit(&n, 3) ? 6 : 0;
+	b->minor = b->major ? digit(&n, 2) ? 16 : 12 : 0;
+	b->driven = b->ibpb > HOST_IBPB_OFF && digit(&n, 2);
+}
+
 static void make_point(uint32_t n, struct point *p)
 {
 	struct mitigation_input *in = &p->in;
+	const uint32_t seed = n;
 	uint32_t rest = n * 2654435761u >> 4; /* the others: spread, and the same on each run */
 	unsigned int h, shows, raw;
 
@@ -162,6 +175,7 @@ static void make_point(uint32_t n, struct point *p)
 	in->policy.raw_guest =
 		digit(&rest, 3) ? 0 : (BHI | RSB | SPEC_CTRL_SSBD) & ~in->policy.raw_mask;
 	in->backend.no_msr_exits = in->backend.kind == BACKEND_NONE && digit(&rest, 2);
+	make_barriers(seed * 2246822519u >> 4, in);
 }
 
 static bool declined(const struct mitigation_input *in)
@@ -385,6 +399,8 @@ static bool take_advice(const char *cure, bool boots, struct mitigation_policy *
 		policy->cannot = CANNOT_WARN;
 	if (boots && strstr(cure, "bhi: off gives"))
 		policy->bhi = POLICY_OFF;
+	if (strstr(cure, "set vcpu-switch-barrier: used"))
+		policy->barrier.on_switch = SWITCH_USED;
 	if (strstr(cure, "out of spec-ctrl"))
 		policy->raw_mask = policy->raw_value = policy->raw_guest = 0;
 	if (strstr(cure, "leave the bit to the guest")) {
@@ -425,6 +441,39 @@ static void check_not_followed(const struct point *p, const struct mitigation_de
 				fail_msg("%s row %u: %s: %s", decision_table_name(d->step[i].table),
 					 d->step[i].row, d->step[i].reason, cure);
 	}
+}
+
+static unsigned int told_barriers(const struct mitigation_decision *d, bool move)
+{
+	unsigned int i, n = 0;
+
+	for (i = 0; i < d->n_steps; i++)
+		n += d->step[i].table == TABLE_BARRIER && (d->step[i].row > 6) == move;
+	return n;
+}
+
+/*
+ * What the policy asks for of barriers is answered once, what it does not ask for not at all; and
+ * no guest gets fewer than asked for without a warning.
+ */
+static void check_barriers(const struct point *p, const struct mitigation_decision *d)
+{
+	const struct barrier_policy *asked = &p->in.policy.barrier;
+	struct barrier_plan got;
+	bool fewer;
+
+	barrier_plan(&p->in.backend.barrier, cpu_vendor_from_id(p->in.host.vendor_id), asked, &got);
+	assert_int_equal(told_barriers(d, false), asked->on_switch != SWITCH_DEFAULT);
+	assert_int_equal(told_barriers(d, true), asked->on_move);
+	fewer = (asked->on_switch == SWITCH_ALWAYS && got.on_switch != BARRIER_EACH) ||
+		(asked->on_switch == SWITCH_USED && got.on_switch < BARRIER_USED) ||
+		(asked->on_move && got.on_move < BARRIER_USED);
+	if (fewer)
+		assert_true(d->verdict >= VERDICT_WARN);
+	if (fewer && p->in.policy.strict)
+		assert_int_equal(d->verdict, VERDICT_REFUSE);
+	if (got.drive)
+		assert_true(p->in.backend.barrier.driven && got.args < 8 && (got.args & 3) != 3);
 }
 
 /* Who takes a printed advice is not told the same again. */
@@ -491,6 +540,7 @@ static void test_walk(void **state)
 			check_report(&p, &d);
 			check_not_followed(&p, &d);
 			check_cures(&p, &d);
+			check_barriers(&p, &d);
 			check_less_known(&p, &d);
 		}
 		for (i = 0; i < d.n_steps; i++)

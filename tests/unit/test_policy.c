@@ -62,7 +62,8 @@ static const struct {
 	{V "BHI: on\n", "line 2: 'BHI' is not a key", "bhi"},
 	{V "core-scheduling: on\n", "line 2: 'core-scheduling' is not a key", "or isolation"},
 	{V "isolation:\n  bhi: on\n", "line 3: isolation: 'bhi' is not a key",
-	 "give indirect-branch, core-scheduling, vcpu-pinning or observe-ibpb"},
+	 "give indirect-branch, core-scheduling, vcpu-pinning, observe-ibpb, "
+	 "vcpu-switch-barrier or pcpu-move-barrier"},
 	{V "? [a]\n: b\n", "line 2: a list is not a key", "bhi"},
 	{V "? {a: b}\n: b\n", "line 2: a map is not a key", "bhi"},
 	{V "<<: {bhi: on}\n", "line 2: '<<' is not a key", "bhi"},

@@ -10,9 +10,12 @@
 #include "msr/arch_caps.h"
 #include "msr/pool.h"
 
-#define FILTER(can)                            \
-	{                                      \
-		BACKEND_MSR_FILTER, can, false \
+#define FILTER(can)                             \
+	{                                       \
+		BACKEND_MSR_FILTER, can, false, \
+		{                               \
+			0                       \
+		}                               \
 	}
 
 /* bits of the facts, for one line a case */
@@ -125,7 +128,7 @@ static void test_facts(void **state)
 			if (m->bhi_no)
 				h[n].host.kvm_arch_cap |= ARCH_CAP_BHI_NO;
 			h[n].backend = (struct backend_facts) {
-				m->none ? BACKEND_NONE : BACKEND_MSR_FILTER, m->can, false};
+				m->none ? BACKEND_NONE : BACKEND_MSR_FILTER, m->can, false, {0}};
 		}
 		pool_level(h, n, &policy, &l);
 		assert_int_equal(l.facts.n_hosts, n);

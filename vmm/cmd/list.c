@@ -284,6 +284,35 @@ static void print_vcpus(const json_t *exits, const json_t *vcpus)
 	}
 }
 
+/* Of a KVM that counts its branch predictor barriers. */
+static void print_barriers(const json_t *vcpus)
+{
+	static const struct {
+		const char *key, *head;
+	} columns[] = {
+		{"vcpu-switches", "SWITCHES"},	 {"pcpu-moves", "MOVES"},
+		{"ibpb-other-vm", "IBPB-VM"},	 {"ibpb-vcpu-switch", "IBPB-SWITCH"},
+		{"ibpb-pcpu-move", "IBPB-MOVE"}, {"ibpb-nested-exit", "IBPB-NESTED"},
+	};
+	const json_t *v, *b;
+	size_t i, n;
+
+	if (!json_is_object(json_object_get(json_array_get(vcpus, 0), "barriers")))
+		return;
+	printf("\n%5s", "VCPU");
+	for (n = 0; n < ARRAY_SIZE(columns); n++)
+		printf(" %12s", columns[n].head);
+	printf("  ISSUED\n");
+	json_array_foreach(vcpus, i, v)
+	{
+		b = json_object_get(v, "barriers");
+		printf("%5lld", number_of(v, "id"));
+		for (n = 0; n < ARRAY_SIZE(columns); n++)
+			printf(" %12lld", number_of(b, columns[n].key));
+		printf("  %s\n", json_is_true(json_object_get(v, "ibpb-issued")) ? "yes" : "no");
+	}
+}
+
 /* One line for all vCPUs of which the same is to be said that stand beside each other. */
 static void print_summaries(const json_t *vcpus)
 {
@@ -320,6 +349,7 @@ static void print_stat(const json_t *o)
 	       text_of(json_object_get(m, "host"), "name"));
 	print_summaries(json_object_get(m, "vcpus"));
 	print_vcpus(json_object_get(o, "exits"), json_object_get(m, "vcpus"));
+	print_barriers(json_object_get(m, "vcpus"));
 }
 
 int cmd_stat(int argc, char **argv)

@@ -53,6 +53,23 @@ static json_t *exits(const struct mitigation_vcpu *v)
 	return o;
 }
 
+/* What this KVM counts; null where it counts none. */
+static json_t *barriers(const struct barrier_stats *s)
+{
+	json_t *o = NULL;
+	enum barrier_stat i;
+	uint64_t n;
+
+	for (i = 0; i < BARRIER_STATS; i++) {
+		if (!barrier_stats_read(s, i, &n))
+			continue;
+		if (!o)
+			o = json_object();
+		json_object_set_new(o, barrier_stat_name(i), json_integer((json_int_t)n));
+	}
+	return o ? o : json_null();
+}
+
 static json_t *one_vcpu(const struct host_facts *facts, struct mitigation_vcpu *v,
 			enum verdict *worst)
 {
@@ -75,6 +92,8 @@ static json_t *one_vcpu(const struct host_facts *facts, struct mitigation_vcpu *
 			    json_string(summary_text(facts, d, &held, summary, sizeof(summary))));
 	json_object_set_new(o, "reasons", summary_json(facts, d, &held));
 	add_count(o, "held-bits-lost", &v->lost);
+	json_object_set_new(o, "ibpb-issued", json_boolean(v->ibpb_issued));
+	json_object_set_new(o, "barriers", barriers(&v->barriers));
 	if (d->verdict > *worst)
 		*worst = d->verdict;
 	pthread_mutex_unlock(&v->lock);
@@ -121,15 +140,20 @@ static const char *ibpb(const struct mitigation *m)
 {
 	if (__atomic_load_n(&m->ibpb_seen, __ATOMIC_ACQUIRE))
 		return "used";
-	return m->options.observe_ibpb && m->backend.msr_exits ? "not seen" : "not observed";
+	return (m->options.observe_ibpb && m->backend.msr_exits) ||
+			       (m->barrier.drive &&
+				m->options.policy.barrier.on_switch == SWITCH_USED)
+		       ? "not seen"
+		       : "not observed";
 }
 
 static json_t *isolation(const struct mitigation *m, const struct isolation *iso)
 {
-	return json_pack("{s:o, s:o, s:o, s:b, s:s}", "indirect-branch",
+	return json_pack("{s:o, s:o, s:o, s:b, s:s, s:o}", "indirect-branch",
 			 item(&iso->indirect_branch), "core-scheduling",
 			 item(&iso->core_scheduling), "vcpu-pinning", item(&iso->pin_vcpus),
-			 "nested", m->nested, "guest-ibpb", ibpb(m));
+			 "nested", m->nested, "guest-ibpb", ibpb(m), "barriers",
+			 explain_barriers_json(&m->barrier));
 }
 
 json_t *mitigation_report(struct mitigation *m, const struct isolation *iso, const char *state,

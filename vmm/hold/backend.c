@@ -11,6 +11,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "msr/msr.h"
+#include "vmm/hold/barrier.h"
 #include "vmm/kvm/kvm.h"
 
 /* Best first. */
@@ -69,14 +70,14 @@ int scratch_open_vcpu(struct backend_scratch *s)
 
 void scratch_retire(struct backend *b, struct backend_scratch *s)
 {
-	if (s->vm_fd >= 0) /* one of each row at most, so there is room */
+	if (s->vm_fd >= 0) /* one of each trial at most, so there is room */
 		b->retired[b->n_retired++] = *s;
 	s->vm_fd = s->vcpu_fd = -1;
 }
 
 void backend_close_scratch(struct backend *b)
 {
-	int fds[2 * BACKEND_ROWS];
+	int fds[2 * BACKEND_TRIALS];
 	unsigned int n = 0;
 
 	while (b->n_retired) {
@@ -94,6 +95,16 @@ void backend_fini(struct backend *b)
 {
 	backend_close_scratch(b);
 	closer_wait(&b->closer);
+}
+
+struct backend_facts backend_facts(const struct backend *b)
+{
+	return (struct backend_facts) {
+		.kind = b->ops->kind,
+		.can_force = b->can_force,
+		.no_msr_exits = !b->msr_exits,
+		.barrier = b->barrier,
+	};
 }
 
 bool backend_keeps(const struct backend *b, const struct cpuid_set *cpuid, uint32_t index,
@@ -117,6 +128,21 @@ static bool has_msr_exits(const struct kvm *kvm)
 	       ioctl(kvm->fd, KVM_CHECK_EXTENSION, KVM_CAP_X86_MSR_FILTER) > 0;
 }
 
+static const char *no_vm_cure(int ret)
+{
+	return ret == -EMFILE ? "raise the limit of open files (ulimit -n)"
+			      : "see the kernel's log";
+}
+
+static int try_barriers(struct backend *b, const struct kvm *kvm, struct err *e)
+{
+	const int ret = barrier_facts_read(&b->barrier, b, kvm);
+
+	return ret < 0 ? err_set(e, ret, "probing barriers between vCPUs: %s; %s", strerror(-ret),
+				 no_vm_cure(ret))
+		       : 0;
+}
+
 int backend_probe(struct backend *b, const struct kvm *kvm, uint32_t force_cap, struct err *e)
 {
 	size_t i;
@@ -133,15 +159,13 @@ int backend_probe(struct backend *b, const struct kvm *kvm, uint32_t force_cap, 
 		ret = rows[i]->probe ? rows[i]->probe(b, kvm, t) : 0;
 		if (ret < 0 && ret != -ENOTSUP)
 			return err_set(e, ret, "probing back end %s: %s; %s", t->name,
-				       strerror(-ret),
-				       ret == -EMFILE ? "raise the limit of open files (ulimit -n)"
-						      : "see the kernel's log");
+				       strerror(-ret), no_vm_cure(ret));
 		t->usable = ret == 0;
 		t->can_force = b->can_force;
 		if (t->usable)
 			b->ops = rows[i];
 	}
-	return 0;
+	return try_barriers(b, kvm, e);
 }
 
 /* ---- none: SPEC_CTRL is the guest's own ---- */

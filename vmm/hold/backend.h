@@ -22,6 +22,7 @@ struct vm;
 #define BACKEND_FORCE_CAP 236
 #define BACKEND_FIND_CAP  0 /* try the numbers that we know */
 #define BACKEND_ROWS	  5
+#define BACKEND_TRIALS	  (BACKEND_ROWS + 1) /* barriers are tried on a VM of their own */
 #define BACKEND_WHY_MAX	  256
 
 /* What the trial of one back end found. */
@@ -47,9 +48,10 @@ struct backend {
 	bool msr_exits;		/* KVM has the MSR filter: virtual MSRs can be offered */
 	unsigned int n_trials;
 	struct backend_trial trial[BACKEND_ROWS];
+	struct barrier_facts barrier; /* which back end is used does not matter for these */
 	/* VMs of trials that are over, still open: see scratch_retire() */
 	unsigned int n_retired;
-	struct backend_scratch retired[BACKEND_ROWS];
+	struct backend_scratch retired[BACKEND_TRIALS];
 	struct closer closer; /* of these */
 };
 
@@ -107,6 +109,9 @@ int backend_probe(struct backend *b, const struct kvm *kvm, uint32_t force_cap, 
  * -ENXIO when KVM refuses this MSR or value */
 int backend_get_msr(int vcpu_fd, uint32_t index, uint64_t *value);
 int backend_set_msr(int vcpu_fd, uint32_t index, uint64_t value);
+
+/** backend_facts - of a probed one, as the decision sees it */
+struct backend_facts backend_facts(const struct backend *b);
 
 /**
  * backend_keeps - will a vCPU with @cpuid keep @value in MSR @index?

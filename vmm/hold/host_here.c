@@ -85,7 +85,7 @@ static int read_backend(struct backend_facts *b, const struct kvm *kvm, uint32_t
 	int ret = backend_probe(&found, kvm, force_cap, e);
 
 	if (!ret)
-		*b = (struct backend_facts) {found.ops->kind, found.can_force, !found.msr_exits};
+		*b = backend_facts(&found);
 	backend_fini(&found);
 	return ret;
 }

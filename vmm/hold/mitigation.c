@@ -83,8 +83,7 @@ void mitigation_notify(struct mitigation *m, uint32_t id, enum mitigation_change
 
 struct backend_facts mitigation_backend_facts(const struct mitigation *m)
 {
-	return (struct backend_facts) {m->backend.ops->kind, m->backend.can_force,
-				       !m->backend.msr_exits};
+	return backend_facts(&m->backend);
 }
 
 static void decide(const struct mitigation *m, const struct vcpu_report *report,
@@ -267,6 +266,15 @@ static bool hears_answers(const struct mitigation *m)
 	       (kind == BACKEND_MSR_FILTER || kind == BACKEND_FORCE_VCPU);
 }
 
+static int drive_barriers(struct mitigation *m, int vm_fd, struct err *e)
+{
+	const struct barrier_facts *b = &m->backend.barrier;
+
+	barrier_plan(b, cpu_vendor_from_id(m->host.vendor_id), &m->options.policy.barrier,
+		     &m->barrier);
+	return m->barrier.drive ? barrier_drive(vm_fd, m->barrier.args, e) : 0;
+}
+
 int mitigation_setup_vm(struct mitigation *m, struct vm *vm, struct err *e)
 {
 	const struct backend_ops *ops = m->backend.ops;
@@ -296,6 +304,8 @@ int mitigation_setup_vm(struct mitigation *m, struct vm *vm, struct err *e)
 	    m->filter.pred_cmd)
 		ret = msr_filter_set(&m->filter, vm->fd, e);
 	m->fixed_mask = m->fixed_value = 0;
+	if (!ret)
+		ret = drive_barriers(m, vm->fd, e);
 	if (!ret && ops->vm_setup) {
 		/* what may change may only be held at 1: a bit that is to be off is fixed, too */
 		m->fixed_mask = m->start.mask & ~(m->start.value & m->backend.run_time_bits);
@@ -362,13 +372,18 @@ int mitigation_setup_vcpu(struct mitigation *m, uint32_t id, int vcpu_fd, struct
 	if (!v->came) {
 		vcpu_msrs_reset(&v->msrs);
 		v->promise = (struct mitigation_promise) {0};
+		v->ibpb_issued = false;
 	}
 	v->came = false;
 	v->fd = vcpu_fd;
 	mitigation_redecide(m, v);
 	v->held.mask = m->fixed_mask;
 	v->held.value = m->fixed_value;
-	ret = mitigation_give_value(m, v, e);
+	if (m->backend.barrier.driven)
+		barrier_stats_open(&v->barriers, vcpu_fd);
+	ret = mitigation_give_issued(m, v, e);
+	if (!ret)
+		ret = mitigation_give_value(m, v, e);
 	if (!ret)
 		ret = m->active->vcpu_apply(&m->backend, vcpu_fd, v->decision.mask,
 					    v->decision.value, v->msrs.spec_ctrl, &v->held, e);
@@ -491,7 +506,8 @@ bool mitigation_apply(struct mitigation *m, struct mitigation_vcpu *v, const cha
 
 bool mitigation_wants_checks(const struct mitigation *m)
 {
-	return needs_spec_ctrl_exits(m);
+	return needs_spec_ctrl_exits(m) ||
+	       (m->backend.barrier.driven && m->options.policy.barrier.on_switch == SWITCH_USED);
 }
 
 bool mitigation_refused(struct mitigation *m, uint32_t id, char *why, size_t size)
@@ -519,6 +535,7 @@ void mitigation_forget_vm(struct mitigation *m)
 	for (i = 0; i < m->n_vcpus; i++) {
 		pthread_mutex_lock(&m->vcpu[i].lock);
 		m->vcpu[i].fd = -1;
+		barrier_stats_close(&m->vcpu[i].barriers);
 		pthread_mutex_unlock(&m->vcpu[i].lock);
 	}
 	m->vm_fd = -1;

@@ -17,6 +17,7 @@
 #include "msr/pool.h"
 #include "msr/virt_msr.h"
 #include "vmm/hold/backend.h"
+#include "vmm/hold/barrier.h"
 #include "vmm/kvm/msr_filter.h"
 
 struct cpuid_set;
@@ -58,7 +59,9 @@ struct mitigation_vcpu {
 	bool came; /* report, value and promise came from another host: the next VM keeps them */
 	struct mitigation_decision decision;
 	struct backend_held held;
-	bool failed; /* the last apply did; the log knows */
+	bool failed;	  /* the last apply did; the log knows */
+	bool ibpb_issued; /* by the guest on this vCPU, here or on an earlier host, as last known */
+	struct barrier_stats barriers;
 	/* counters: written by the vCPU's thread, read by any (atomic) */
 	uint64_t exits_spec_ctrl, exits_virtual, exits_efer, exits_pred_cmd;
 	uint64_t lost;	       /* times that held bits were found missing */
@@ -91,6 +94,7 @@ struct mitigation {
 	bool nx, long_mode;		  /* the guest is shown them: what it may set in EFER */
 	bool sbpb;			  /* and this: what it may write to PRED_CMD */
 	uint64_t fixed_mask, fixed_value; /* by the back end's vm_setup, for the VM's life */
+	struct barrier_plan barrier;
 	struct mitigation_decision start; /* what was decided before the first vCPU */
 	/*
 	 * how the guest got here: its first VM is set up for what it brought, later ones are boots
@@ -174,6 +178,17 @@ void mitigation_started(struct mitigation *m);
 void mitigation_forget_vm(struct mitigation *m);
 
 /* ---- shared by mitigation.c, mitigation_exit.c and mitigation_state.c ---- */
+
+/**
+ * mitigation_read_issued - has the guest issued a barrier on @v? Asks KVM, where that knows
+ * The vCPU must stand, and @v->lock is held.
+ */
+void mitigation_read_issued(struct mitigation *m, struct mitigation_vcpu *v);
+/**
+ * mitigation_give_issued - tell KVM that it has, if so; the vCPU must stand, and @v->lock is held
+ * Return: 0, or -EIO with the text in @e
+ */
+int mitigation_give_issued(const struct mitigation *m, struct mitigation_vcpu *v, struct err *e);
 
 /** mitigation_redecide - @v->decision from @v's report, value and promise; @v->lock is held */
 void mitigation_redecide(const struct mitigation *m, struct mitigation_vcpu *v);

@@ -1,4 +1,8 @@
 /* Looks at a vCPU: INIT and what it takes away, found and put right; how often 0x48 leaves KVM. */
+#include <errno.h>
+#include <string.h>
+
+#include "base/err.h"
 #include "base/log.h"
 #include "vmm/hold/mitigation.h"
 
@@ -23,19 +27,42 @@ static void hold_again(struct mitigation *m, struct mitigation_vcpu *v, struct l
 			"mitigation: vCPU %u: held bits were gone (INIT); held again", v->id);
 }
 
+int mitigation_give_issued(const struct mitigation *m, struct mitigation_vcpu *v, struct err *e)
+{
+	int ret = 0;
+
+	if (m->backend.barrier.driven && v->ibpb_issued)
+		ret = barrier_set_issued(v->fd);
+	return ret < 0 ? err_set(e, -EIO,
+				 "vCPU %u: KVM does not take that the guest has issued branch "
+				 "predictor barriers: %s; see the kernel's log",
+				 v->id, strerror(-ret))
+		       : 0;
+}
+
+void mitigation_read_issued(struct mitigation *m, struct mitigation_vcpu *v)
+{
+	bool issued = false;
+
+	if (m->backend.barrier.driven && v->fd >= 0 && barrier_get_issued(v->fd, &issued) == 0)
+		v->ibpb_issued |= issued;
+}
+
 /* @starts: it is on its way up */
 static void check_vcpu(struct mitigation *m, struct mitigation_vcpu *v, bool starts)
 {
 	enum mitigation_change what = MITIGATION_GUEST;
 	struct backend_held now;
 	struct log_lines said;
-	bool gone, answered, tell;
+	bool gone, answered, tell, issued;
 
 	log_lines_init(&said);
 	pthread_mutex_lock(&v->lock);
 	now = v->held;
 	if (v->fd >= 0)
 		m->active->vcpu_read(v->fd, &now);
+	mitigation_read_issued(m, v);
+	issued = v->ibpb_issued;
 	gone = is_gone(m, v, &now);
 	answered = v->msrs.report.enum_read;
 	tell = gone;
@@ -57,6 +84,10 @@ static void check_vcpu(struct mitigation *m, struct mitigation_vcpu *v, bool sta
 	log_lines_say(&said);
 	if (tell)
 		mitigation_notify(m, v->id, what);
+	if (issued && !__atomic_exchange_n(&m->ibpb_seen, true, __ATOMIC_ACQ_REL)) {
+		log_info("mitigation: the guest uses branch predictor barriers: vcpu=%u", v->id);
+		mitigation_notify(m, v->id, MITIGATION_IBPB_SEEN);
+	}
 }
 
 void mitigation_check_vcpu(struct mitigation *m, uint32_t id)

@@ -118,6 +118,19 @@ static void write_efer(struct mitigation *m, struct mitigation_vcpu *v, struct k
 
 /* ---- PRED_CMD: does this guest ever use IBPB, or SBPB? ---- */
 
+/* KVM does not count what we write in the guest's stead. */
+static void issued_here(struct mitigation *m, struct mitigation_vcpu *v)
+{
+	struct err e = {0};
+
+	pthread_mutex_lock(&v->lock);
+	v->ibpb_issued = true;
+	mitigation_give_issued(m, v, &e);
+	pthread_mutex_unlock(&v->lock);
+	if (e.code)
+		log_warn("mitigation: %s", e.text);
+}
+
 static void write_pred_cmd(struct mitigation *m, struct mitigation_vcpu *v, struct kvm_run *run)
 {
 	const uint64_t legal = pred_cmd_legal(&m->contract, m->sbpb);
@@ -127,8 +140,10 @@ static void write_pred_cmd(struct mitigation *m, struct mitigation_vcpu *v, stru
 	    backend_set_msr(v->fd, MSR_IA32_PRED_CMD, run->msr.data) < 0)
 		return; /* #GP, as without us */
 	run->msr.error = 0;
-	if (!run->msr.data || /* either is a barrier of its own */
-	    __atomic_exchange_n(&m->ibpb_seen, true, __ATOMIC_ACQ_REL))
+	if (!run->msr.data)
+		return;
+	issued_here(m, v); /* either bit is a barrier of its own */
+	if (__atomic_exchange_n(&m->ibpb_seen, true, __ATOMIC_ACQ_REL))
 		return;
 	stop_denying(m, &m->filter.pred_cmd);
 	log_info("mitigation: the guest uses %s: vcpu=%u",

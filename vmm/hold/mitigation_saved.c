@@ -11,7 +11,7 @@
 #include "msr/spec_ctrl.h"
 #include "vmm/hold/mitigation_state.h"
 
-#define VERSION	  2
+#define VERSION	  3
 #define VCPUS_MAX 4096 /* KVM's own limit; bounds an allocation */
 
 void mitigation_saved_fini(struct mitigation_saved *s)
@@ -50,6 +50,7 @@ void mitigation_saved_encode(const struct mitigation_saved *s, struct wbuf *w)
 		wbuf_u8(&body, v->promise.weak);
 		wbuf_u64(&body, v->held);
 		wbuf_u64(&body, v->shadow);
+		wbuf_u8(&body, v->ibpb_issued);
 	}
 	section_put(w, "mitigation", 0, VERSION, &body);
 	wbuf_fini(&body);
@@ -147,6 +148,7 @@ int mitigation_saved_decode(struct rbuf *r, struct mitigation_saved *s, struct e
 		v->promise.weak = sec.version >= 2 && rbuf_u8(b);
 		v->held = rbuf_u64(b);
 		v->shadow = rbuf_u64(b);
+		v->ibpb_issued = sec.version >= 3 && rbuf_u8(b);
 	}
 	ret = section_end(&sec, e);
 	return ret ? ret : mitigation_saved_check(s, e);

@@ -18,6 +18,7 @@ static void save_vcpu(struct mitigation *m, struct mitigation_vcpu *v,
 	pthread_mutex_lock(&v->lock);
 	to->report = v->msrs.report;
 	to->held = v->held.value;
+	to->ibpb_issued = v->ibpb_issued;
 	to->shadow = m->filter.spec_ctrl ? v->msrs.spec_ctrl : v->held.guest;
 	/* bits that an earlier host held and this one did not need stay promised for the next */
 	to->promise = (struct mitigation_promise) {
@@ -96,6 +97,7 @@ static void take_vcpu(struct mitigation_vcpu *v, const struct mitigation_saved_v
 	v->msrs.report = from->report;
 	v->promise = from->promise;
 	v->held_there = from->held;
+	v->ibpb_issued |= from->ibpb_issued;
 	v->promise.valid = true; /* it comes from another host, whatever that one held */
 }
 
@@ -135,6 +137,16 @@ static int take_contract(struct mitigation *m, struct cpuid_set *cpuid,
 	return 0;
 }
 
+static bool one_issued(const struct mitigation_saved *s)
+{
+	bool issued = false;
+	uint32_t i;
+
+	for (i = 0; i < s->n_vcpus; i++)
+		issued |= s->vcpu[i].ibpb_issued;
+	return issued;
+}
+
 int mitigation_adopt(struct mitigation *m, struct cpuid_set *cpuid,
 		     const struct mitigation_saved *s, struct err *e)
 {
@@ -166,6 +178,8 @@ int mitigation_adopt(struct mitigation *m, struct cpuid_set *cpuid,
 	m->contract_made = true;
 	m->origin = MITIGATION_COMING;
 	m->ibpb_seen |= s->ibpb_seen;
+	if (s->ibpb_seen && !one_issued(s)) /* of an earlier testudo: seen, and not on which */
+		m->vcpu[0].ibpb_issued = true;
 	return 0;
 }
 
@@ -185,6 +199,9 @@ static int update_vcpu(struct mitigation *m, struct mitigation_vcpu *v,
 	 */
 	v->held.mask = m->fixed_mask;
 	v->held.value = m->fixed_value;
+	ret = mitigation_give_issued(m, v, e);
+	if (ret < 0)
+		return ret;
 	ret = m->active->vcpu_apply(&m->backend, v->fd, v->decision.mask, v->decision.value,
 				    v->msrs.spec_ctrl, &v->held, NULL);
 	if (!ret)

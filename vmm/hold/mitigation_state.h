@@ -24,6 +24,7 @@ struct mitigation_saved_vcpu {
 	struct mitigation_promise promise; /* what is held, and what an earlier host held */
 	uint64_t held;			   /* bits at 1 there now, for the words only */
 	uint64_t shadow;		   /* the guest's own SPEC_CTRL, never the effective one */
+	bool ibpb_issued;		   /* by the guest on this vCPU, on any host */
 };
 
 struct mitigation_saved {

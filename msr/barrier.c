@@ -1,0 +1,108 @@
+#include "msr/barrier.h"
+
+#include <string.h>
+
+static bool before(const struct barrier_facts *f, uint32_t major, uint32_t minor)
+{
+	return f->major < major || (f->major == major && f->minor < minor);
+}
+
+/* What a kernel does by itself between two vCPUs: where IBPB is off, nothing, in any version. */
+static enum barrier_got stock_switch(const struct barrier_facts *f)
+{
+	switch (f->ibpb) {
+	case HOST_IBPB_CONDITIONAL:
+	case HOST_IBPB_ALWAYS:
+		return BARRIER_EACH;
+	case HOST_IBPB_OFF:
+		return BARRIER_NONE;
+	case HOST_IBPB_UNKNOWN:
+		break;
+	}
+	return f->driven ? BARRIER_EACH : BARRIER_UNKNOWN; /* the capability says that IBPB is on */
+}
+
+/*
+ * Before 6.16 KVM on VMX issues a barrier for each VMCS that it loads, and a vCPU that moves has its
+ * own loaded anew. SVM compares with what ran there last, which may be the same vCPU.
+ */
+static enum barrier_got stock_move(const struct barrier_facts *f, enum cpu_vendor vendor)
+{
+	const enum barrier_got stock = stock_switch(f);
+
+	if (stock != BARRIER_EACH)
+		return stock;
+	if (vendor == CPU_VENDOR_AMD || vendor == CPU_VENDOR_HYGON)
+		return BARRIER_NONE;
+	if (!f->major || vendor == CPU_VENDOR_OTHER)
+		return BARRIER_UNKNOWN;
+	return before(f, 6, 16) ? BARRIER_EACH : BARRIER_NONE;
+}
+
+static enum barrier_got asked(enum barrier_switch s)
+{
+	return s == SWITCH_NEVER ? BARRIER_NONE : s == SWITCH_USED ? BARRIER_USED : BARRIER_EACH;
+}
+
+void barrier_plan(const struct barrier_facts *f, enum cpu_vendor vendor,
+		  const struct barrier_policy *policy, struct barrier_plan *plan)
+{
+	static const uint32_t modes[] = {
+		[SWITCH_DEFAULT] = 0, [SWITCH_ALWAYS] = 0, [SWITCH_USED] = 1, [SWITCH_NEVER] = 2};
+
+	memset(plan, 0, sizeof(*plan));
+	plan->on_switch = stock_switch(f);
+	plan->on_move = stock_move(f, vendor);
+	plan->drive = f->driven && (policy->on_switch != SWITCH_DEFAULT || policy->on_move);
+	if (plan->drive) {
+		plan->args = modes[policy->on_switch] | (policy->on_move ? BARRIER_CAP_MOVE : 0);
+		plan->on_switch = asked(policy->on_switch);
+		/* the accident goes with the mode; what is asked for follows it */
+		if (policy->on_move)
+			plan->on_move =
+				policy->on_switch == SWITCH_USED ? BARRIER_USED : BARRIER_EACH;
+		else if (policy->on_switch > SWITCH_ALWAYS)
+			plan->on_move = BARRIER_NONE;
+	}
+	plan->by_accident = plan->on_move == BARRIER_EACH && !(plan->drive && policy->on_move);
+}
+
+const char *host_ibpb_name(enum host_ibpb ibpb)
+{
+	static const char *const names[] = {
+		[HOST_IBPB_UNKNOWN] = "unknown",
+		[HOST_IBPB_OFF] = "disabled",
+		[HOST_IBPB_CONDITIONAL] = "conditional",
+		[HOST_IBPB_ALWAYS] = "always-on",
+	};
+
+	return names[ibpb];
+}
+
+const char *barrier_got_name(enum barrier_got got)
+{
+	static const char *const names[] = {
+		[BARRIER_UNKNOWN] = "unknown",
+		[BARRIER_NONE] = "none",
+		[BARRIER_USED] = "once the guest has issued one",
+		[BARRIER_EACH] = "each time",
+	};
+
+	return names[got];
+}
+
+enum host_ibpb host_ibpb_from_sysfs(const char *line)
+{
+	static const char key[] = "IBPB: ";
+	const char *at = strstr(line, key);
+	enum host_ibpb i;
+
+	/* a kernel that says something of Spectre v2 and nothing of IBPB has none to execute */
+	if (!at)
+		return line[0] ? HOST_IBPB_OFF : HOST_IBPB_UNKNOWN;
+	at += strlen(key);
+	for (i = HOST_IBPB_OFF; i <= HOST_IBPB_ALWAYS; i++)
+		if (strncmp(at, host_ibpb_name(i), strlen(host_ibpb_name(i))) == 0)
+			return i;
+	return HOST_IBPB_UNKNOWN;
+}

@@ -1,0 +1,71 @@
+/*
+ * Branch predictor barriers (IBPB) that KVM issues when vCPUs change: what a policy asks for, what a
+ * host can be told, and what the guest gets. rules_barrier.c has the table. PURE.
+ */
+#ifndef MSR_BARRIER_H
+#define MSR_BARRIER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "cpuid/host.h"
+
+/* One vCPU of the guest runs where another one of the same guest ran before. */
+enum barrier_switch {
+	SWITCH_DEFAULT, /* as the host does it */
+	SWITCH_ALWAYS,
+	SWITCH_USED, /* once the guest has issued a barrier of its own */
+	SWITCH_NEVER,
+};
+
+struct barrier_policy {
+	enum barrier_switch on_switch;
+	bool on_move; /* a vCPU runs on another CPU than before; false: as the host does it */
+};
+
+/* What a host says of itself in sysfs, vulnerabilities/spectre_v2. */
+enum host_ibpb {
+	HOST_IBPB_UNKNOWN,
+	HOST_IBPB_OFF,	       /* it executes none */
+	HOST_IBPB_CONDITIONAL, /* for processes that ask, and in KVM */
+	HOST_IBPB_ALWAYS,
+};
+
+/* KVM_CAP_X86_VCPU_IBPB of kernel/: the bits of its args[0], all or none of them */
+#define BARRIER_CAP_MODE 0x3
+#define BARRIER_CAP_MOVE 0x4
+#define BARRIER_CAP_ALL	 (BARRIER_CAP_MODE | BARRIER_CAP_MOVE)
+
+struct barrier_facts {
+	bool driven; /* KVM has the capability, and it keeps its rules */
+	enum host_ibpb ibpb;
+	uint32_t major, minor; /* of the kernel's version; 0.0: not known */
+};
+
+enum barrier_got {
+	BARRIER_UNKNOWN, /* nobody can tell */
+	BARRIER_NONE,
+	BARRIER_USED,
+	BARRIER_EACH,
+};
+
+/* What a guest gets. */
+struct barrier_plan {
+	enum barrier_got on_switch, on_move;
+	bool by_accident; /* on_move: a side effect of how this kernel loads a vCPU */
+	bool drive;	  /* KVM is to be told */
+	uint32_t args;	  /* with that: args[0] of the capability */
+};
+
+/** barrier_plan - what @policy comes to on a host with @facts */
+void barrier_plan(const struct barrier_facts *facts, enum cpu_vendor vendor,
+		  const struct barrier_policy *policy, struct barrier_plan *plan);
+
+/** host_ibpb_name, barrier_got_name - for reports: "conditional", "each"; never NULL */
+const char *host_ibpb_name(enum host_ibpb ibpb);
+const char *barrier_got_name(enum barrier_got got);
+
+/** host_ibpb_from_sysfs - from a line such as "Mitigation: ...; IBPB: conditional; ..." */
+enum host_ibpb host_ibpb_from_sysfs(const char *line);
+
+#endif

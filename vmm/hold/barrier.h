@@ -1,0 +1,71 @@
+/*
+ * KVM's branch predictor barriers when vCPUs change: finding out what this kernel does, telling it
+ * what the policy asks for (KVM_CAP_X86_VCPU_IBPB of kernel/), and whether a guest has issued
+ * barriers of its own, with the statistics that such a KVM keeps.
+ */
+#ifndef VMM_HOLD_BARRIER_H
+#define VMM_HOLD_BARRIER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "msr/barrier.h"
+
+struct backend;
+struct err;
+struct kvm;
+
+/* our ABI: KVM_CHECK_EXTENSION gives BARRIER_CAP_ALL where it can be used */
+#define KVM_CAP_X86_VCPU_IBPB 0x5344
+#define KVM_VCPU_SPECULATION  0x5343 /* group of attributes of a vCPU */
+#define KVM_VCPU_IBPB_ISSUED  1	     /* u64, 0 or 1 */
+
+/**
+ * barrier_facts_read - what this host says of itself, and whether KVM has the capability
+ * Its number alone proves nothing: a VM for trials must refuse the mode that does not exist, and
+ * its vCPU must have the attribute. @b keeps that VM with those of other trials.
+ * Return: 0, or -errno when there can be no VM
+ */
+int barrier_facts_read(struct barrier_facts *f, struct backend *b, const struct kvm *kvm);
+
+/** barrier_drive - tell the VM's KVM, args[0] of the capability. Return: 0, or -errno with @e */
+int barrier_drive(int vm_fd, uint32_t args, struct err *e);
+
+/**
+ * barrier_get_issued, barrier_set_issued - has this vCPU's guest issued a barrier?
+ * The vCPU must stand: KVM makes the caller wait for one that runs. Return: 0 or -errno
+ */
+int barrier_get_issued(int vcpu_fd, bool *issued);
+int barrier_set_issued(int vcpu_fd);
+
+enum barrier_stat {
+	STAT_VCPU_SWITCHES,
+	STAT_PCPU_MOVES,
+	STAT_IBPB_OTHER_VM,
+	STAT_IBPB_VCPU_SWITCH,
+	STAT_IBPB_PCPU_MOVE,
+	STAT_IBPB_NESTED_EXIT,
+	BARRIER_STATS
+};
+
+/* Where KVM has them for one vCPU. Zeroed is "not open". */
+struct barrier_stats {
+	bool open;
+	int fd;
+	uint32_t at[BARRIER_STATS]; /* offsets; 0: this KVM has none of that name */
+};
+
+/**
+ * barrier_stats_open - before the vCPU runs: KVM makes the caller wait for one that does
+ * A KVM without them, or no more descriptors, leaves it not open.
+ */
+void barrier_stats_open(struct barrier_stats *s, int vcpu_fd);
+void barrier_stats_close(struct barrier_stats *s);
+
+/** barrier_stats_read - any time, any thread. Return: false where KVM has no such number */
+bool barrier_stats_read(const struct barrier_stats *s, enum barrier_stat which, uint64_t *value);
+
+/** barrier_stat_name - for reports: "ibpb-vcpu-switch" */
+const char *barrier_stat_name(enum barrier_stat which);
+
+#endif
