@@ -26,6 +26,8 @@
  *   KVM_SHIM_ARCH_CAP   feature MSR 0x10a as KVM offers it (0xeb: eIBRS and no older bugs)
  *   KVM_SHIM_7_2_EDX    CPUID.(7,2).EDX that KVM offers to guests (0)
  *   KVM_SHIM_REFUSES    a value of 0x48 that KVM does not take any more, once a vCPU had another
+ *   KVM_SHIM_IBPB       1: KVM_CAP_X86_VCPU_IBPB of kernel/, with its attribute and statistics;
+ *                       lax: a capability under its number that takes any argument (0)
  *   KVM_SHIM_INIT       0: do not look for INIT after each exit, which costs time (1)
  *
  * The guest may ask the hardware: RDMSR 0x5f000000 gives the effective 0x48 of its vCPU, 0x5f000001
@@ -86,6 +88,7 @@ static struct {
 	struct shim_vm *vm[MAX_FDS];
 	struct shim_vcpu *vcpu[MAX_FDS];
 	size_t run_size;
+	uint64_t serial; /* of VMs and vCPUs */
 } known;
 
 static uint64_t env_u64(const char *name, uint64_t otherwise)
@@ -143,6 +146,8 @@ static void shim_init(void)
 	shim.cap = (uint32_t)env_u64("KVM_SHIM_CAP", shim.mode == RENUMBERED ? OUR_CAP : RFC_CAP);
 	shim.arch_cap = env_u64("KVM_SHIM_ARCH_CAP", host ? h->facts.kvm_arch_cap : 0xeb);
 	shim.refuses = env_u64("KVM_SHIM_REFUSES", UINT64_MAX);
+	shim.ibpb_lax = getenv("KVM_SHIM_IBPB") && strcmp(getenv("KVM_SHIM_IBPB"), "lax") == 0;
+	shim.ibpb = !shim.ibpb_lax && env_u64("KVM_SHIM_IBPB", 0);
 	shim.look_for_init = env_u64("KVM_SHIM_INIT", 1);
 	shim.leaf7_2_edx =
 		(uint32_t)env_u64("KVM_SHIM_7_2_EDX", host ? h->facts.kvm_leaf7_2_edx : 0);
@@ -191,6 +196,9 @@ static bool guest_read(const struct shim_vcpu *v, uint32_t index, uint64_t *data
 
 static bool guest_write(struct shim_vcpu *v, uint32_t index, uint64_t data)
 {
+	if (shim.ibpb && index == MSR_IA32_PRED_CMD &&
+	    (!host_owns(index) || host_guest_write(v, index, data)))
+		return barrier_guest_write(v, data);
 	return host_owns(index) ? host_guest_write(v, index, data)
 				: spec_ctrl_guest_write(v, index, data);
 }
@@ -263,10 +271,11 @@ static int real_filter(int fd, const struct shim_vm *vm)
 		{MSR_IA32_SPEC_CTRL, 1},
 		{MSR_VIRTUAL_ENUMERATION, 3},
 		{MSR_SHIM_EFFECTIVE, 3},
+		{MSR_IA32_PRED_CMD, shim.ibpb && !host_owns(MSR_IA32_PRED_CMD)}, /* 0: not denied */
 	};
 	unsigned int n = host_deny(f.ranges, deny), i;
 
-	for (i = 0; i < ARRAY_SIZE(own); i++)
+	for (i = 0; i < ARRAY_SIZE(own) && own[i][1]; i++)
 		f.ranges[n++] = (struct kvm_msr_filter_range) {
 			.flags = KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE,
 			.base = own[i][0],
@@ -355,6 +364,8 @@ static int enable_cap(int fd, struct shim_vm *vm, struct kvm_enable_cap *cap)
 		vm->exits = cap->args[0] & KVM_MSR_EXIT_REASON_FILTER;
 		return 0;
 	}
+	if (cap->cap == SHIM_CAP_IBPB && (shim.ibpb || shim.ibpb_lax))
+		return shim.ibpb ? barrier_enable(vm, cap) : 0;
 	if (spec_ctrl_has_rfc() && shim.mode != BAD_CAP && cap->cap == shim.cap)
 		return enable_force(vm, cap);
 	if (cap->cap == RFC_CAP || cap->cap == shim.cap)
@@ -372,6 +383,8 @@ static void forget(int fd)
 	if (!known.vcpu[fd])
 		return;
 	munmap(known.vcpu[fd]->run, known.run_size);
+	if (known.vcpu[fd]->stats_fd)
+		close(known.vcpu[fd]->stats_fd);
 	free(known.vcpu[fd]);
 	known.vcpu[fd] = NULL;
 }
@@ -388,6 +401,7 @@ static int create_vm(int kvm_fd, unsigned long type)
 	known.vm[fd] = calloc(1, sizeof(*known.vm[fd]));
 	if (!known.vm[fd] || real_filter(fd, known.vm[fd]) < 0)
 		abort();
+	known.vm[fd]->serial = ++known.serial;
 	return fd;
 }
 
@@ -413,6 +427,7 @@ static int create_vcpu(int vm_fd, struct shim_vm *vm, unsigned long id)
 	if (!v)
 		abort();
 	v->vm = vm;
+	v->serial = ++known.serial;
 	host_reset_msrs(v);
 	v->mask = vm->mask;
 	v->value = vm->value;
@@ -466,6 +481,7 @@ static bool play_msr(struct shim_vcpu *v)
 
 static int run_vcpu(int fd, struct shim_vcpu *v)
 {
+	barrier_load(v);
 	for (;;) {
 		const int ret = shim.real(fd, KVM_RUN, 0);
 		const int err = errno;
@@ -484,6 +500,8 @@ static int check_extension(int fd, unsigned long cap)
 {
 	if (spec_ctrl_has_rfc() && cap == shim.cap)
 		return shim.bits != 0;
+	if (cap == SHIM_CAP_IBPB && (shim.ibpb || shim.ibpb_lax))
+		return 7;
 	if (cap == RFC_CAP) /* KVM_CAP_PRE_FAULT_MEMORY: two-dimensional paging is on */
 		return 1;
 	return shim.real(fd, KVM_CHECK_EXTENSION, cap);
@@ -526,6 +544,14 @@ static int kvm_ioctl(int fd, unsigned long request, void *arg)
 		return v ? vcpu_msrs(fd, v, request, arg) : system_msrs(fd, arg);
 	case KVM_SET_MSRS:
 		return vcpu_msrs(fd, v, request, arg);
+	case KVM_HAS_DEVICE_ATTR:
+	case KVM_GET_DEVICE_ATTR:
+	case KVM_SET_DEVICE_ATTR:
+		if (v && shim.ibpb && ((struct kvm_device_attr *)arg)->group == SHIM_SPECULATION)
+			return barrier_attr(v, request, arg);
+		return shim.real(fd, request, arg);
+	case KVM_GET_STATS_FD:
+		return v && shim.ibpb ? barrier_stats_fd(v) : shim.real(fd, request, arg);
 	case KVM_RUN:
 		return run_vcpu(fd, v);
 	default:

@@ -21,6 +21,11 @@
 #define SHIM_RANGES   KVM_MSR_FILTER_MAX_RANGES
 #define SHIM_HOST_MAX 8 /* MSRs that a host laid over keeps for each vCPU */
 
+#define SHIM_CAP_IBPB	 0x5344
+#define SHIM_SPECULATION 0x5343 /* group of attributes of a vCPU */
+#define SHIM_ATTR_ISSUED 1
+#define BARRIER_COUNTS	 6
+
 enum shim_mode {
 	RFC,
 	RFC_VIRTUAL,
@@ -45,6 +50,9 @@ struct shim_vm {
 	unsigned int n_ranges, n_vcpus;
 	struct shim_range range[SHIM_RANGES];
 	uint64_t mask, value; /* of the RFC's capability */
+	uint64_t serial;      /* no two VMs have the same */
+	uint32_t barriers;    /* args[0] of KVM_CAP_X86_VCPU_IBPB */
+	bool issued;	      /* a barrier, by any vCPU's guest */
 };
 
 struct shim_vcpu {
@@ -55,6 +63,10 @@ struct shim_vcpu {
 	uint64_t extra;	       /* bits forced by a report inside KVM */
 	uint64_t arch_cap, virt_enum, mitigation_enum, mitigation_ctrl;
 	uint64_t inits;
+	uint64_t serial, count[BARRIER_COUNTS];
+	bool issued, ran;
+	int cpu;			  /* where it ran last */
+	int stats_fd;			  /* ours; 0: none */
 	uint64_t host_msr[SHIM_HOST_MAX]; /* in the order of the table in shim_host_msrs.c */
 	/* as the program set them for the guest */
 	uint32_t leaf7_0_edx, leaf7_2_edx, leaf80000008_ebx, leaf80000021_eax;
@@ -70,7 +82,8 @@ struct shim {
 	uint64_t bits, arch_cap, refuses;
 	uint32_t cap, leaf7_2_edx;
 	bool look_for_init;
-	bool has_host; /* KVM_SHIM_HOST */
+	bool ibpb, ibpb_lax; /* KVM_SHIM_IBPB */
+	bool has_host;	     /* KVM_SHIM_HOST */
 	struct host_file host;
 };
 
@@ -97,6 +110,14 @@ bool spec_ctrl_host_set(struct shim_vcpu *v, uint32_t index, uint64_t data);
 bool spec_ctrl_host_get(const struct shim_vcpu *v, uint32_t index, uint64_t *data);
 bool spec_ctrl_guest_read(const struct shim_vcpu *v, uint32_t index, uint64_t *data);
 bool spec_ctrl_guest_write(struct shim_vcpu *v, uint32_t index, uint64_t data);
+
+/* ---- shim_barrier.c: branch predictor barriers per VM ---- */
+
+int barrier_enable(struct shim_vm *vm, const struct kvm_enable_cap *cap);
+int barrier_attr(struct shim_vcpu *v, unsigned long request, const struct kvm_device_attr *attr);
+bool barrier_guest_write(struct shim_vcpu *v, uint64_t data); /* of PRED_CMD; lock held */
+void barrier_load(struct shim_vcpu *v);
+int barrier_stats_fd(struct shim_vcpu *v);
 
 /* ---- shim_host.c: CPUID of the host ---- */
 
