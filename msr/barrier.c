@@ -94,11 +94,13 @@ const char *barrier_got_name(enum barrier_got got)
 enum host_ibpb host_ibpb_from_sysfs(const char *line)
 {
 	static const char key[] = "IBPB: ";
-	const char *at = strstr(line, key);
+	const char *at = line;
 	enum host_ibpb i;
 
+	while (*at && strncmp(at, key, strlen(key)) != 0)
+		at++;
 	/* a kernel that says something of Spectre v2 and nothing of IBPB has none to execute */
-	if (!at)
+	if (!*at)
 		return line[0] ? HOST_IBPB_OFF : HOST_IBPB_UNKNOWN;
 	at += strlen(key);
 	for (i = HOST_IBPB_OFF; i <= HOST_IBPB_ALWAYS; i++)

@@ -187,8 +187,8 @@ static const struct told_rule barrier_rules[] = {
 	  SRC_VMCLEAR, NULL},
 	 NULL},
 	{{9, move_missing, CANNOT, 0,
-	  "this KVM issues no branch predictor barrier when a vCPU moves to another CPU, where "
-	  "its branches can be steered by what ran there before",
+	  "this KVM issues no branch predictor barrier when a vCPU moves to another CPU, and "
+	  "its branches can be steered by what ran on that one before",
 	  SRC_MOVE, RUN(OUR_KVM ", or pin each vCPU to a CPU by vcpu-pinning")},
 	 NULL},
 	{{10, move_unknown, UNSURE, 0,

@@ -99,7 +99,8 @@ static const struct {
 	{"{", "[{", "h.json: line"},
 	{"\"info\"", "\"facts\"", "duplicate object key"},
 	{"\"info\"", "\"inf\"",
-	 "'inf' is not a key; give testudo-host-facts, facts, backend, kvm-cpuid, barriers or info"},
+	 "'inf' is not a key; give testudo-host-facts, facts, backend, kvm-cpuid, barriers or "
+	 "info"},
 	{"\"testudo-host-facts\": 1", "\"testudo-host-facts\": 2",
 	 "testudo-host-facts: '2' is not a value; give 1"},
 	{"\"testudo-host-facts\": 1", "\"testudo-host-facts\": \"1\"", "'1' is not a value"},

@@ -11,7 +11,6 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "msr/msr.h"
-#include "vmm/hold/barrier.h"
 #include "vmm/kvm/kvm.h"
 
 /* Best first. */
@@ -136,7 +135,7 @@ static const char *no_vm_cure(int ret)
 
 static int try_barriers(struct backend *b, const struct kvm *kvm, struct err *e)
 {
-	const int ret = barrier_facts_read(&b->barrier, b, kvm);
+	const int ret = backend_try_barriers(b, kvm);
 
 	return ret < 0 ? err_set(e, ret, "probing barriers between vCPUs: %s; %s", strerror(-ret),
 				 no_vm_cure(ret))

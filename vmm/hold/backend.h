@@ -110,6 +110,13 @@ int backend_probe(struct backend *b, const struct kvm *kvm, uint32_t force_cap, 
 int backend_get_msr(int vcpu_fd, uint32_t index, uint64_t *value);
 int backend_set_msr(int vcpu_fd, uint32_t index, uint64_t value);
 
+/**
+ * backend_try_barriers - what this host says of itself, and whether KVM has KVM_CAP_X86_VCPU_IBPB
+ * Its number alone proves nothing: a VM for trials must refuse the mode that does not exist, and
+ * its vCPU must have the attribute. Part of backend_probe(). Return: 0, or -errno: no VM
+ */
+int backend_try_barriers(struct backend *b, const struct kvm *kvm);
+
 /** backend_facts - of a probed one, as the decision sees it */
 struct backend_facts backend_facts(const struct backend *b);
 

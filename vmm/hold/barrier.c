@@ -5,80 +5,24 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/utsname.h>
 #include <unistd.h>
 
-#include "base/bytes.h"
 #include "base/err.h"
-#include "base/file.h"
-#include "vmm/hold/backend.h"
-#include "vmm/kvm/kvm.h"
-
-#define SYSFS_SPECTRE_V2 "/sys/devices/system/cpu/vulnerabilities/spectre_v2"
-#define MODE_NONE	 3 /* the two bits' fourth value, which is no mode */
 
 /* More than any kernel has: what a header says is not believed. */
 #define STATS_MAX     512
 #define STAT_NAME_MAX 256
 
-/* ---- this host ---- */
-
-static int enable(int vm_fd, uint32_t args)
+int barrier_enable(int vm_fd, uint32_t args)
 {
 	const struct kvm_enable_cap cap = {.cap = KVM_CAP_X86_VCPU_IBPB, .args = {args}};
 
 	return ioctl(vm_fd, KVM_ENABLE_CAP, &cap) < 0 ? -errno : 0;
 }
 
-static struct kvm_device_attr issued_attr(uint64_t *value)
-{
-	return (struct kvm_device_attr) {
-		.group = KVM_VCPU_SPECULATION,
-		.attr = KVM_VCPU_IBPB_ISSUED,
-		.addr = (uintptr_t)value,
-	};
-}
-
-static bool keeps_rules(const struct backend_scratch *s)
-{
-	const struct kvm_device_attr attr = issued_attr(NULL);
-
-	return ioctl(s->vcpu_fd, KVM_HAS_DEVICE_ATTR, &attr) == 0 &&
-	       enable(s->vm_fd, MODE_NONE) == -EINVAL && enable(s->vm_fd, 0) == 0;
-}
-
-static int try_capability(struct barrier_facts *f, struct backend *b, const struct kvm *kvm)
-{
-	struct backend_scratch s = {-1, -1};
-	int ret;
-
-	if (ioctl(kvm->fd, KVM_CHECK_EXTENSION, KVM_CAP_X86_VCPU_IBPB) != BARRIER_CAP_ALL)
-		return 0;
-	ret = scratch_open_vm(&s, kvm);
-	if (!ret)
-		ret = scratch_open_vcpu(&s);
-	if (!ret)
-		f->driven = keeps_rules(&s);
-	scratch_retire(b, &s);
-	return ret;
-}
-
-int barrier_facts_read(struct barrier_facts *f, struct backend *b, const struct kvm *kvm)
-{
-	struct utsname u;
-	char line[256];
-
-	memset(f, 0, sizeof(*f));
-	if (file_read_line(SYSFS_SPECTRE_V2, line, sizeof(line)) == 0)
-		f->ibpb = host_ibpb_from_sysfs(line);
-	if (uname(&u) < 0 || sscanf(u.release, "%5u.%5u", &f->major, &f->minor) != 2)
-		f->major = f->minor = 0;
-	return try_capability(f, b, kvm);
-}
-
 int barrier_drive(int vm_fd, uint32_t args, struct err *e)
 {
-	const int ret = enable(vm_fd, args);
+	const int ret = barrier_enable(vm_fd, args);
 
 	return ret < 0 ? err_set(e, ret,
 				 "KVM does not take the barriers between vCPUs that the policy "
@@ -89,6 +33,22 @@ int barrier_drive(int vm_fd, uint32_t args, struct err *e)
 }
 
 /* ---- has the guest issued one? ---- */
+
+static struct kvm_device_attr issued_attr(uint64_t *value)
+{
+	return (struct kvm_device_attr) {
+		.group = KVM_VCPU_SPECULATION,
+		.attr = KVM_VCPU_IBPB_ISSUED,
+		.addr = (uintptr_t)value,
+	};
+}
+
+bool barrier_has_issued(int vcpu_fd)
+{
+	const struct kvm_device_attr attr = issued_attr(NULL);
+
+	return ioctl(vcpu_fd, KVM_HAS_DEVICE_ATTR, &attr) == 0;
+}
 
 int barrier_get_issued(int vcpu_fd, bool *issued)
 {

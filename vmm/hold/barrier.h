@@ -1,6 +1,5 @@
 /*
- * KVM's branch predictor barriers when vCPUs change: finding out what this kernel does, telling it
- * what the policy asks for (KVM_CAP_X86_VCPU_IBPB of kernel/), and whether a guest has issued
+ * KVM's branch predictor barriers when vCPUs change: telling KVM what the policy asks for (KVM_CAP_X86_VCPU_IBPB of kernel/), and whether a guest has issued
  * barriers of its own, with the statistics that such a KVM keeps.
  */
 #ifndef VMM_HOLD_BARRIER_H
@@ -11,25 +10,21 @@
 
 #include "msr/barrier.h"
 
-struct backend;
 struct err;
-struct kvm;
 
 /* our ABI: KVM_CHECK_EXTENSION gives BARRIER_CAP_ALL where it can be used */
 #define KVM_CAP_X86_VCPU_IBPB 0x5344
 #define KVM_VCPU_SPECULATION  0x5343 /* group of attributes of a vCPU */
 #define KVM_VCPU_IBPB_ISSUED  1	     /* u64, 0 or 1 */
 
-/**
- * barrier_facts_read - what this host says of itself, and whether KVM has the capability
- * Its number alone proves nothing: a VM for trials must refuse the mode that does not exist, and
- * its vCPU must have the attribute. @b keeps that VM with those of other trials.
- * Return: 0, or -errno when there can be no VM
- */
-int barrier_facts_read(struct barrier_facts *f, struct backend *b, const struct kvm *kvm);
+/** barrier_enable - args[0] of the capability, for a VM. Return: 0 or -errno */
+int barrier_enable(int vm_fd, uint32_t args);
 
 /** barrier_drive - tell the VM's KVM, args[0] of the capability. Return: 0, or -errno with @e */
 int barrier_drive(int vm_fd, uint32_t args, struct err *e);
+
+/** barrier_has_issued - has this vCPU the attribute? */
+bool barrier_has_issued(int vcpu_fd);
 
 /**
  * barrier_get_issued, barrier_set_issued - has this vCPU's guest issued a barrier?
