@@ -72,7 +72,7 @@ class Guest:
     """One run of the guest's msrs command under the shim, on @host whatever this machine is."""
 
     def __init__(self, work, mode, steps, *args, cpus=2, host=SAPPHIRE_RAPIDS, policy=None, cap=None,
-                 bits=ALL, arch_cap=EIBRS, edx_7_2=0, params=None):
+                 bits=ALL, arch_cap=EIBRS, edx_7_2=0, params=None, ibpb=None):
         self.report_path = pathlib.Path(work) / "report.json"
         facts = pathlib.Path(work) / "host.json"
         facts.write_text(json.dumps({
@@ -84,7 +84,7 @@ class Guest:
             path = pathlib.Path(work) / "policy.yaml"
             path.write_text("version: 1\n" + policy)
             words += ["--policy", path]
-        values = {"bits": bits} if cap is None else {"bits": bits, "cap": cap}
+        values = {name: value for name, value in {"bits": bits, "cap": cap, "ibpb": ibpb}.items() if value is not None}
         prefix = harness.environment(harness.overlay(facts, mode, **values))
         if params is None:
             params = f"msrs cpus={cpus} do={','.join(steps)}"

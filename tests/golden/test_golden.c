@@ -337,8 +337,10 @@ static void test_mitigation(void **state)
 	assert_int_equal(s.contract.virt_enum, wanted.contract.virt_enum);
 	assert_int_equal(s.contract.mitigation_enum, wanted.contract.mitigation_enum);
 	assert_int_equal(s.n_vcpus, wanted.n_vcpus);
-	for (i = 0; i < s.n_vcpus; i++)
+	for (i = 0; i < s.n_vcpus; i++) {
 		check_promise(&s.vcpu[i], &wanted.vcpu[i]);
+		assert_int_equal(s.vcpu[i].ibpb_issued, wanted.vcpu[i].ibpb_issued);
+	}
 	mitigation_saved_fini(&s);
 	wbuf_fini(&w);
 }

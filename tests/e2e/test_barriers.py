@@ -1,0 +1,188 @@
+"""
+Branch predictor barriers when vCPUs change: what `testudo policy explain` says of them is what a guest gets, with
+KVM_CAP_X86_VCPU_IBPB (tests/shim, KVM_SHIM_IBPB) and on this machine's own KVM.
+"""
+
+import json
+import pathlib
+import subprocess
+
+import pytest
+
+import harness
+import moving
+from harness import OFF
+from test_explain_is_true import rows
+from test_migration_matrix import fact_file, start  # noqa: F401
+from test_mitigation import ALL, AMD, POLICY, SAPPHIRE_RAPIDS, guest  # noqa: F401
+from test_save import saved
+
+EACH, USED, NONE = "each time", "once the guest has issued one", "none"
+# what the policy says, and what a guest gets of a KVM that can be told; the rows of the table
+DRIVEN = {
+    "": (EACH, None, False, []),
+    "vcpu-switch-barrier: always": (EACH, None, True, [1]),
+    "vcpu-switch-barrier: used": (USED, NONE, True, [1]),
+    "vcpu-switch-barrier: never": (NONE, NONE, True, [1]),
+    "pcpu-move-barrier: on": (EACH, EACH, True, [7]),
+    "vcpu-switch-barrier: used, pcpu-move-barrier: on": (USED, USED, True, [1, 7]),
+}
+
+
+def isolated(words, more=""):
+    return f"isolation: {{{words}}}\n{more}"
+
+
+def told(steps):
+    return [row for table, row, _ in rows(steps) if table == "barrier"]
+
+
+def explain(work, policy, barriers, *words, host=SAPPHIRE_RAPIDS):
+    """policy explain --json, of a host of whose barriers the fact file says @barriers"""
+    path = pathlib.Path(work, "explain.json")
+    path.write_text(json.dumps({
+        "testudo-host-facts": 1, "facts": host, "backend": {"name": "none", "can-hold": []}, "barriers": barriers}))
+    pathlib.Path(work, "explained.yaml").write_text("version: 1\n" + policy)
+    return subprocess.run([harness.TESTUDO, "policy", "explain", "--host", path, "--policy", f"{work}/explained.yaml", *words],
+                          capture_output=True, text=True, check=False)
+
+
+def barriers_of(kernel, ibpb, per_vm=False):
+    return {"kernel": kernel, "ibpb": ibpb, "per-vm": per_vm}
+
+
+# ---- explain alone: hosts that are not here ----
+
+@pytest.mark.nokvm
+@pytest.mark.parametrize("words,facts,host,row,code", [
+    ("vcpu-switch-barrier: always", ("6.12", "conditional", True), SAPPHIRE_RAPIDS, 1, 0),
+    ("vcpu-switch-barrier: always", ("6.1", "conditional"), AMD, 3, 0),
+    ("vcpu-switch-barrier: always", ("7.3", "always-on"), SAPPHIRE_RAPIDS, 3, 0),
+    ("vcpu-switch-barrier: always", ("6.12", "disabled"), SAPPHIRE_RAPIDS, 4, POLICY),
+    ("vcpu-switch-barrier: used", ("6.16", "disabled"), SAPPHIRE_RAPIDS, 4, POLICY),
+    ("vcpu-switch-barrier: used", ("6.16", "unknown"), SAPPHIRE_RAPIDS, 5, 0),
+    ("vcpu-switch-barrier: used", ("6.1", "conditional"), SAPPHIRE_RAPIDS, 6, 0),
+    ("vcpu-switch-barrier: never", ("6.16", "conditional"), AMD, 6, 0),
+    ("pcpu-move-barrier: on", ("6.12", "conditional", True), AMD, 7, 0),
+    ("pcpu-move-barrier: on", ("6.12", "conditional"), SAPPHIRE_RAPIDS, 8, 0),
+    ("pcpu-move-barrier: on", ("6.12", "conditional"), AMD, 9, POLICY),
+    ("pcpu-move-barrier: on", ("6.16", "conditional"), SAPPHIRE_RAPIDS, 9, POLICY),
+    ("pcpu-move-barrier: on", ("6.16", "unknown"), SAPPHIRE_RAPIDS, 10, 0),
+])
+def test_rows_of_hosts_that_are_not_here(work, words, facts, host, row, code):
+    policy = isolated(words, "cannot: refuse\nbhi: off\nrrsba: off\n")
+    r = explain(work, policy, barriers_of(*facts), "--json", host=host)
+    assert r.returncode == code, r
+    assert told(json.loads(r.stdout)["decision"]["steps"]) == [row]
+    r = explain(work, policy, barriers_of(*facts), host=host)
+    assert f"barrier row {row}: " in r.stdout and f"KVM of Linux {facts[0]}, IBPB {facts[1]};" in r.stdout, r
+
+
+@pytest.mark.nokvm
+def test_never_is_given_up_under_strict(work):
+    r = explain(work, isolated("vcpu-switch-barrier: never", "strict: on\n"), barriers_of("6.12", "conditional", True), host=AMD)
+    assert r.returncode == POLICY and "barrier row 2: refuse" in r.stdout and "cure: set vcpu-switch-barrier: used" in r.stdout, r
+
+
+@pytest.mark.nokvm
+def test_a_file_that_says_nothing_changes_nothing(work):
+    r = explain(work, "", barriers_of("0.0", "unknown"))
+    assert "barriers" not in r.stdout, r
+
+
+@pytest.mark.nokvm
+@pytest.mark.parametrize("key,value,cause", [("kernel", "6", "6"), ("kernel", "06.1", "06.1"), ("ibpb", "on", "unknown, disabled"),
+                                             ("per-vm", 1, "true or false")])
+def test_bad_facts_are_refused(work, key, value, cause):
+    r = explain(work, "", dict(barriers_of("6.12", "conditional"), **{key: value}))
+    assert r.returncode == 3 and f"barriers.{key}" in r.stderr and cause in r.stderr, r
+
+
+# ---- a KVM that can be told ----
+
+@pytest.mark.parametrize("words", DRIVEN)
+def test_a_guest_gets_what_explain_says(guest, work, words):  # noqa: F811
+    on_switch, on_move, chosen, table = DRIVEN[words]
+    policy = isolated(words) if words else ""
+    g = guest("vcpu", ["0.r.48"], cpus=2, ibpb=1, policy=policy)
+    assert g.result.code == OFF, str(g.result)
+    got = g.report["isolation"]["barriers"]
+    assert (got["vcpu-switch"], got["chosen"]) == (on_switch, chosen)
+    assert on_move in (None, got["pcpu-move"])
+    assert told(g.vcpu()["steps"]) == table
+
+    facts = json.loads(here(work, ibpb=1))["barriers"]
+    assert facts["per-vm"] is True
+    r = explain(work, policy, facts, "--json")
+    said = json.loads(r.stdout)
+    assert said["barriers"] == got and told(said["decision"]["steps"]) == table
+
+
+def here(work, **values):
+    """testudo host --json, on the host that the guest of a test was on"""
+    prefix = harness.environment(harness.overlay(pathlib.Path(work, "host.json"), "vcpu", bits=ALL, **values))
+    return subprocess.run([*prefix, str(harness.TESTUDO), "host", "--json"], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("ibpb", [0, "lax"])
+def test_a_number_alone_is_not_trusted(guest, work, ibpb):  # noqa: F811
+    """A kernel in which that number is another capability, one that takes anything."""
+    g = guest("vcpu", ["0.r.48"], cpus=1, ibpb=ibpb, policy=isolated("vcpu-switch-barrier: never"))
+    assert g.result.code == OFF, str(g.result)
+    assert g.report["isolation"]["barriers"]["chosen"] is False
+    assert told(g.vcpu()["steps"]) == [6] and g.vcpu()["barriers"] is None
+    assert json.loads(here(work, ibpb=ibpb))["barriers"]["per-vm"] is False
+
+
+@pytest.mark.parametrize("observed", ["on", "off"])
+def test_an_issued_barrier_is_known(guest, observed):  # noqa: F811
+    """By KVM itself, and by what testudo tells it where the guest's first one was answered by testudo."""
+    g = guest("vcpu", ["1.w.49.0", "1.w.49.1", "0.r.48"], ibpb=1,
+              policy=isolated(f"vcpu-switch-barrier: used, observe-ibpb: {observed}"))
+    assert g.outcomes()[:2] == [0, 1]
+    assert [v["ibpb-issued"] for v in g.report["vcpus"]] == [False, True]
+    assert g.report["isolation"]["guest-ibpb"] == "used"
+    assert sum(v["exits"]["pred-cmd"] for v in g.report["vcpus"]) == (2 if observed == "on" else 0)
+
+
+def test_a_guest_that_issues_none(guest):  # noqa: F811
+    g = guest("vcpu", ["0.w.49.0", "1.r.48"], ibpb=1, policy=isolated("vcpu-switch-barrier: used"))
+    assert [v["ibpb-issued"] for v in g.report["vcpus"]] == [False, False]
+    assert g.report["isolation"]["guest-ibpb"] == "not seen"
+    assert all(v["barriers"] is None or v["barriers"]["ibpb-vcpu-switch"] == 0 for v in g.report["vcpus"])
+
+
+# ---- a guest that moves ----
+
+def begin(start, work, name, steps, *args, ibpb, cpus=2, **kwargs):  # noqa: F811
+    facts, kvm = fact_file(work, name, "spr", "vcpu")
+    kvm = [*kvm, f"KVM_SHIM_IBPB={ibpb}"]
+    path = pathlib.Path(work, "policy.yaml")
+    path.write_text("version: 1\n" + isolated("vcpu-switch-barrier: used"))
+    if steps:
+        kwargs["params"] = f"msrs cpus={cpus} do={','.join(steps)}"
+    return start(name, facts, kvm, path, *args, cpus=cpus, **kwargs)
+
+
+def report_of(g):
+    return moving.Qmp(g).execute("x-testudo-query-mitigation")
+
+
+def test_issued_moves_with_the_guest_over_a_host_without_the_capability(start, work):  # noqa: F811
+    one = begin(start, work, "a", ["1.w.49.1", "0.wait.1", "0.r.48"], ibpb=1)
+    one.wait_console("msrs wait 1\n")
+    saved(one, f"{work}/first")
+    two = begin(start, work, "b", None, ibpb=0, incoming=f"file:{work}/first")
+    saved(two, f"{work}/second")
+    three = begin(start, work, "c", None, ibpb=1, incoming=f"file:{work}/second")
+    r = report_of(three)
+    assert [v["ibpb-issued"] for v in r["vcpus"]] == [False, True]
+    assert r["isolation"]["barriers"]["chosen"] is True
+    assert "ibpb-vcpu-switch" in r["vcpus"][0]["barriers"]
+
+
+def test_stat_prints_the_counts(start, work):  # noqa: F811
+    g = begin(start, work, "a", ["0.wait.1", "0.r.48"], ibpb=1)
+    g.wait_console("msrs wait 1\n")
+    text = subprocess.run([harness.TESTUDO, "stat", g.name], env=g.env, capture_output=True, text=True, check=True).stdout
+    assert " SWITCHES " in text and " IBPB-SWITCH " in text and "ISSUED" in text, text
