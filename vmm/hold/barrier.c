@@ -115,20 +115,20 @@ static void find_stats(struct barrier_stats *s)
 	}
 }
 
-void barrier_stats_open(struct barrier_stats *s, int vcpu_fd)
-{
-	memset(s, 0, sizeof(*s));
-	s->fd = ioctl(vcpu_fd, KVM_GET_STATS_FD, NULL);
-	s->open = s->fd >= 0;
-	if (s->open)
-		find_stats(s);
-}
-
 void barrier_stats_close(struct barrier_stats *s)
 {
 	if (s->open)
 		close(s->fd);
 	memset(s, 0, sizeof(*s));
+}
+
+void barrier_stats_open(struct barrier_stats *s, int vcpu_fd)
+{
+	barrier_stats_close(s);
+	s->fd = ioctl(vcpu_fd, KVM_GET_STATS_FD, NULL);
+	s->open = s->fd >= 0;
+	if (s->open)
+		find_stats(s);
 }
 
 bool barrier_stats_read(const struct barrier_stats *s, enum barrier_stat which, uint64_t *value)

@@ -507,7 +507,8 @@ bool mitigation_apply(struct mitigation *m, struct mitigation_vcpu *v, const cha
 bool mitigation_wants_checks(const struct mitigation *m)
 {
 	return needs_spec_ctrl_exits(m) ||
-	       (m->backend.barrier.driven && m->options.policy.barrier.on_switch == SWITCH_USED);
+	       (m->backend.barrier.driven && !__atomic_load_n(&m->ibpb_seen, __ATOMIC_ACQUIRE) &&
+		m->options.policy.barrier.on_switch == SWITCH_USED);
 }
 
 bool mitigation_refused(struct mitigation *m, uint32_t id, char *why, size_t size)
