@@ -7,19 +7,15 @@ static bool before(const struct barrier_facts *f, uint32_t major, uint32_t minor
 	return f->major < major || (f->major == major && f->minor < minor);
 }
 
-/* What a kernel does by itself between two vCPUs: where IBPB is off, nothing, in any version. */
+/*
+ * What a kernel does by itself between two vCPUs: where IBPB is off, nothing, in any version. KVM has
+ * the capability only where it is on.
+ */
 static enum barrier_got stock_switch(const struct barrier_facts *f)
 {
-	switch (f->ibpb) {
-	case HOST_IBPB_CONDITIONAL:
-	case HOST_IBPB_ALWAYS:
+	if (f->driven || f->ibpb > HOST_IBPB_OFF)
 		return BARRIER_EACH;
-	case HOST_IBPB_OFF:
-		return BARRIER_NONE;
-	case HOST_IBPB_UNKNOWN:
-		break;
-	}
-	return f->driven ? BARRIER_EACH : BARRIER_UNKNOWN; /* the capability says that IBPB is on */
+	return f->ibpb == HOST_IBPB_OFF ? BARRIER_NONE : BARRIER_UNKNOWN;
 }
 
 /*

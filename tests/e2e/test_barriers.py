@@ -164,6 +164,11 @@ def begin(start, work, name, steps, *args, ibpb, cpus=2, **kwargs):  # noqa: F81
     return start(name, facts, kvm, path, *args, cpus=cpus, **kwargs)
 
 
+def arrived(g):
+    harness.wait_for(lambda: g.socket.exists() and moving.Qmp(g).status() == "running")
+    return g
+
+
 def report_of(g):
     return moving.Qmp(g).execute("x-testudo-query-mitigation")
 
@@ -172,9 +177,9 @@ def test_issued_moves_with_the_guest_over_a_host_without_the_capability(start, w
     one = begin(start, work, "a", ["1.w.49.1", "0.wait.1", "0.r.48"], ibpb=1)
     one.wait_console("msrs wait 1\n")
     saved(one, f"{work}/first")
-    two = begin(start, work, "b", None, ibpb=0, incoming=f"file:{work}/first")
+    two = arrived(begin(start, work, "b", None, ibpb=0, incoming=f"file:{work}/first"))
     saved(two, f"{work}/second")
-    three = begin(start, work, "c", None, ibpb=1, incoming=f"file:{work}/second")
+    three = arrived(begin(start, work, "c", None, ibpb=1, incoming=f"file:{work}/second"))
     r = report_of(three)
     assert [v["ibpb-issued"] for v in r["vcpus"]] == [False, True]
     assert r["isolation"]["barriers"]["chosen"] is True

@@ -4,6 +4,7 @@
  * be a KVM_RUN.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -144,6 +145,6 @@ int barrier_stats_fd(struct shim_vcpu *v)
 	if (fd < 0 || write(fd, &f, sizeof(f)) != sizeof(f))
 		return -1;
 	if (!v->stats_fd)
-		v->stats_fd = dup(fd);
+		v->stats_fd = fcntl(fd, F_DUPFD_CLOEXEC, 3); /* which the sandbox allows */
 	return fd;
 }
