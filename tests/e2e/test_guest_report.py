@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import struct
 import subprocess
 
@@ -128,3 +129,17 @@ def test_it_is_static():
     assert b"interpreter" not in subprocess.run(["file", TOOL], capture_output=True, check=False).stdout
     headers = TOOL.read_bytes()[:4096]
     assert b"/lib64/ld-linux" not in headers
+
+
+def test_unit_and_rule(work):
+    """What runs it in a guest: systemd takes the unit, and the rule starts that unit."""
+    unit = (TOOL.parent / "testudo-guest-report.service").read_text()
+    assert "StartLimitIntervalSec=0" in unit, "many CPUs at once are no reason to leave the last one out"
+    rule = (harness.TOP / "tools/guest-report/70-testudo-guest-report.rules").read_text()
+    assert 'ACTION=="online", SUBSYSTEM=="cpu"' in rule and "restart testudo-guest-report.service" in rule
+    if shutil.which("systemd-analyze"):
+        path = pathlib.Path(work) / "testudo-guest-report.service"
+        start = next(line for line in unit.splitlines() if line.startswith("ExecStart="))
+        path.write_text(unit.replace(start, f"ExecStart={TOOL}"))
+        r = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True, check=False)
+        assert (r.returncode, r.stdout + r.stderr) == (0, "")
