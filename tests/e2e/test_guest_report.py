@@ -135,7 +135,7 @@ def test_unit_and_rule(work):
     """What runs it in a guest: systemd takes the unit, and the rule starts that unit."""
     unit = (TOOL.parent / "testudo-guest-report.service").read_text()
     assert "StartLimitIntervalSec=0" in unit, "many CPUs at once are no reason to leave the last one out"
-    rule = (harness.TOP / "tools/guest-report/70-testudo-guest-report.rules").read_text()
+    rule = (harness.ROOT / "tools/guest-report/70-testudo-guest-report.rules").read_text()
     assert 'ACTION=="online", SUBSYSTEM=="cpu"' in rule and "restart testudo-guest-report.service" in rule
     if shutil.which("systemd-analyze"):
         path = pathlib.Path(work) / "testudo-guest-report.service"
