@@ -13,7 +13,7 @@ VALUES = [1, 0x401, 0, 3, 0x400]
 
 def test_abi(intel_patched):
     """All refusals, order, last call wins; see abi.c."""
-    keeps_abi(intel_patched, 236)
+    keeps_abi(intel_patched, 0x5343)
 
 
 def test_probe(intel_patched):

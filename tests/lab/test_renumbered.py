@@ -1,4 +1,4 @@
-"""Our series on 6.12, where 236 is another capability: the same rules under another number, which testudo finds."""
+"""Our series on 6.12, where 236, the RFC's number, is another capability: the same rules, which testudo finds."""
 from runs import BHI, HIDDEN, IBRS, expected, keeps_abi, series, watched
 
 CAP = 0x5343
