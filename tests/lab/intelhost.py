@@ -22,8 +22,10 @@ import host
 import later
 import shell
 
-# What a kind of host is: the CPU; whose kernel, Debian's, the next Debian's, or the one of SERIES.
-Kind = collections.namedtuple("Kind", "model kernel")
+# What a kind of host is: the CPU; whose kernel, Debian's, the next Debian's, or the one of SERIES; bits that
+# IA32_ARCH_CAPABILITIES has beside Bochs's own.
+Kind = collections.namedtuple("Kind", "model kernel arch_capabilities", defaults=[0])
+RRSBA = 1 << 19  # without it, RRSBA_DIS_S is not held
 KINDS = {
     "intel-stock": Kind("arrow_lake", "debian"),
     "intel-old": Kind("corei7_icelake_u", "debian"),
@@ -103,7 +105,7 @@ class IntelHost(host.EmulatedHost):
             config = self.work / "bochsrc"
             config.write_text(bochs.configuration(kind.model, MIPS, MEM_MIB, self.work, self.work / "disc.iso",
                                                   server.getsockname()[1], disks))
-            words, env = bochs.command(config)
+            words, env = bochs.command(config, kind.arch_capabilities)
             self.process = host.start(words, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, env=env)
             server.settimeout(ACCEPT_S)
             try:
@@ -148,7 +150,8 @@ def for_a_person(kind, work, build):
 def prepare():
     """Fills the cache with all that the hosts are made of."""
     files.Stock()
-    bochs.folder()
+    bochs.program()
+    bochs.firmware()
     later.kernel()
     for kind in KINDS.values():
         if kind.kernel in SERIES:
