@@ -77,10 +77,17 @@ static const struct enable_case enable_cases[] = {
 	{"a value with no mask", 1, {REFUSED(0, BHI_S)}, 0, NOT_LOOKED_AT},
 	{"a value that no CPU has", 1, {REFUSED(RESERVED, RESERVED)}, 0, NOT_LOOKED_AT},
 	{"a value never supported", 1, {REFUSED(IPRED_S, IPRED_S)}, 0, NOT_LOOKED_AT},
-	{"a value that this CPU lacks", 1, {REFUSED(RRSBA_S, RRSBA_S)}, 0, NOT_LOOKED_AT},
 	{"a good bit and a bad one", 1, {REFUSED(~0ULL, BHI_S | RESERVED)}, 0, NOT_LOOKED_AT},
 	{"flags", 1, {{BHI_S, BHI_S, 1, EINVAL}}, 0, NOT_LOOKED_AT},
 };
+
+static const struct enable_case without_rrsba = {
+	"a value that this CPU lacks", 1, {REFUSED(RRSBA_S, RRSBA_S)}, 0, NOT_LOOKED_AT};
+static const struct enable_case with_rrsba = {"both bits of branch prediction",
+					      1,
+					      {TAKEN(RRSBA_S | BHI_S, RRSBA_S | BHI_S)},
+					      IBRS,
+					      IBRS | RRSBA_S | BHI_S};
 
 /* 1 when the case failed */
 static int say(const char *name, int ok, const char *what, uint64_t got, uint64_t want)
@@ -259,6 +266,7 @@ static int test_query(int kvm, uint32_t cap, uint64_t supported)
 int main(int argc, char **argv)
 {
 	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	uint64_t supported;
 	int failed;
 	uint32_t cap;
 
@@ -268,9 +276,11 @@ int main(int argc, char **argv)
 	}
 	need(kvm >= 0, "/dev/kvm");
 	cap = (uint32_t)strtoul(argv[2], NULL, 10);
-	failed = test_query(kvm, cap, strtoull(argv[1], NULL, 16));
+	supported = strtoull(argv[1], NULL, 16);
+	failed = test_query(kvm, cap, supported);
 	for (size_t i = 0; i < sizeof(enable_cases) / sizeof(enable_cases[0]); i++)
 		failed += test_enable(kvm, cap, &enable_cases[i]);
+	failed += test_enable(kvm, cap, supported & RRSBA_S ? &with_rrsba : &without_rrsba);
 	failed += test_order(kvm, cap);
 	return failed != 0;
 }

@@ -27,10 +27,10 @@ import shell
 Kind = collections.namedtuple("Kind", "model kernel arch_capabilities", defaults=[0])
 RRSBA = 1 << 19  # without it, RRSBA_DIS_S is not held
 KINDS = {
-    "intel-stock": Kind("arrow_lake", "debian"),
+    "intel-stock": Kind("arrow_lake", "debian", RRSBA),
     "intel-old": Kind("corei7_icelake_u", "debian"),
-    "intel-later": Kind("arrow_lake", "later"),
-    "intel-patched": Kind("arrow_lake", "6.1"),
+    "intel-later": Kind("arrow_lake", "later", RRSBA),
+    "intel-patched": Kind("arrow_lake", "6.1", RRSBA),
     "intel-renumbered": Kind("arrow_lake", "6.12"),
 }
 BUILD = pathlib.Path(os.environ.get("TESTUDO_BUILD", files.TOP / "build"))
@@ -44,9 +44,8 @@ MEM_MIB = 1024
 # loglevel=5: each byte of the console is waited for; warnings stay.
 # enable_apicv=0: Bochs 3.0 wants the posted-interrupt descriptor on a page boundary.
 APPEND = f"console=ttyS0,115200 panic=-1 tsc_early_khz={MIPS}000 cryptomgr.notests loglevel=5 kvm_intel.enable_apicv=0"
-# Bochs 3.0 leaves the shadow of SPEC_CTRL as it is when the guest writes the register; so KVM does that for it. What is
-# forced for a vCPU is to be testudo's doing, so KVM keeps the virtual MSRs to itself.
-PATCHED = "kvm_intel.lab_intercept_spec_ctrl=1 kvm_intel.lab_no_virtual_msrs=1"
+# What is forced for a vCPU is to be testudo's doing, so KVM keeps the virtual MSRs to itself.
+PATCHED = "kvm_intel.lab_no_virtual_msrs=1"
 ACCEPT_S = 20
 HUGE = "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
 

@@ -1,6 +1,7 @@
 /*
  * Runs in a nested guest that has KVM of its own: a guest of that guest, which writes SPEC_CTRL
- * some times, reads it back and says with what. Each hlt is an exit from the innermost guest.
+ * with some values, each WRITES times, reads it back and says with what. Each hlt is an exit from
+ * the innermost guest.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -15,10 +16,11 @@
 #define PAGE	    4096
 #define ADDRESS	    0x1000
 #define MAX_ENTRIES 256
+#define WRITES	    1000
 
-/* real mode: mov ecx, 0x48; xor edx, edx; wrmsr (of eax); hlt; rdmsr; hlt */
-static const unsigned char code[] = {0x66, 0xb9, 0x48, 0x00, 0x00, 0x00, 0x66, 0x31,
-				     0xd2, 0x0f, 0x30, 0xf4, 0x0f, 0x32, 0xf4};
+/* real mode: mov ecx, 0x48; xor edx, edx; 1: wrmsr (of eax); dec bx; jnz 1b; hlt; rdmsr; hlt */
+static const unsigned char code[] = {0x66, 0xb9, 0x48, 0x00, 0x00, 0x00, 0x66, 0x31, 0xd2,
+				     0x0f, 0x30, 0x4b, 0x75, 0xfb, 0xf4, 0x0f, 0x32, 0xf4};
 static const uint64_t values[] = {1, 0, 1, 3, 0, 1};
 
 static void need(int ok, const char *what)
@@ -78,7 +80,8 @@ int main(void)
 	need(!ioctl(vcpu, KVM_SET_SREGS, &sregs), "KVM_SET_SREGS");
 
 	for (size_t i = 0; i < sizeof(values) / sizeof(values[0]); i++) {
-		struct kvm_regs regs = {.rip = ADDRESS, .rflags = 2, .rax = values[i]};
+		struct kvm_regs regs = {
+			.rip = ADDRESS, .rflags = 2, .rax = values[i], .rbx = WRITES};
 
 		need(!ioctl(vcpu, KVM_SET_REGS, &regs), "KVM_SET_REGS");
 		run_to_hlt(vcpu, run);

@@ -5,21 +5,21 @@ import re
 import pytest
 
 from background import Guest
-from runs import (BHI, HIDDEN, IBRS, MITIGATION_CTRL, SPECTRE_V2, STIBP, debian, expected, expected_hidden, keeps_abi,
-                  msrs, series, watched)
+from runs import (BHI, HIDDEN, IBRS, MITIGATION_CTRL, RRSBA, SPECTRE_V2, STIBP, SUPPORTED, debian, expected,
+                  expected_hidden, keeps_abi, msrs, series, watched)
 
 VALUES = [1, 0x401, 0, 3, 0x400]
 
 
 def test_abi(intel_patched):
     """All refusals, order, last call wins; see abi.c."""
-    keeps_abi(intel_patched, 0x5343)
+    keeps_abi(intel_patched, 0x5343, SUPPORTED | RRSBA)
 
 
 def test_probe(intel_patched):
     here = intel_patched.json("testudo host --json")
     assert here["backend"]["name"] == "force-spec-ctrl per vCPU"
-    assert here["backend"]["can-hold"] == ["IBRS", "STIBP", "SSBD", "BHI_DIS_S"]
+    assert here["backend"]["can-hold"] == ["IBRS", "STIBP", "SSBD", "RRSBA_DIS_S", "BHI_DIS_S"]
     assert "BHI: BHI_DIS_S" in intel_patched.check(f"cat {SPECTRE_V2}")
 
 
@@ -67,6 +67,32 @@ def test_hardware_keeps_what_is_held(intel_patched, backend):
         assert all(vcpu["all"] & BHI for look in looks for vcpu in look.hardware if vcpu["exits"]), "INIT keeps it too"
 
 
+WRITES = 0x20000	# many more than there are other exits
+
+
+@pytest.mark.parametrize("backend", BACKENDS[:2], indirect=True)
+def test_guest_writes_without_an_exit(intel_patched, backend):
+    """By the CPU's control: the guest writes the register itself and reads its own value; the forced bit stays."""
+    name, args = backend
+    run, (look,) = watched(intel_patched, [["0.w.48.1", f"0.spinw.{WRITES:x}.48.3", "0.r.48"]], *HIDDEN, *args)
+    assert run.report["backend"]["name"] == name and run.seen == [1, 3, 3]
+    seen = look.hardware[0]
+    assert seen["all"] & BHI and seen["last"] == IBRS | STIBP | BHI, seen
+    assert 0 < seen["exits"] < WRITES / 4, seen
+
+
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
+def test_both_bits_are_held(intel_patched, backend):
+    """RRSBA_DIS_S, where the CPU has RRSBA, beside BHI_DIS_S, in the register at each exit."""
+    name, args = backend
+    run, (look,) = watched(intel_patched, [[*series([1, 0, 1])]], "--cpu", "host,-bhi_ctrl,-rrsba_ctrl", *args,
+                           policy="spec-ctrl: {BHI_DIS_S: on, RRSBA_DIS_S: on}\n")
+    assert run.report["backend"]["name"] == name and run.seen == expected([1, 0, 1])
+    assert run.held() == RRSBA | BHI
+    assert look.hardware[0]["all"] & (RRSBA | BHI) == RRSBA | BHI, look
+    assert look.hardware[0]["last"] == IBRS | RRSBA | BHI, look
+
+
 def test_guest_may_write_what_is_held(intel_patched):
     run, (look,) = watched(intel_patched, [series(VALUES)], policy="bhi: on\n")
     assert run.seen == expected(VALUES)
@@ -106,6 +132,9 @@ def test_debian_guest_with_the_control(intel_patched):
     assert look.hardware[0]["last"] & BHI and not look.hardware[0]["all"] & BHI, look.hardware
 
 
+L2_WRITES = 6 * 1000  # of l2.c
+
+
 def test_guest_of_a_guest(intel_patched):
     """The guest has KVM of its own; what its guest writes changes nothing about what is held."""
     intel_patched.check("""mkdir -p /tmp/more/opt && cd /tmp/more && cp /t2/guest/l2 opt
@@ -116,6 +145,7 @@ cat /t2/guest/initrd-kvm /tmp/more.cpio >/tmp/initrd-kvm""")
                         initrd="/tmp/initrd-kvm")
     assert said.splitlines() == [f"l2 wrote={value} read={value}" for value in ("0x1", "0", "0x1", "0x3", "0", "0x1")]
     assert look.inner[0]["exits"] and look.inner[0]["all"] & BHI, look.inner
+    assert look.inner[0]["exits"] < L2_WRITES / 4, "it writes without exits"
     assert look.hardware[0]["all"] & BHI, look.hardware
 
 
