@@ -2,6 +2,7 @@
  * Runs in a nested guest that has KVM of its own: a guest of that guest, which writes SPEC_CTRL
  * with some values, each WRITES times, reads it back and says with what. Each hlt is an exit from
  * the innermost guest.
+ * usage: l2 [HALTS]	with a number, it halts as often and does nothing else
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -21,6 +22,7 @@
 /* real mode: mov ecx, 0x48; xor edx, edx; 1: wrmsr (of eax); dec bx; jnz 1b; hlt; rdmsr; hlt */
 static const unsigned char code[] = {0x66, 0xb9, 0x48, 0x00, 0x00, 0x00, 0x66, 0x31, 0xd2,
 				     0x0f, 0x30, 0x4b, 0x75, 0xfb, 0xf4, 0x0f, 0x32, 0xf4};
+static const unsigned char halts[] = {0xf4, 0xeb, 0xfd}; /* 1: hlt; jmp 1b */
 static const uint64_t values[] = {1, 0, 1, 3, 0, 1};
 
 static void need(int ok, const char *what)
@@ -52,7 +54,7 @@ static void run_to_hlt(int vcpu, const struct kvm_run *run)
 	exit(1);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	struct kvm_userspace_memory_region slot = {.guest_phys_addr = ADDRESS, .memory_size = PAGE};
 	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC), vm, vcpu;
@@ -79,6 +81,17 @@ int main(void)
 	sregs.cs.selector = 0;
 	need(!ioctl(vcpu, KVM_SET_SREGS, &sregs), "KVM_SET_SREGS");
 
+	if (argc > 1) {
+		struct kvm_regs regs = {.rip = ADDRESS, .rflags = 2};
+		int n = atoi(argv[1]);
+
+		memcpy(page, halts, sizeof(halts));
+		need(!ioctl(vcpu, KVM_SET_REGS, &regs), "KVM_SET_REGS");
+		for (int i = 0; i < n; i++)
+			run_to_hlt(vcpu, run);
+		printf("l2 halted %d times\n", n);
+		return 0;
+	}
 	for (size_t i = 0; i < sizeof(values) / sizeof(values[0]); i++) {
 		struct kvm_regs regs = {
 			.rip = ADDRESS, .rflags = 2, .rax = values[i], .rbx = WRITES};
