@@ -65,7 +65,7 @@ find opt | cpio -o -H newc >/tmp/more.cpio
 cat /t2/guest/initrd-kvm /tmp/more.cpio >/tmp/initrd-kvm""")
     host.put(b"version: 1\nnested: shown\n", "/tmp/policy.yaml")
     before = counts(host)
-    said, _ = debian(host, *HIDDEN, *args, "--policy", "/tmp/policy.yaml", script=f"/opt/l2 {ROUNDS}",
+    said, _ = debian(host, *(args or HIDDEN), "--policy", "/tmp/policy.yaml", script=f"/opt/l2 {ROUNDS}",
                      initrd="/tmp/initrd-kvm")
     assert said == f"l2 halted {ROUNDS} times\n", said
     seen = between(before, counts(host))

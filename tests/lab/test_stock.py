@@ -2,6 +2,7 @@
 
 import pytest
 
+from barriers import MANY, ROUNDS, nested, two_vcpus
 from runs import (BHI, HIDDEN, IBRS, MITIGATION_CTRL, NUMBER, SPECTRE_V2, debian, expected, expected_hidden, msrs, series,
                   watched)
 
@@ -80,3 +81,25 @@ def test_debian_guest_with_the_control(intel_stock):
     said, look = debian(intel_stock)
     assert "BHI: BHI_DIS_S" in said
     assert not look.held() & BHI and look.effective() & BHI
+
+
+# Branch predictor barriers of a stock kernel, counted in the CPU.
+
+def test_two_vcpus_on_a_cpu(intel_stock):
+    """Each time the CPU changes from one to the other, there was a barrier."""
+    seen, vcpus = two_vcpus(intel_stock)
+    assert seen.switches >= MANY and not seen.bare and seen.host >= seen.switches, seen
+    assert [vcpu["barriers"] for vcpu in vcpus] == [None, None], "which this KVM does not count"
+
+
+def test_nested_exits(intel_stock):
+    """This kernel has the fix of CVE-2022-2196: a guest with IBRS has a barrier at each exit of its guest to it."""
+    seen = nested(intel_stock)
+    assert seen.switches >= 2 * ROUNDS and seen.host >= ROUNDS, seen
+    assert seen.bare <= seen.switches - ROUNDS, "only the way to the innermost guest has none"
+
+
+def test_nested_exits_of_a_guest_without_ibrs(intel_stock):
+    """It has no such barrier, as it does not know of IBRS, on which it could rely instead."""
+    seen = nested(intel_stock, "--cpu", "host,-bhi_ctrl,-spec_ctrl")
+    assert seen.switches >= 2 * ROUNDS and seen.bare >= seen.switches - ROUNDS / 4, seen
