@@ -40,11 +40,8 @@ def _said(words, cwd, **more):
 
 def _source(path):
     """Debian's source archive, which apt fetches as it fetches packages; no lists of sources are needed."""
-    mirrors = _said(["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"], path.parent)
-    mirror = next((line for line in mirrors.splitlines() if line.endswith("/debian/")), None)
-    if mirror is None:
-        raise files.FilesError("apt knows no mirror of Debian to fetch Bochs's source from; see sources.list(5)")
-    _said(["/usr/lib/apt/apt-helper", "-o", "APT::Sandbox::User=root", "download-file", mirror + SOURCE, path,
+    _said(["/usr/lib/apt/apt-helper", "-o", "APT::Sandbox::User=root", "download-file", later.mirror() + SOURCE,
+           path,
            f"SHA256:{SHA256}"], path.parent)
 
 
@@ -90,7 +87,8 @@ def command(config, arch_capabilities):
 
 
 # With SMAP on, Bochs 3.0 walks the page tables for each byte that the kernel copies from or to a user's page.
-WITHOUT = "smap"
+# Linux 7 with LASS uses STAC, an instruction of SMAP.
+WITHOUT = "smap, lass"
 
 
 def configuration(model, mips, mem_mib, work, disc, agent_port, disks=()):

@@ -22,18 +22,20 @@ import host
 import later
 import shell
 
-# What a kind of host is: the CPU; whose kernel, Debian's, the next Debian's, or the one of SERIES; bits that
-# IA32_ARCH_CAPABILITIES has beside Bochs's own.
+# What a kind of host is: the CPU; whose kernel, Debian's, the next Debian's, the newest in its backports, or the
+# one of SERIES; bits that IA32_ARCH_CAPABILITIES has beside Bochs's own.
 Kind = collections.namedtuple("Kind", "model kernel arch_capabilities", defaults=[0])
 RRSBA = 1 << 19  # without it, RRSBA_DIS_S is not held
 KINDS = {
     "intel-stock": Kind("arrow_lake", "debian", RRSBA),
     "intel-old": Kind("corei7_icelake_u", "debian"),
     "intel-later": Kind("arrow_lake", "later", RRSBA),
+    "intel-newest": Kind("arrow_lake", "newest", RRSBA),
     "intel-patched": Kind("arrow_lake", "6.1", RRSBA),
     "intel-renumbered": Kind("arrow_lake", "6.12"),
 }
 BUILD = pathlib.Path(os.environ.get("TESTUDO_BUILD", files.TOP / "build"))
+DEBIANS = {"later": later.SUITE, "newest": later.SUITE + later.BACKPORTS}
 SERIES = {"6.1": "bookworm", "6.12": "trixie"}  # of kernel/, for the KVM of that Debian's kernel
 MODULES = ["ata_piix", "sd_mod", "ext4", "msr", "kvm_intel"]
 
@@ -74,8 +76,8 @@ class IntelHost(host.EmulatedHost):
         kind = KINDS[self.kind]
         self.stock = running = files.Stock(signed=False)
         append = APPEND
-        if kind.kernel == "later":
-            running = files.Stock(signed=False, kernel=later.kernel())
+        if kind.kernel in DEBIANS:
+            running = files.Stock(signed=False, kernel=later.kernel(DEBIANS[kind.kernel]))
         elif kind.kernel in SERIES:
             running, append = patched(kind.kernel), f"{APPEND} {PATCHED}"
         self.work = self.work / self.kind
@@ -151,7 +153,8 @@ def prepare():
     files.Stock()
     bochs.program()
     bochs.firmware()
-    later.kernel()
+    for suite in DEBIANS.values():
+        later.kernel(suite)
     for kind in KINDS.values():
         if kind.kernel in SERIES:
             patched(kind.kernel)

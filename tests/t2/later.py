@@ -10,6 +10,25 @@ import files
 
 SUITE = "trixie"
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
+BACKPORTS = "-backports"
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+
+def mirror():
+    """The mirror of Debian that apt uses here."""
+    known = subprocess.run(["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"],
+                           stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False).stdout
+    found = next((line for line in known.splitlines() if line.endswith("/debian/")), None)
+    if found is None:
+        raise files.FilesError("apt knows no mirror of Debian; see sources.list(5)")
+    return found
+
+
+def _sources(suite):
+    """(suite, lines of sources.list) for mmdebstrap; a suite of backports wants the one that they are for, too."""
+    base = suite.removesuffix(BACKPORTS)
+    lines = [f"deb [signed-by={KEYRING}] {mirror()} {name} main" for name in (base, suite)] if base != suite else []
+    return base, lines
 
 
 def folder(name, packages, parts, keep, suite=SUITE):
@@ -19,10 +38,11 @@ def folder(name, packages, parts, keep, suite=SUITE):
         with tempfile.TemporaryDirectory(prefix="testudo-") as work:
             # Nothing is run of what is unpacked, so that any user may; root is asked for more in that mode.
             mode = "auto" if os.geteuid() == 0 else "chrootless"
+            base, lines = _sources(suite)
             made = subprocess.run(
                 [files.tool("mmdebstrap"), "--quiet", f"--mode={mode}", "--variant=extract",
-                 f"--include={','.join(packages)}", "--components=main", suite, "tree.tar"], cwd=work, stdin=subprocess.DEVNULL, capture_output=True,
-                text=True, check=False)
+                 f"--include={','.join(packages)}", "--components=main", base, "tree.tar", *lines],
+                cwd=work, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
             if made.returncode != 0:
                 why = (made.stderr.strip().splitlines() or ["no reason given"])[-1]
                 raise files.FilesError(f"cannot get {', '.join(packages)} of Debian {suite}: {why}")
@@ -56,11 +76,19 @@ def program(path, name):
 
 def kernel(suite=SUITE):
     """The cache's folder with that Debian's kernel and its modules."""
+    backports = suite.endswith(BACKPORTS)
     modules = "lib/modules" if suite == "bookworm" else "usr/lib/modules"
 
     def keep(tree, path):
-        (tree / "boot").rename(path / "boot")
         (path / "lib").mkdir()
         (tree / modules).rename(path / "lib/modules")
+        if (tree / "boot").is_dir():
+            (tree / "boot").rename(path / "boot")
+            return
+        # Since Linux 7 the image lies with the modules.
+        (path / "boot").mkdir()
+        for image in (path / "lib/modules").glob("*/vmlinuz"):
+            image.rename(path / f"boot/vmlinuz-{image.parent.name}")
 
-    return folder("linux-image", [files.KERNEL], ["boot", modules], keep, suite)
+    package = f"{files.KERNEL}/{suite}" if backports else files.KERNEL
+    return folder("linux-image", [package], [modules] if backports else ["boot", modules], keep, suite)
