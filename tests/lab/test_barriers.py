@@ -68,6 +68,8 @@ def test_nested_exits(intel_patched):
 def test_nested_exits_with_the_barrier_taken_out(intel_patched):
     switch = "/sys/module/kvm/parameters/lab_no_nested_ibpb"
     intel_patched.check(f"echo Y >{switch}")
-    seen = nested(intel_patched)
-    intel_patched.check(f"echo N >{switch}")
+    try:
+        seen = nested(intel_patched)
+    finally:
+        intel_patched.check(f"echo N >{switch}")
     assert seen.switches >= 2 * ROUNDS and seen.bare >= seen.switches - ROUNDS / 4, seen
