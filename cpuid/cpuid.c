@@ -23,6 +23,16 @@ struct cpuid_leaf *cpuid_find(struct cpuid_set *set, uint32_t leaf, uint32_t sub
 	return NULL;
 }
 
+struct cpuid_leaf *cpuid_reach(struct cpuid_set *set, uint32_t leaf, uint32_t subleaf)
+{
+	const struct cpuid_leaf *top = cpuid_find(set, leaf & 0x80000000, 0);
+	const struct cpuid_leaf *first = leaf == 7 ? cpuid_find(set, 7, 0) : NULL;
+
+	if (!top || top->eax < leaf || (first && first->eax < subleaf))
+		return NULL;
+	return cpuid_find(set, leaf, subleaf);
+}
+
 int cpuid_add(struct cpuid_set *set, const struct cpuid_leaf *leaf)
 {
 	struct cpuid_leaf *old = cpuid_find(set, leaf->leaf, leaf->subleaf);

@@ -31,6 +31,15 @@ struct cpuid_set {
 struct cpuid_leaf *cpuid_find(struct cpuid_set *set, uint32_t leaf, uint32_t subleaf);
 
 /**
+ * cpuid_reach - the same, of what software that goes by CPUID can reach
+ * A leaf above the highest of its range gives another leaf's values (leaf 0 and 8000_0000H, EAX), and
+ * a sub-leaf of 7 above the highest of it (7.0 EAX) gives zeros.
+ * Return: the leaf inside @set, or NULL
+ * Source: SDM vol.2, CPUID
+ */
+struct cpuid_leaf *cpuid_reach(struct cpuid_set *set, uint32_t leaf, uint32_t subleaf);
+
+/**
  * cpuid_add - append a leaf, or replace the one with the same leaf and sub-leaf
  * Return: 0, or -ENOSPC when CPUID_SET_MAX leaves are there
  */

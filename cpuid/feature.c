@@ -231,6 +231,13 @@ bool cpu_feature_has(struct cpuid_set *set, const struct cpu_feature *f)
 	return l && (*cpuid_reg(l, f->reg) & 1u << f->bit);
 }
 
+bool cpu_feature_shown(struct cpuid_set *set, const struct cpu_feature *f)
+{
+	struct cpuid_leaf *l = cpuid_reach(set, f->leaf, f->subleaf);
+
+	return l && (*cpuid_reg(l, f->reg) & 1u << f->bit);
+}
+
 int cpu_feature_put(struct cpuid_set *set, const struct cpu_feature *f, bool on)
 {
 	struct cpuid_leaf *l = cpuid_find(set, f->leaf, f->subleaf);

@@ -54,6 +54,9 @@ uint32_t *cpuid_reg(struct cpuid_leaf *leaf, enum cpuid_reg reg);
 /** cpu_feature_has - is it set in @set? */
 bool cpu_feature_has(struct cpuid_set *set, const struct cpu_feature *f);
 
+/** cpu_feature_shown - is it, where software that goes by CPUID can reach it? cpuid_reach() */
+bool cpu_feature_shown(struct cpuid_set *set, const struct cpu_feature *f);
+
 /** cpu_feature_put - set or clear it. Return: 0, or -ENOENT when @set has no such leaf */
 int cpu_feature_put(struct cpuid_set *set, const struct cpu_feature *f, bool on);
 

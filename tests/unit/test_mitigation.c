@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "base/bytes.h"
+#include "cpuid/feature.h"
 #include "hosts.h"
 #include "msr/decide.h"
 
@@ -1068,6 +1069,101 @@ static void test_contract(void **state)
 	assert_int_equal(g.leaf7_0_edx | g.leaf7_2_edx | g.leaf80000008_ebx, 0);
 }
 
+/* A guest goes by its own CPUID: what that keeps out of reach is not shown, whatever is in the leaf. */
+static void test_reach(void **state)
+{
+	enum { BASIC, LEAF7, LEAF7_2, EXTENDED, SVM, IBRS, SBPB };
+	static const struct cpuid_leaf whole[] = {
+		[BASIC] = {.leaf = 0, .eax = 0x1f},
+		[LEAF7] = {.leaf = 7, .indexed = true, .eax = 2, .edx = EDX_7_0},
+		[LEAF7_2] = {.leaf = 7, .subleaf = 2, .indexed = true, .edx = EDX_7_2},
+		[EXTENDED] = {.leaf = 0x80000000, .eax = 0x80000021},
+		[SVM] = {.leaf = 0x80000001, .ecx = CPUID_BIT(80000001_0_ECX, svm)},
+		[IBRS] = {.leaf = 0x80000008, .ebx = CPUID_BIT(80000008_0_EBX, ibrs)},
+		[SBPB] = {.leaf = 0x80000021, .eax = CPUID_BIT(80000021_0_EAX, sbpb)},
+	};
+	static const struct {
+		const char *name;
+		unsigned int leaf;
+		uint32_t eax;
+		uint32_t edx0, edx2;
+		bool svm, ibrs, sbpb;
+		unsigned int bhi_row; /* on Sapphire Rapids: the guest's own, or held */
+		bool held;
+	} cases[] = {
+		{"all", BASIC, 0x1f, EDX_7_0, EDX_7_2, true, true, true, 6, false},
+		{"leaf 7 is the last", BASIC, 7, EDX_7_0, EDX_7_2, true, true, true, 6, false},
+		{"up to leaf 6", BASIC, 6, 0, 0, true, true, true, 9, true},
+		{"no leaf but 0", BASIC, 0, 0, 0, true, true, true, 9, true},
+		{"up to 7.1", LEAF7, 1, EDX_7_0, 0, true, true, true, 9, true},
+		{"up to 7.0", LEAF7, 0, EDX_7_0, 0, true, true, true, 9, true},
+		{"SBPB hidden", EXTENDED, 0x80000020, EDX_7_0, EDX_7_2, true, true, false, 6,
+		 false},
+		{"AMD's IBRS is the last", EXTENDED, 0x80000008, EDX_7_0, EDX_7_2, true, true,
+		 false, 6, false},
+		{"AMD's IBRS hidden", EXTENDED, 0x80000007, EDX_7_0, EDX_7_2, true, false, false, 6,
+		 false},
+		{"SVM hidden", EXTENDED, 0x80000000, EDX_7_0, EDX_7_2, false, false, false, 6,
+		 false},
+		{"no extended leaf", EXTENDED, 0, EDX_7_0, EDX_7_2, false, false, false, 6, false},
+	};
+	size_t i, l;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct mitigation_input in = base_input();
+		struct mitigation_decision d;
+		struct cpuid_set set = {0};
+
+		print_message("# %s\n", cases[i].name);
+		for (l = 0; l < ARRAY_SIZE(whole); l++)
+			assert_int_equal(cpuid_add(&set, &whole[l]), 0);
+		set.leaf[cases[i].leaf].eax = cases[i].eax;
+		contract_read_cpuid(&in.guest, &in.nested, &set);
+		assert_int_equal(in.guest.leaf7_0_edx, cases[i].edx0);
+		assert_int_equal(in.guest.leaf7_2_edx, cases[i].edx2);
+		assert_int_equal(in.nested, cases[i].svm);
+		assert_int_equal(in.guest.leaf80000008_ebx != 0, cases[i].ibrs);
+		assert_int_equal(cpu_feature_shown(&set, cpu_feature(FEATURE_sbpb)), cases[i].sbpb);
+		assert_true(cpu_feature_has(&set, cpu_feature(FEATURE_sbpb)));
+
+		/* what is not shown is held for it */
+		in.guest.mitigation_enum = 0;
+		mitigation_decide(&in, &d);
+		assert_non_null(find_step(&d, TABLE_BHI, cases[i].bhi_row));
+		assert_int_equal(d.value & BHI, cases[i].held ? BHI : 0);
+	}
+}
+
+/* ARCH_CAPABILITIES is an MSR that a guest reads only where 7.0 EDX says that there is one. */
+static void test_reach_of_arch_cap(void **state)
+{
+	struct mitigation_input in = base_input();
+	struct mitigation_decision d;
+
+	(void)state;
+	in.guest.leaf7_2_edx = CPUID_BIT(7_2_EDX, rrsba_ctrl);
+	mitigation_decide(&in, &d);
+	assert_non_null(find_step(&d, TABLE_RRSBA, 4));
+	in.guest.leaf7_0_edx &= ~CPUID_BIT(7_0_EDX, arch_capabilities);
+	mitigation_decide(&in, &d);
+	assert_non_null(find_step(&d, TABLE_RRSBA, 7));
+	assert_true(d.value & RSB);
+
+	mitigation_advertise(&in.host, &in.backend, &in.policy, &in.pool, &in.guest);
+	assert_false(in.guest.arch_cap & ARCH_CAP_VIRTUAL_ENUM);
+	assert_int_equal(in.guest.virt_enum | in.guest.mitigation_enum, 0);
+
+	in = base_input(); /* the same of RSBA, on a part that has that */
+	in.host = host_skx;
+	in.guest.arch_cap = ARCH_CAP_SKX | ARCH_CAP_RSBA;
+	mitigation_decide(&in, &d);
+	assert_int_equal(find_step(&d, TABLE_RRSBA, 3)->verdict, OK);
+	in.guest.leaf7_0_edx &= ~CPUID_BIT(7_0_EDX, arch_capabilities);
+	mitigation_decide(&in, &d);
+	assert_int_equal(find_step(&d, TABLE_RRSBA, 3)->verdict, WARN);
+}
+
 static void test_names(void **state)
 {
 	(void)state;
@@ -1094,6 +1190,8 @@ int main(void)
 		cmocka_unit_test(test_nested),
 		cmocka_unit_test(test_words),
 		cmocka_unit_test(test_contract),
+		cmocka_unit_test(test_reach),
+		cmocka_unit_test(test_reach_of_arch_cap),
 		cmocka_unit_test(test_names),
 	};
 

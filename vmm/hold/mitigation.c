@@ -153,9 +153,10 @@ static void warn_at_start(const struct mitigation *m)
 void mitigation_read_cpuid(struct mitigation *m, struct cpuid_set *cpuid)
 {
 	contract_read_cpuid(&m->contract, &m->nested, cpuid);
+	/* what a guest may set in EFER goes by the entry in KVM, too */
 	m->nx = cpu_feature_has(cpuid, cpu_feature(FEATURE_nx));
 	m->long_mode = cpu_feature_has(cpuid, cpu_feature(FEATURE_lm));
-	m->sbpb = cpu_feature_has(cpuid, cpu_feature(FEATURE_sbpb));
+	m->sbpb = cpu_feature_shown(cpuid, cpu_feature(FEATURE_sbpb));
 }
 
 /* What the pool changes is not what the user's --cpu asked for: it is told. */
