@@ -52,6 +52,8 @@ static const struct backend_facts backends[] = {
 	{BACKEND_FORCE_SPEC_CTRL, CAN_ALL & ~(SPEC_CTRL_PSFD | SPEC_CTRL_DDPD_U), false, {0}},
 	{BACKEND_FORCE_SPEC_CTRL_VM, BHI | RSB, false, {0}},
 	{BACKEND_FORCE_VCPU, CAN_ALL, false, {0}},
+	/* KVM where the CPU does not enumerate RRSBA */
+	{BACKEND_FORCE_VCPU, CAN_ALL & ~RSB, false, {0}},
 };
 
 static const struct vcpu_report reports[] = {
@@ -371,6 +373,59 @@ static void check_words(const struct point *p, const struct mitigation_decision 
 					    (claims[c].may_count && !r->enum_read && !r->written));
 }
 
+#define CLAIMS 20 /* of these */
+
+/* Nor of what the guest was shown, of the host, or of an earlier one, that is not so. */
+static void check_facts_in_words(const struct point *p, const struct mitigation_decision *d,
+				 uint32_t *found)
+{
+	const struct mitigation_input *in = &p->in;
+	const struct guest_contract *g = &in->guest;
+	const uint64_t shown = spec_ctrl_legal(g);
+	const uint64_t promised = in->promise.valid ? in->promise.mask : 0;
+	const bool sees_rrsba = g->arch_cap & ARCH_CAP_RRSBA &&
+				g->leaf7_0_edx & CPUID_BIT(7_0_EDX, arch_capabilities);
+	const struct {
+		const char *words;
+		bool so;
+	} claims[] = {
+		{"guest is shown BHI_CTRL", shown & BHI},
+		{"does not see BHI_CTRL", !(shown & BHI)},
+		{"guest is shown RRSBA and RRSBA_CTRL", sees_rrsba && shown & RSB},
+		{"guest sees RRSBA", sees_rrsba},
+		{"does not see RRSBA", !sees_rrsba},
+		{"not shown RRSBA", !sees_rrsba},
+		{"though the guest is shown", shown},
+		{"guest is shown VMX or SVM", in->nested},
+		{"the host has BHI_NO", in->host.kvm_arch_cap & ARCH_CAP_BHI_NO},
+		{"destination has BHI_NO", in->host.kvm_arch_cap & ARCH_CAP_BHI_NO},
+		{"host is itself a guest", in->host.hypervisor},
+		{"an earlier host", promised},
+		{"an earlier host held BHI_DIS_S", promised & in->promise.value & BHI},
+		{"an earlier host held RRSBA_DIS_S", promised & in->promise.value & RSB},
+		{"cannot hold BHI_DIS_S", !(d->value & BHI)},
+		{"BHI_DIS_S is held in its place", d->value & BHI},
+		{"bhi is off", in->policy.bhi == POLICY_OFF},
+		{"bhi is on", in->policy.bhi == POLICY_ON},
+		{"rrsba is off", in->policy.rrsba == POLICY_OFF},
+		{"rrsba is on", in->policy.rrsba == POLICY_ON},
+	};
+	unsigned int i;
+	size_t c;
+
+	for (i = 0; i < d->n_steps; i++)
+		for (c = 0; c < ARRAY_SIZE(claims); c++) {
+			if (!strstr(d->step[i].reason, claims[c].words))
+				continue;
+			*found |= 1u << c;
+			if (!claims[c].so)
+				fail_msg("%s: %s row %u says '%s'", p->host,
+					 decision_table_name(d->step[i].table), d->step[i].row,
+					 claims[c].words);
+		}
+	assert_int_equal(ARRAY_SIZE(claims), CLAIMS);
+}
+
 /* What a printed cure has to do with the policy. Return: was there anything? */
 static bool take_advice(const char *cure, bool boots, struct mitigation_policy *policy)
 {
@@ -522,7 +577,7 @@ static void check_less_known(const struct point *p, const struct mitigation_deci
 static void test_walk(void **state)
 {
 	uint64_t rows_seen = 0;
-	uint32_t n, i;
+	uint32_t n, i, words_found = 0;
 
 	(void)state;
 	for (n = 0; n < WALK; n++) {
@@ -535,8 +590,9 @@ static void test_walk(void **state)
 		check_ability(&p, &d);
 		check_strength(&p, &d);
 		check_owned(&p, &d);
-		if (n % 16 == 0) {
+		if (n % 17 == 0) { /* a prime that is no radix, so that it meets every digit */
 			check_words(&p, &d);
+			check_facts_in_words(&p, &d, &words_found);
 			check_report(&p, &d);
 			check_not_followed(&p, &d);
 			check_cures(&p, &d);
@@ -548,7 +604,7 @@ static void test_walk(void **state)
 				rows_seen |= 1ULL << d.step[i].row;
 			else if (d.step[i].table == TABLE_RRSBA)
 				rows_seen |= 1ULL << (d.step[i].row + 32);
-		if (n % 64 == 0) {
+		if (n % 67 == 0) {
 			memset(&strict, 0xff, sizeof(strict));
 			mitigation_decide(&p.in, &strict);
 			check_same(&d, &strict);
@@ -570,6 +626,7 @@ static void test_walk(void **state)
 	/* the walk reached every row of both tables */
 	assert_int_equal(rows_seen & 0xffffffff, 0x1fffe);
 	assert_int_equal(rows_seen >> 32, 0x7fe);
+	assert_int_equal(words_found, (1u << CLAIMS) - 1); /* and each claim that is checked */
 }
 
 /* What is offered is honoured: a guest that takes the offer up is protected on this host. */
