@@ -5,9 +5,10 @@
  * else.
  *
  * A new rule is a line at its place in the table (rules_bhi.c, rules_rrsba.c, rules_raw.c,
- * rules_migration.c, rules_setting.c, rules_barrier.c) and a row of the same number in docs/mitigation.md. Its
- * condition is a function of struct facts; what more than one condition needs is worked out in
- * rule_facts.c. A rule that warns or refuses has a cure, and a test finds those without.
+ * rules_migration.c, rules_nested.c, rules_setting.c, rules_barrier.c) and a row of the same number
+ * in docs/mitigation.md. Its condition is a function of struct facts; what more than one condition
+ * needs is worked out in rule_facts.c. A rule that warns or refuses has a cure, and a test finds
+ * those without.
  */
 #ifndef MSR_RULES_H
 #define MSR_RULES_H

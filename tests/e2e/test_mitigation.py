@@ -505,7 +505,7 @@ def test_a_guest_that_pays_too_much_is_told_once(guest):
 
 @pytest.mark.parametrize("nested", ["shown", "hidden"])
 def test_nested_guests_on_amd_are_warned_of_before_linux_6_16(guest, work, nested):
-    """KVM for AMD had no barrier between a guest and its own guests; no fact tells of it, the kernel's number does."""
+    """KVM for AMD had no barrier between a guest and its own guests; the kernel's number tells: NESTED row 2."""
     template = pathlib.Path(work, "svm.json")
     svm = {"register": "ecx", "bitmap": f"0b{'x' * 29}{int(nested == 'shown')}xx"}
     template.write_text(json.dumps({"cpuid_modifiers": [

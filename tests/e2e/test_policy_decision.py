@@ -256,6 +256,33 @@ def test_nested(explain, work, nested, policy, verdict):
     assert not step(explain("--host sapphire-rapids.json", "--policy", str(path)), "nested", 1)
 
 
+NESTED_HOSTS = {"amd": "epyc-9334-linux-6.12", "intel": "sapphire-rapids-3408u-linux-6.12"}
+KERNELS = [  # vendor, kernel, told apart by our series; row and verdicts by default, with cannot: refuse and with strict
+    ("amd", "6.12", False, 2, WARN, REFUSE, REFUSE), ("amd", "6.16", False, None, None, None, None),
+    ("amd", "6.12", True, None, None, None, None), ("amd", None, False, 4, WARN, WARN, REFUSE),
+    ("intel", "6.1", False, 3, WARN, WARN, WARN), ("intel", "6.0", False, 3, WARN, WARN, REFUSE),
+    ("intel", "6.2", False, None, None, None, None),
+]
+
+
+@pytest.mark.parametrize("vendor,kernel,ours,row,plain,cannot,strict", KERNELS)
+def test_nested_by_the_host_kernel(work, vendor, kernel, ours, row, plain, cannot, strict):
+    """What a fact file says of the kernel decides; with nested: hidden, nothing of it is told."""
+    facts = json.loads((DATA / "hosts" / f"{NESTED_HOSTS[vendor]}.json").read_text())
+    facts.pop("barriers", None)
+    if kernel:
+        facts["barriers"] = {"per-vm": ours, "ibpb": "conditional", "kernel": kernel}
+    pathlib.Path(work, "host.json").write_text(json.dumps(facts))
+    for words, verdict in (("", plain), ("cannot: refuse\n", cannot), ("strict: on\n", strict)):
+        for nested in ("shown", "hidden"):
+            pathlib.Path(work, "n.yaml").write_text(f"version: 1\nnested: {nested}\n{words}")
+            r = harness.run_raw(["policy", "explain", "--json", "--host", f"{work}/host.json", "--policy", f"{work}/n.yaml"],
+                                work)
+            steps = {s["row"]: s["verdict"] for s in json.loads(r.out)["decision"]["steps"] if s["table"] == "nested"}
+            assert steps == ({row: verdict} if row and nested == "shown" else {}), r
+            assert verdict != REFUSE or nested == "hidden" or r.code == 4, r
+
+
 LEAVES = {"0": "0x0000001f 0x756e6547 0x6c65746e 0x49656e69", "1": "0x000806f8 0x00000000 {ecx1} 0xbfebfbff",
           "7.0": "0x00000002 0xd18f07a9 0x00000000 0xac000000", "7.2": "0x00000000 0x00000000 0x00000000 0x00000000",
           "d.0": "0x00000007 0x00000340 0x00000340 0x00000000", "80000000": "0x80000008 0x00000000 0x00000000 0x00000000",

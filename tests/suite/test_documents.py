@@ -44,6 +44,25 @@ def test_table_has_every_key():
     assert {"version", "bhi", "isolation"} <= keys and keys <= listed, keys - listed
 
 
+def rows_of_source(table):
+    """Row numbers in the source's tables; a rule is {row, condition, outcome, ...}."""
+    files = {"pool": ["setting"], "bhi": ["bhi"], "rrsba": ["rrsba"]}.get(table, [table])
+    rule = r"\{(\d+),\s*\w+,\s*(?:LEAVE|HOLD|CLEAR|CLEAR_WARN|TELL|GIVEN_UP|UNSURE|CANNOT|NEVER),"
+    return {int(n) for f in files for n in re.findall(rule, (TOP / "msr" / f"rules_{f}.c").read_text())}
+
+
+def test_tables_have_the_rows_of_the_source():
+    """A row that is in one and not in the other is a promise that nothing keeps, or a verdict that nothing explains."""
+    decision = TEXT.split("## The decision\n")[1].split("\n## ")[0]
+    tables = re.split(r"^### (\w+).*$", decision, flags=re.M)[1:]
+    told = {name.lower(): {int(n) for n in re.findall(r"^\| (\d+) \|", text, re.M)} for name, text in zip(tables[::2], tables[1::2])}
+    assert len(told) >= 6, told
+    for name, rows in told.items():
+        expected = set(range(1, max(rows) + 1))
+        assert rows == expected, (name, rows)
+        assert rows_of_source(name) == rows, (name, rows_of_source(name) ^ rows)
+
+
 def test_example_is_what_is_printed():
     """The answer of policy explain that is shown whole."""
     command, _, shown = TEXT.partition("$ testudo policy explain ")[2].partition("```")[0].partition("--guest reported=short\n")

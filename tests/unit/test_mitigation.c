@@ -976,6 +976,82 @@ static void test_nested(void **state)
 	}
 }
 
+/* Nested guests of one that is shown SPEC_CTRL: the host's kernel decides. */
+static void test_nested_kernel(void **state)
+{
+	static const struct {
+		const char *name;
+		bool amd, amd_bit; /* the host; the guest has AMD's bit of IBRS and not Intel's */
+		uint32_t major, minor;
+		bool driven;
+		unsigned int row; /* 0: none fires */
+		enum verdict plain, cannot, strict;
+	} cases[] = {
+		{"AMD 6.1", true, false, 6, 1, false, 2, WARN, REFUSE, REFUSE},
+		{"AMD 6.15", true, false, 6, 15, false, 2, WARN, REFUSE, REFUSE},
+		{"AMD 6.12, AMD's bit", true, true, 6, 12, false, 2, WARN, REFUSE, REFUSE},
+		{"AMD 5.7", true, false, 5, 7, false, 2, WARN, REFUSE, REFUSE},
+		{"AMD 6.16", true, false, 6, 16, false, 0, OK, OK, OK},
+		{"AMD 6.16, AMD's bit", true, true, 6, 16, false, 0, OK, OK, OK},
+		{"AMD 7.0", true, false, 7, 0, false, 0, OK, OK, OK},
+		{"AMD 6.12 with our series", true, false, 6, 12, true, 0, OK, OK, OK},
+		{"AMD, kernel unknown", true, false, 0, 0, false, 4, WARN, WARN, REFUSE},
+		{"Intel 5.7, before it was lost", false, false, 5, 7, false, 0, OK, OK, OK},
+		{"Intel 4.19", false, false, 4, 19, false, 0, OK, OK, OK},
+		{"Intel 5.8", false, false, 5, 8, false, 3, WARN, WARN, REFUSE},
+		{"Intel 6.0", false, false, 6, 0, false, 3, WARN, WARN, REFUSE},
+		{"Intel 5.10, of stable", false, false, 5, 10, false, 3, WARN, WARN, WARN},
+		{"Intel 5.15, of stable", false, false, 5, 15, false, 3, WARN, WARN, WARN},
+		{"Intel 6.1, of stable", false, false, 6, 1, false, 3, WARN, WARN, WARN},
+		{"Intel 6.1 with our series", false, false, 6, 1, true, 0, OK, OK, OK},
+		{"Intel 6.2", false, false, 6, 2, false, 0, OK, OK, OK},
+		{"Intel, kernel unknown", false, false, 0, 0, false, 4, WARN, WARN, REFUSE},
+		{"Intel, AMD's bit is none there", false, true, 6, 12, false, 1, WARN, REFUSE,
+		 REFUSE},
+	};
+	size_t i, how;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(cases); i++)
+		for (how = 0; how < 3; how++) {
+			const enum verdict want = how == 0   ? cases[i].plain
+						  : how == 1 ? cases[i].cannot
+							     : cases[i].strict;
+			const struct edit e = {.host = cases[i].amd ? &host_amd : NULL,
+					       .nested = true,
+					       .cannot = how == 1,
+					       .strict = how == 2};
+			struct mitigation_input in = edited(&e);
+			struct mitigation_decision d;
+			unsigned int row, n = 0;
+
+			print_message("# %s %zu\n", cases[i].name, how);
+			in.backend.barrier.driven = cases[i].driven;
+			in.backend.barrier.major = cases[i].major;
+			in.backend.barrier.minor = cases[i].minor;
+			if (cases[i].amd_bit) {
+				in.guest.leaf7_0_edx &= ~CPUID_BIT(7_0_EDX, spec_ctrl);
+				in.guest.leaf80000008_ebx = CPUID_BIT(80000008_0_EBX, ibrs);
+			}
+			mitigation_decide(&in, &d);
+			for (row = 1; row <= 4; row++)
+				if (find_step(&d, TABLE_NESTED, row)) {
+					assert_int_equal(row, cases[i].row);
+					assert_int_equal(find_step(&d, TABLE_NESTED, row)->verdict,
+							 want);
+					n++;
+				}
+			assert_int_equal(n, cases[i].row != 0);
+			if (want == REFUSE)
+				assert_int_equal(d.verdict, REFUSE);
+
+			in.nested = false; /* nothing of it where there are no nested guests */
+			mitigation_decide(&in, &d);
+			for (row = 1; row <= 4; row++)
+				assert_null(find_step(&d, TABLE_NESTED, row));
+		}
+}
+
 /* The words: of a report only where there was one. */
 static void test_words(void **state)
 {
@@ -1188,6 +1264,7 @@ int main(void)
 		cmocka_unit_test(test_short_adequate),
 		cmocka_unit_test(test_advertise),
 		cmocka_unit_test(test_nested),
+		cmocka_unit_test(test_nested_kernel),
 		cmocka_unit_test(test_words),
 		cmocka_unit_test(test_contract),
 		cmocka_unit_test(test_reach),

@@ -122,19 +122,6 @@ static bool kernel_before(unsigned int major, unsigned int minor)
 	return has_major < major || (has_major == major && has_minor < minor);
 }
 
-/* A guest that is not shown SPEC_CTRL either is the table NESTED's. */
-static void warn_of_nested_amd(const struct mitigation *m)
-{
-	const enum cpu_vendor vendor = cpu_vendor_from_id(m->host.vendor_id);
-
-	if (m->nested && (spec_ctrl_legal(&m->contract) & SPEC_CTRL_IBRS) &&
-	    (vendor == CPU_VENDOR_AMD || vendor == CPU_VENDOR_HYGON) && kernel_before(6, 16))
-		log_warn("mitigation: this guest may run guests of its own, and on AMD KVM puts no "
-			 "branch predictor barrier between it and them before Linux 6.16, unless "
-			 "its vendor took that back: they may steer its branches; use a newer "
-			 "host kernel, or set nested: hidden");
-}
-
 static void warn_at_start(const struct mitigation *m)
 {
 	char text[896];
@@ -147,7 +134,6 @@ static void warn_at_start(const struct mitigation *m)
 		log_warn("mitigation: this guest may run guests of its own, and before Linux 6.12 "
 			 "its MSR-load lists reach SPEC_CTRL past the MSR filter: a hypervisor in "
 			 "it can drop the held bits; use a newer host kernel, or hide VMX from it");
-	warn_of_nested_amd(m);
 }
 
 void mitigation_read_cpuid(struct mitigation *m, struct cpuid_set *cpuid)
