@@ -32,7 +32,7 @@ static struct mitigation_input base_input(void)
 {
 	struct mitigation_input in = {
 		.host = host_spr,
-		.backend = {BACKEND_MSR_FILTER, CAN_ALL, false},
+		.backend = {.kind = BACKEND_MSR_FILTER, .can_force = CAN_ALL},
 		.guest = {.vendor = CPU_VENDOR_INTEL,
 			  .leaf7_0_edx = EDX_7_0,
 			  .arch_cap = ARCH_CAP_SPR | ARCH_CAP_VIRTUAL_ENUM,
