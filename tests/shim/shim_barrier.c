@@ -3,6 +3,7 @@
  * of the capability and of the vCPU's attribute, and the statistics. A load of a vCPU is taken to
  * be a KVM_RUN.
  */
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -28,13 +29,22 @@ static const char *const names[BARRIER_COUNTS] = {
 
 enum { SWITCHES, MOVES, OTHER_VM, VCPU_SWITCH, MOVED };
 
+/* struct kvm_stats_desc with room for a name: ISO C has no arrays of what ends in an open one. */
+struct stats_desc {
+	uint32_t flags;
+	int16_t exponent;
+	uint16_t size;
+	uint32_t offset, bucket_size;
+	char name[48];
+};
+
+static_assert(offsetof(struct stats_desc, name) == offsetof(struct kvm_stats_desc, name),
+	      "as the kernel lays it out");
+
 /* What is in the file of KVM_GET_STATS_FD, without KVM's own statistics */
 struct stats_file {
 	struct kvm_stats_header head;
-	struct {
-		struct kvm_stats_desc desc;
-		char name[48];
-	} desc[BARRIER_COUNTS];
+	struct stats_desc desc[BARRIER_COUNTS];
 	uint64_t data[BARRIER_COUNTS];
 };
 
@@ -136,8 +146,8 @@ int barrier_stats_fd(struct shim_vcpu *v)
 	int fd;
 
 	for (i = 0; i < BARRIER_COUNTS; i++) {
-		f.desc[i].desc.size = 1;
-		f.desc[i].desc.offset = i * (uint32_t)sizeof(uint64_t);
+		f.desc[i].size = 1;
+		f.desc[i].offset = i * (uint32_t)sizeof(uint64_t);
 		strcpy(f.desc[i].name, names[i]);
 	}
 	memcpy(f.data, v->count, sizeof(f.data));
