@@ -12,7 +12,6 @@ import collections
 import os
 import pathlib
 import shutil
-import signal
 import tempfile
 
 import pytest
@@ -72,8 +71,6 @@ def keep(config, items, kept):
 
 
 def pytest_configure(config):
-    # a worker of pytest-xdist ignores it, and so would all that it starts
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "nokvm: needs no /dev/kvm")
     config.addinivalue_line("markers", "quick: of the first round of guests")
     config.addinivalue_line("markers", "shim: preloads a library, which a sanitizer does not allow")
