@@ -18,7 +18,7 @@
  * disk begins with them. Sources: QEMU block/ and its docs/interop/, for each format the probe of
  * its driver (vpc and dmg have their mark at the end); VMware "Virtual Disk Format 5.0"; Linux
  * lib/decompress.c, boot.rst of x86, arm64 and riscv, initramfs-format; RFC 1952; ECMA-119;
- * AOSP system/core libsparse.
+ * AOSP system/core libsparse; 7-Zip DOC/7zFormat.txt; RARLAB technote; lzip's manual.
  */
 static const struct file_magic table[] = {
 	{"a guest that testudo save wrote", FILE_SAVED, MAGIC(0, "TSTUDOMG"), NULL},
@@ -47,7 +47,10 @@ static const struct file_magic table[] = {
 	{"compressed with lzop", FILE_PACKED, MAGIC(0, "\x89LZO\0\r\n\x1a\n"), "lzop -d"},
 	{"compressed with bzip2", FILE_PACKED, MAGIC(0, "BZh"), "bzip2 -d"},
 	{"compressed with lzma", FILE_PACKED, MAGIC(0, "\x5d\0\0\0"), "lzma -d"},
+	{"compressed with lzip", FILE_PACKED, MAGIC(0, "LZIP\1"), "lzip -d"},
 	{"a ZIP archive", FILE_PACKED, MAGIC(0, "PK\3\4"), "unzip"},
+	{"a 7z archive", FILE_PACKED, MAGIC(0, "7z\xbc\xaf\x27\x1c"), "7z x"},
+	{"a RAR archive", FILE_PACKED, MAGIC(0, "Rar!\x1a\7"), "unrar x"},
 	{"an Android sparse image", FILE_PACKED, MAGIC(0, "\x3a\xff\x26\xed"), "simg2img"},
 	{"an initrd (cpio archive)", FILE_INITRD, MAGIC(0, "07070"), NULL},
 	{"an ELF file", FILE_KERNEL, MAGIC(0, "\177ELF"), NULL},
