@@ -9,6 +9,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/num.h"
+#include "base/std_fds.h"
 #include "base/text.h"
 
 #define WORD_MAX 40 /* of a word that is compared; no name is longer */
@@ -266,7 +267,7 @@ int options_parse(const struct options *o, void *into, int argc, char **argv, st
 	return optind;
 }
 
-void options_print_help(const struct options *o)
+bool options_print_help(const struct options *o)
 {
 	const struct option_row *r;
 	const char *line, *end;
@@ -284,6 +285,7 @@ void options_print_help(const struct options *o)
 		}
 	}
 	fputs(o->tail, stdout);
+	return std_out_flush() == 0;
 }
 
 int options_one_too_many(const struct options *o, const char *word, struct err *e)

@@ -91,8 +91,8 @@ struct options {
  */
 int options_parse(const struct options *o, void *into, int argc, char **argv, struct err *e);
 
-/** options_print_help - to standard output */
-void options_print_help(const struct options *o);
+/** options_print_help - to standard output. Return: did all of it get there? */
+bool options_print_help(const struct options *o);
 
 /** options_one_too_many - say that @word has no place. Return: -EINVAL */
 int options_one_too_many(const struct options *o, const char *word, struct err *e);

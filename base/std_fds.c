@@ -1,12 +1,15 @@
 #include "base/std_fds.h"
 
+#include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <sys/epoll.h>
 
 #define N_STD 3
 
 /* File-scope on purpose: a process has them once. */
 static bool was_closed[N_STD];
+static int out_error;
 
 void std_fds_hold(void)
 {
@@ -25,4 +28,13 @@ void std_fds_hold(void)
 bool std_fd_was_closed(int fd)
 {
 	return fd >= 0 && fd < N_STD && was_closed[fd];
+}
+
+int std_out_flush(void)
+{
+	if (fflush(stdout) != 0 && !out_error)
+		out_error = -errno;
+	if (ferror(stdout) && !out_error)
+		out_error = -EIO;
+	return out_error;
 }

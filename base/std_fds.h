@@ -16,4 +16,10 @@ void std_fds_hold(void);
 /** std_fd_was_closed - was @fd, of 0 to 2, closed when std_fds_hold() looked? */
 bool std_fd_was_closed(int fd);
 
+/**
+ * std_out_flush - write out what was printed to standard output
+ * Return: 0; -errno of the first call here that failed; -EIO: it failed before, in printf(3)
+ */
+int std_out_flush(void);
+
 #endif

@@ -1,5 +1,4 @@
 /* The table of contents: which subcommands there are, and how to reach them. */
-#include <errno.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -155,15 +154,15 @@ static int cmd_help(int argc, char **argv)
 /* Output that nobody gets is an error, of the command only where it is what the command is for. */
 static int end_output(int code, bool prints)
 {
-	const bool failed = ferror(stdout);
+	const int ret = std_out_flush();
 
-	if (fflush(stdout) == 0 && !failed)
+	if (!ret)
 		return code;
 	if (std_fd_was_closed(STDOUT_FILENO))
 		log_err("standard output is closed; leave it open, or give >/dev/null");
 	else
-		log_err("cannot write to standard output%s%s; look at where it goes",
-			failed ? "" : ": ", failed ? "" : strerror(errno));
+		log_err("cannot write to standard output: %s; look at where it goes",
+			strerror(-ret));
 	return code || !prints ? code : EXIT_VMM_ERROR;
 }
 
@@ -183,7 +182,7 @@ static int run_command(int argc, char **argv, bool *prints)
 	c = find_command(argv[1]);
 	if (!c)
 		return no_command(argv[1]);
-	*prints = c->prints || (argc > 2 && is_help(argv[2]));
+	*prints = c->prints;
 	if (argc > 2 && (c->run == cmd_version || c->run == cmd_help) && is_help(argv[2]))
 		return cmd_help(1, argv + 1);
 	argc--;

@@ -62,6 +62,8 @@ BAD_OPTIONS = [
     (["-n", "tap=a,vhostfd=1", GUEST], "vhostfd"),
     (["-n", "tap=a"] * 9 + [GUEST], "network devices"),
     (["--serial", "tcp:1", GUEST], "tcp:1"),
+    (["--incoming", "unix:"], "the path is missing"),
+    (["--incoming", "file:"], "the path is missing"),
 ]
 
 

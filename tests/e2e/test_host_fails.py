@@ -129,12 +129,14 @@ def test_closed_error_stream(work):
 
 
 PRINT = [["version"], ["help"], ["run", "--help"], ["list", "--json"], ["policy", "check", harness.ROOT / "policy/default.yaml"],
-         ["policy", "explain", "--host", harness.HOSTS / "epyc-rome.json"]]
+         ["policy", "explain", "--host", harness.HOSTS / "epyc-rome.json"], ["run", "--cpu", "help"],
+         ["run", "-c", "2", "--help"], ["policy", "explain", "--cpu", "help"],
+         *([command, "x", "--help"] for command in ("stat", "pause", "save", "migrate"))]
 
 
 @pytest.mark.nokvm
 @pytest.mark.parametrize("words", PRINT, ids=lambda words: "-".join(map(str, words[:2])))
-@pytest.mark.parametrize("where,word", [(">&-", "standard output is closed"), (">/dev/full", "standard output")])
+@pytest.mark.parametrize("where,word", [(">&-", "standard output is closed"), (">/dev/full", "standard output: ")])
 def test_output_that_nobody_gets(work, words, where, word):
     r = closing(words, work, where)
     assert r.code == VMM_ERROR and r.out == "" and len(r.log) == 1 and word in r.log[0], r

@@ -29,10 +29,8 @@ int guest_words_parse(struct guest_words *w, int argc, char **argv, const struct
 	struct err e = {0};
 	int ret = options_parse(o, w, argc, argv, &e);
 
-	if (!ret) {
-		options_print_help(o);
-		return 0;
-	}
+	if (!ret)
+		return options_print_help(o) ? 0 : EXIT_VMM_ERROR;
 	if (ret > 0)
 		ret = find_name(w, argc, argv, ret, o, wants_name, &e);
 	if (!ret)

@@ -84,10 +84,8 @@ int cmd_host(int argc, char **argv)
 	struct err e = {0};
 	int code, words = options_parse(&host_options, &w, argc, argv, &e);
 
-	if (!words) {
-		options_print_help(&host_options);
-		return 0;
-	}
+	if (!words)
+		return options_print_help(&host_options) ? 0 : EXIT_VMM_ERROR;
 	if (words > 0 && words < argc)
 		words = options_one_too_many(&host_options, argv[words], &e);
 	code = words < 0 ? EXIT_USAGE : print(&w, &e);

@@ -341,10 +341,8 @@ int cmd_migrate(int argc, char **argv)
 	migrate_client_init(&c.client, false);
 	code = parse(&c, argc, argv, &e);
 
-	if (code > 0) {
-		options_print_help(&migrate_options);
-		return 0;
-	}
+	if (code > 0)
+		return options_print_help(&migrate_options) ? 0 : EXIT_VMM_ERROR;
 	c.client.limited = c.timeout_s;
 	signal(SIGPIPE, SIG_IGN);
 	code = code < 0 ? EXIT_USAGE : run(&c, &e);

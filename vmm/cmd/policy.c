@@ -415,14 +415,12 @@ static int explain(int argc, char **argv, struct err *e)
 	struct ask ask = {.force_cap = BACKEND_FIND_CAP};
 	int ret = read_options(&ask, argc, argv, e);
 
+	if (ret < 0)
+		return ret;
 	if (ret > 0)
-		options_print_help(&explain_options);
-	if (ret)
-		return ret < 0 ? ret : 0;
-	if (ask.cpu && strcmp(ask.cpu, CPU_OPTION_HELP) == 0) {
-		cpu_option_print_names();
-		return 0;
-	}
+		return options_print_help(&explain_options) ? 0 : EXIT_VMM_ERROR;
+	if (ask.cpu && strcmp(ask.cpu, CPU_OPTION_HELP) == 0)
+		return cpu_option_print_names() ? 0 : EXIT_VMM_ERROR;
 	if (!q)
 		return err_set(e, -EXIT_VMM_ERROR, "out of memory");
 	ret = make_question(&ask, q, e);
@@ -506,10 +504,8 @@ int cmd_policy(int argc, char **argv)
 	int i, ret;
 
 	for (i = 1; i < argc; i++)
-		if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
-			options_print_help(&explain_options);
-			return 0;
-		}
+		if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
+			return options_print_help(&explain_options) ? 0 : EXIT_VMM_ERROR;
 	if (argc < 2)
 		ret = err_set(&e, -EXIT_USAGE,
 			      "policy: no word; give check or explain, see testudo policy --help");

@@ -292,10 +292,8 @@ int cmd_save(int argc, char **argv)
 	migrate_client_init(&c.client, true);
 	code = parse(&c, argc, argv, &e);
 
-	if (code > 0) {
-		options_print_help(&save_options);
-		return 0;
-	}
+	if (code > 0)
+		return options_print_help(&save_options) ? 0 : EXIT_VMM_ERROR;
 	signal(SIGPIPE, SIG_IGN);
 	migrate_client_block_signals(); /* nothing but the end of this function removes the file */
 	code = code < 0 ? EXIT_USAGE : run(&c, &e);

@@ -322,9 +322,9 @@ static const struct options options = {
 	.indent = 6,
 };
 
-void config_print_help(void)
+bool config_print_help(void)
 {
-	options_print_help(&options);
+	return options_print_help(&options);
 }
 
 /* ---- what options say together ---- */

@@ -50,7 +50,7 @@ void config_fini(struct run_config *c);
 #define CONFIG_FORCE_CAP     "kvm-cap-force-spec-ctrl"
 #define CONFIG_FORCE_CAP_MAX 65535
 
-/** config_print_help - the options of `testudo run`, on standard output */
-void config_print_help(void);
+/** config_print_help - the options of `testudo run`, on standard output. Return: did it get there? */
+bool config_print_help(void);
 
 #endif

@@ -215,9 +215,9 @@ static int open_migration(struct run *r, struct err *e)
 	if (!ret)
 		migrate_qmp_init(&r->migrate, &r->guest, &r->out, &r->in);
 	return err_is(e,
-		      r->in.uri.kind == URI_FILE   ? ERR_INPUT
-		      : r->comes && ret == -EINVAL ? ERR_USAGE
-						   : ERR_HOST,
+		      r->in.uri.kind == URI_FILE && r->in.uri.path[0] ? ERR_INPUT
+		      : r->comes && ret == -EINVAL		      ? ERR_USAGE
+								      : ERR_HOST,
 		      ret);
 }
 
@@ -517,11 +517,9 @@ int cmd_run(int argc, char **argv)
 	if (config_parse(&r->guest.config, argc, argv, &e) < 0) {
 		code = EXIT_USAGE;
 	} else if (r->guest.config.help) {
-		config_print_help();
-		code = 0;
+		code = config_print_help() ? 0 : EXIT_VMM_ERROR;
 	} else if (r->guest.config.cpu_help) {
-		cpu_option_print_names();
-		code = 0;
+		code = cpu_option_print_names() ? 0 : EXIT_VMM_ERROR;
 	} else {
 		log_set_level(r->guest.config.log_level);
 		code = run_ready(r, &sig, &e);

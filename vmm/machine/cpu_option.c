@@ -11,6 +11,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
+#include "base/std_fds.h"
 #include "cpuid/feature.h"
 #include "cpuid/guest_cpu.h"
 #include "msr/msr.h"
@@ -45,7 +46,7 @@ static bool is_first_version(const struct guest_model *models, unsigned int n, u
 	return false;
 }
 
-void cpu_option_print_names(void)
+bool cpu_option_print_names(void)
 {
 	unsigned int n, i, column = 0;
 	const struct guest_model *models = guest_models(&n);
@@ -77,6 +78,7 @@ void cpu_option_print_names(void)
 		column += (unsigned int)printf(column ? " %s" : "  %s", features[i].name);
 	}
 	putchar('\n');
+	return std_out_flush() == 0;
 }
 
 static int check_template(const struct cpu_template *t, const char *path, const struct kvm *kvm,

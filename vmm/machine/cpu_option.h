@@ -17,8 +17,11 @@ bool cpu_option_is_path(const char *text);
 
 #define CPU_OPTION_HELP "help" /* in place of a name: print the names */
 
-/** cpu_option_print_names - the CPUs, their other names and the features, on standard output */
-void cpu_option_print_names(void);
+/**
+ * cpu_option_print_names - the CPUs, their other names and the features, on standard output
+ * Return: did all of it get there?
+ */
+bool cpu_option_print_names(void);
 
 /**
  * cpu_option_load - read the option's value and check it against what this host's KVM has
