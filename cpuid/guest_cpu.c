@@ -540,3 +540,28 @@ int guest_cpu_apply(const struct guest_cpu *cpu, struct cpuid_set *set, struct e
 		trim(m, set);
 	return ret;
 }
+
+/* What decides in place of --cpu */
+static const char *overruler(const struct cpu_feature *f, bool on)
+{
+	if (f == cpu_feature(FEATURE_vmx) || f == cpu_feature(FEATURE_svm))
+		return "the policy hides it; set nested: shown";
+	if (f == cpu_feature(FEATURE_ht) || f == cpu_feature(FEATURE_cmp_legacy))
+		return "it tells of more than one CPU; -c decides";
+	return on ? "no guest has it; leave it out" : "every guest has it; leave it out";
+}
+
+int guest_cpu_check_edits(const struct guest_cpu *cpu, struct cpuid_set *set, struct err *e)
+{
+	unsigned int i;
+
+	for (i = 0; i < cpu->n_edits; i++) {
+		const struct cpu_feature *f = cpu->edit[i].feature;
+		const bool on = cpu->edit[i].on;
+
+		if (cpu_feature_has(set, f) != on)
+			return err_set(e, -EINVAL, "--cpu: %c%s: %s", on ? '+' : '-', f->name,
+				       overruler(f, on));
+	}
+	return 0;
+}

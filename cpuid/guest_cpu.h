@@ -69,4 +69,11 @@ int guest_cpu_parse(const char *text, struct guest_cpu *out, struct err *e);
  */
 int guest_cpu_apply(const struct guest_cpu *cpu, struct cpuid_set *set, struct err *e);
 
+/**
+ * guest_cpu_check_edits - is every "+feature" in @set, and no "-feature"?
+ * @set: what the guest is shown, with all that was set after guest_cpu_apply()
+ * Return: 0; -EINVAL naming the first edit that something else overruled, and what decides instead
+ */
+int guest_cpu_check_edits(const struct guest_cpu *cpu, struct cpuid_set *set, struct err *e);
+
 #endif

@@ -81,6 +81,32 @@ int template_apply_cpuid(const struct cpu_template_op *ops, unsigned int n, stru
 	return max_leaf ? check_max_leaf(set, e) : 0;
 }
 
+/* Bits of operation @i that no later one takes over */
+static uint32_t bits_left(const struct cpu_template_op *ops, unsigned int n, unsigned int i)
+{
+	uint32_t mask = ops[i].mask;
+	unsigned int k;
+
+	for (k = i + 1; k < n; k++)
+		if (ops[k].leaf == ops[i].leaf && ops[k].subleaf == ops[i].subleaf &&
+		    ops[k].reg == ops[i].reg)
+			mask &= ~ops[k].mask;
+	return mask;
+}
+
+unsigned int template_overruled(const struct cpu_template_op *ops, unsigned int n, unsigned int i,
+				struct cpuid_set *set)
+{
+	for (; i < n; i++) {
+		struct cpuid_leaf *l = cpuid_find(set, ops[i].leaf, ops[i].subleaf);
+		const uint32_t now = l ? *cpuid_reg(l, ops[i].reg) : 0;
+
+		if ((now ^ ops[i].value) & bits_left(ops, n, i))
+			break;
+	}
+	return i;
+}
+
 uint64_t template_apply_msr(const struct msr_template_op *ops, unsigned int n, uint32_t index,
 			    uint64_t old)
 {

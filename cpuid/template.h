@@ -44,6 +44,14 @@ int template_bitmap_parse(const char *what, const char *s, unsigned int width, u
 int template_apply_cpuid(const struct cpu_template_op *ops, unsigned int n, struct cpuid_set *set,
 			 struct err *e);
 
+/**
+ * template_overruled - the first operation from @i on that something else made void
+ * @set: what the guest is shown, with all that was set after template_apply_cpuid()
+ * Return: its index; @n when there is none
+ */
+unsigned int template_overruled(const struct cpu_template_op *ops, unsigned int n, unsigned int i,
+				struct cpuid_set *set);
+
 /** template_apply_msr - what @ops make of MSR @index when it would be @old */
 uint64_t template_apply_msr(const struct msr_template_op *ops, unsigned int n, uint32_t index,
 			    uint64_t old);

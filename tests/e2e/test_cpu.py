@@ -17,9 +17,19 @@ def test_guest_boots(testudo, cpu):
 
 @pytest.mark.parametrize("cpu, names", [
     ("pentium4000", "pentium4000"), ("host,-warpdrive", "warpdrive"), ("host,fxsr", "fxsr"), ("", "--cpu"),
+    ("host,-hypervisor", "every guest has it"), ("host,-x2apic", "every guest has it"), ("host,-ht", "-c decides"),
 ])
 def test_wrong_words(testudo, cpu, names):
-    testudo("hello", "--cpu", cpu).expect_error(USAGE, names)
+    testudo("hello", "--cpu", cpu, "-c", 2).expect_error(USAGE, names)
+
+
+def test_a_template_that_is_overruled_is_warned_of(testudo, work):
+    """It may have been dumped from another VMM's guest: topology is this one's."""
+    with open(f"{work}/t.json", "w", encoding="ascii") as f:
+        json.dump({"cpuid_modifiers": [{"leaf": "0x1", "subleaf": "0x0", "flags": 0, "modifiers": [
+            {"register": "ebx", "bitmap": "0bxxxxxxxx_01110111_xxxxxxxxxxxxxxxx"}]}]}, f)
+    r = testudo("hello", "--cpu", "./t.json", "-c", 2)
+    assert r.code == OFF and len(r.log) == 1 and "CPU template ./t.json" in r.log[0] and "0x1.0 EBX: " in r.log[0], str(r)
 
 
 def test_template(testudo, work):

@@ -227,6 +227,27 @@ def test_a_template_with_too_low_a_highest_leaf(work, facts, highest):
         assert r.code == OFF, r
 
 
+@pytest.mark.parametrize("cpu,says", [
+    ("host,-hypervisor", "-hypervisor: every guest has it"), ("icelake-server,-x2apic", "-x2apic: every guest has it"),
+    ("host,+vmx", "+vmx: the policy hides it; set nested: shown")])
+@pytest.mark.parametrize("facts", ["sapphire-rapids-w7.json"])
+def test_words_that_something_else_decides(work, facts, cpu, says):
+    """As in a run: asked for, and not silently left out."""
+    r = harness.run_raw(["policy", "explain", *words(f"--host {facts}"), "--cpu", cpu], work)
+    r.expect_error(USAGE, says)
+    path = pathlib.Path(work, "p.yaml")
+    path.write_text("version: 1\nnested: shown\n")
+    r = harness.run_raw(["policy", "explain", *words(f"--host {facts}"), "--policy", path, "--cpu", cpu], work)
+    assert (r.code == OFF) == ("vmx" in cpu), str(r)
+
+
+def test_a_template_that_is_overruled_is_warned_of(work):
+    modifiers = [{"register": "ecx", "bitmap": "0b0xxxxxxxxx1xxxxxxxxxxxxxxxxxxxxx"}, {"register": "edx", "bitmap": "0b1x"}]
+    path = template(work, cpuid_modifiers=[{"leaf": "0x1", "subleaf": "0x0", "flags": 0, "modifiers": modifiers}])
+    r = harness.run_raw(["policy", "explain", *words("--host sapphire-rapids-w7.json"), "--cpu", path], work)
+    assert r.code == OFF and len(r.log) == 1 and "0x1.0 ECX: " in r.log[0] and "EDX" not in r.log[0], str(r)
+
+
 def test_what_the_guest_cannot_reach_is_not_shown(work):
     """Sub-leaf 2 of leaf 7 above the highest sub-leaf that leaf 7 tells: the controls are there, out of reach."""
     facts = json.loads((DATA / "decision" / "sapphire-rapids.json").read_text())

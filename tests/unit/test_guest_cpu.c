@@ -745,6 +745,59 @@ static void test_template(void **state)
 	assert_int_equal(template_apply_msr(msrs, 3, 0x49, 7), 7);
 }
 
+/* What is set after the chosen CPU must not take back silently what was asked for. */
+static void test_overruled(void **state)
+{
+	static const struct {
+		const char *cpu;
+		uint32_t n_vcpus;
+		const char *error; /* NULL: nothing is overruled */
+	} rows[] = {
+		{"host", 4, NULL},
+		{"host,-avx512f,+avx2", 4, NULL},
+		{"host,-x2apic", 1, "-x2apic: every guest has it"},
+		{"host,-hypervisor", 1, "-hypervisor: every guest has it"},
+		{"host,-tsc_deadline_timer", 1, "-tsc_deadline_timer: every guest has it"},
+		{"host,-ht", 2, "-ht: it tells of more than one CPU; -c decides"},
+		{"host,-ht", 1, NULL},
+	};
+	const struct cpu_template_op ops[] = {
+		{1, 0, CPUID_ECX, 1u << 31, 0}, /* taken over by the next one */
+		{1, 0, CPUID_ECX, 1u << 31 | 1u << 3, 1u << 31},
+		{7, 0, CPUID_EDX, 1u << 26, 1u << 26},
+		{0xb, 1, CPUID_EBX, 0xffff, 77},
+		{0x99, 0, CPUID_EAX, 0xff, 0},
+		{1, 0, CPUID_ECX, 1u << 21, 0},
+	};
+	struct cpuid_set set;
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(rows); i++) {
+		struct guest_cpu cpu;
+		struct err e = {0};
+
+		print_message("# %s on %u\n", rows[i].cpu, rows[i].n_vcpus);
+		spr_host(&set);
+		assert_int_equal(guest_cpu_parse(rows[i].cpu, &cpu, &e), 0);
+		assert_int_equal(guest_cpu_apply(&cpu, &set, &e), 0);
+		cpuid_set_vmm_bits(&set, true);
+		assert_int_equal(cpuid_set_topology(&set, 0, rows[i].n_vcpus), 0);
+		assert_int_equal(guest_cpu_check_edits(&cpu, &set, &e),
+				 rows[i].error ? -EINVAL : 0);
+		if (rows[i].error)
+			assert_non_null(strstr(e.text, rows[i].error));
+	}
+	spr_host(&set);
+	assert_int_equal(template_apply_cpuid(ops, 3, &set, NULL), 0);
+	cpuid_set_vmm_bits(&set, true);
+	assert_int_equal(cpuid_set_topology(&set, 0, 2), 0);
+	assert_int_equal(template_overruled(ops, 6, 0, &set), 3);
+	assert_int_equal(template_overruled(ops, 6, 4, &set), 5);
+	assert_int_equal(template_overruled(ops, 6, 6, &set), 6);
+	assert_int_equal(template_overruled(ops, 3, 0, &set), 3);
+}
+
 /* A host that is only facts: what it tells decides, what it does not tell is there. */
 static void test_host_of_facts(void **state)
 {
@@ -809,6 +862,7 @@ int main(void)
 		cmocka_unit_test(test_leaves_go_with_features),
 		cmocka_unit_test(test_bitmap),
 		cmocka_unit_test(test_template),
+		cmocka_unit_test(test_overruled),
 		cmocka_unit_test(test_host_of_facts),
 	};
 

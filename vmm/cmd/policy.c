@@ -274,8 +274,8 @@ static int show_cpu(const struct ask *ask, struct question *q, const struct host
 	if (ask->cpu) {
 		if (here && kvm_open(&kvm, e) < 0)
 			return -EXIT_VMM_ERROR;
-		ret = cpu_option_shown(ask->cpu, here ? &kvm : NULL, q->assumed, &q->guest,
-				       &g->arch_cap, e);
+		ret = cpu_option_shown(ask->cpu, here ? &kvm : NULL, q->policy.nested_shown,
+				       q->assumed, &q->guest, &g->arch_cap, e);
 		kvm_close(&kvm);
 		if (ret == -EINVAL && !cpu_option_is_path(ask->cpu))
 			return -EXIT_USAGE;

@@ -107,9 +107,12 @@ static int choose_cpu(struct guest *g, bool nested, struct mitigation_options *o
 		options->arch_cap_set = cpu_option_arch_cap(cpu, 0);
 		options->arch_cap_clear = ~cpu_option_arch_cap(cpu, ~UINT64_C(0));
 	}
-	cpu_option_free(cpu);
 	if (!ret)
 		vcpu_base_cpuid(&g->cpuid, &g->kvm, nested);
+	if (!ret && cpu) /* of a guest that arrives the CPU comes with it */
+		ret = cpu_option_check(cpu, &g->cpuid,
+				       g->config.incoming ? 0 : g->config.machine.n_vcpus, e);
+	cpu_option_free(cpu);
 	return ret;
 }
 

@@ -11,7 +11,9 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/std_fds.h"
+#include "base/text.h"
 #include "cpuid/feature.h"
 #include "cpuid/guest_cpu.h"
 #include "msr/msr.h"
@@ -19,6 +21,7 @@
 #include "policy/text_kind.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/machine/cpu_msrs.h"
+#include "vmm/machine/vcpu.h"
 
 struct cpu_option {
 	const char *text; /* the option's value, the caller's */
@@ -142,6 +145,40 @@ int cpu_option_apply(const struct cpu_option *c, struct cpuid_set *set, struct e
 	return guest_cpu_apply(&c->cpu, set, e);
 }
 
+static void warn_overruled(const struct cpu_option *c, struct cpuid_set *set)
+{
+	static const char *const regs[] = {"EAX", "EBX", "ECX", "EDX"};
+	const struct cpu_template *t = &c->template;
+	char list[400] = "", one[48];
+	unsigned int i;
+
+	for (i = template_overruled(t->cpuid, t->n_cpuid, 0, set); i < t->n_cpuid;
+	     i = template_overruled(t->cpuid, t->n_cpuid, i + 1, set)) {
+		snprintf(one, sizeof(one), "0x%x.%u %s", t->cpuid[i].leaf, t->cpuid[i].subleaf,
+			 regs[t->cpuid[i].reg]);
+		text_list_add(list, sizeof(list), one);
+	}
+	if (*list)
+		log_warn("CPU template %s: not all bits are as it has them in CPUID %s: topology, "
+			 "hypervisor, x2APIC, TSC-deadline and MONITOR are testudo's, VMX and SVM "
+			 "the policy's (nested)",
+			 c->text, list);
+}
+
+int cpu_option_check(const struct cpu_option *c, const struct cpuid_set *set, uint32_t n_vcpus,
+		     struct err *e)
+{
+	struct cpuid_set shown = *set;
+	int ret = n_vcpus ? cpuid_set_topology(&shown, 0, n_vcpus) : 0;
+
+	if (ret < 0)
+		return err_set(e, ret, "no room for the topology leaves of CPUID");
+	if (!c->is_template)
+		return guest_cpu_check_edits(&c->cpu, &shown, e);
+	warn_overruled(c, &shown);
+	return 0;
+}
+
 int cpu_option_msrs(const struct cpu_option *c, const struct kvm *kvm, struct cpu_msrs *msrs,
 		    struct err *e)
 {
@@ -165,8 +202,8 @@ static void keep_known(struct cpu_template *t)
 	t->n_cpuid = n;
 }
 
-int cpu_option_shown(const char *text, const struct kvm *kvm, bool assumed, struct cpuid_set *set,
-		     uint64_t *arch_cap, struct err *e)
+int cpu_option_shown(const char *text, const struct kvm *kvm, bool nested, bool assumed,
+		     struct cpuid_set *set, uint64_t *arch_cap, struct err *e)
 {
 	struct cpu_option *c = NULL;
 	struct cpu_msrs msrs = {0};
@@ -177,6 +214,9 @@ int cpu_option_shown(const char *text, const struct kvm *kvm, bool assumed, stru
 	if (assumed && c->is_template)
 		keep_known(&c->template);
 	ret = cpu_option_apply(c, set, e);
+	vcpu_base_cpuid(set, &(struct kvm) {.tsc_deadline = true}, nested);
+	if (!ret)
+		ret = cpu_option_check(c, set, 0, e);
 	if (!ret) /* looked at only */
 		ret = cpu_option_msrs(c, kvm, &msrs, e);
 	cpu_msrs_fini(&msrs);

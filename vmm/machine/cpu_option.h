@@ -40,19 +40,30 @@ void cpu_option_free(struct cpu_option *c);
  * cpu_option_shown - what a guest of this CPU would be shown, with the checks of a run
  * @text: as above
  * @kvm: this host's; NULL: another one, whose KVM cannot be asked about capabilities and MSRs
+ * @nested: the policy shows VMX and SVM
  * @assumed: @set is host_facts_to_cpuid()'s: of a template CPUID leaf 7 and ARCH_CAPABILITIES count
- * @set: what the host's KVM offers, made the chosen CPU
+ * @set: what the host's KVM offers, made the chosen CPU, with vcpu_base_cpuid()
  * @arch_cap: ARCH_CAPABILITIES, the same way
- * Return: as cpu_option_load(), cpu_option_apply() and cpu_option_msrs()
+ * Return: as cpu_option_load(), cpu_option_apply(), cpu_option_check() and cpu_option_msrs()
  */
-int cpu_option_shown(const char *text, const struct kvm *kvm, bool assumed, struct cpuid_set *set,
-		     uint64_t *arch_cap, struct err *e);
+int cpu_option_shown(const char *text, const struct kvm *kvm, bool nested, bool assumed,
+		     struct cpuid_set *set, uint64_t *arch_cap, struct err *e);
 
 /**
  * cpu_option_apply - make @set, what this guest would be shown by default, the chosen CPU
  * Topology is set later. Return: 0; -ENOTSUP naming what this host lacks, -EINVAL, -ENOSPC
  */
 int cpu_option_apply(const struct cpu_option *c, struct cpuid_set *set, struct err *e);
+
+/**
+ * cpu_option_check - did what the VMM sets itself leave the option's words as they are?
+ * A template's are warned of: it may have been dumped from another VMM's guest.
+ * @set: after cpu_option_apply() and vcpu_base_cpuid()
+ * @n_vcpus: those of the guest; 0: not known, topology is not looked at
+ * Return: 0; -EINVAL naming the word, and what decides in its place; -ENOSPC
+ */
+int cpu_option_check(const struct cpu_option *c, const struct cpuid_set *set, uint32_t n_vcpus,
+		     struct err *e);
 
 /**
  * cpu_option_msrs - the other MSRs that a template edits; none for a named CPU
