@@ -169,6 +169,12 @@ static void explain_got_barriers(FILE *f, const struct mitigation_input *in)
 	print_line(f, "barriers", text);
 }
 
+/* Its BHB is nobody's concern. */
+static bool is_unaffected(const struct host_traits *t)
+{
+	return t->vendor != CPU_VENDOR_INTEL && t->vendor != CPU_VENDOR_OTHER;
+}
+
 void explain_host(FILE *f, const struct host_facts *h, const struct backend_facts *b)
 {
 	struct host_traits t;
@@ -176,11 +182,12 @@ void explain_host(FILE *f, const struct host_facts *h, const struct backend_fact
 
 	host_traits_derive(h, &t);
 	list_features(h->leaf7_0_edx, h->leaf7_2_edx, h->kvm_arch_cap, features, sizeof(features));
-	snprintf(text, sizeof(text),
-		 "%s (%s family %u model %#x stepping %u)%s; %s BHB%s%s; has %s", t.name,
-		 h->vendor_id, h->family, h->model, h->stepping,
-		 h->hypervisor ? ", itself a guest, so the model may lie" : "", bhb_name(t.bhb),
-		 t.atom_only ? ", Atom cores only" : "", t.hybrid ? ", hybrid" : "", features);
+	snprintf(text, sizeof(text), "%s (%s family %u model %#x stepping %u)%s; %s%s%s%s; has %s",
+		 t.name, h->vendor_id, h->family, h->model, h->stepping,
+		 h->hypervisor ? ", itself a guest, so the model may lie" : "",
+		 is_unaffected(&t) ? "not affected by BHI" : bhb_name(t.bhb),
+		 is_unaffected(&t) ? "" : " BHB", t.atom_only ? ", Atom cores only" : "",
+		 t.hybrid ? ", hybrid" : "", features);
 	print_line(f, "host", text);
 	snprintf(text, sizeof(text), "%s, can hold %s", backend_name(b->kind),
 		 explain_bits(b->can_force, bits, sizeof(bits)));
@@ -352,7 +359,7 @@ const char *explain_short(const struct mitigation_input *in, const struct mitiga
 	struct host_traits t;
 
 	host_traits_derive(&in->host, &t);
-	if (t.vendor != CPU_VENDOR_INTEL && t.vendor != CPU_VENDOR_OTHER)
+	if (is_unaffected(&t))
 		return "no BHB sequence is needed: parts of this vendor are not affected by BHI";
 	if (!d->short_adequate && d->value & SPEC_CTRL_BHI_DIS_S)
 		return "the short BHB sequence is adequate on this host with BHI_DIS_S, which is "

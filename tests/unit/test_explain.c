@@ -206,6 +206,37 @@ static void test_nothing_held(void **state)
 	free(text);
 }
 
+/* Of a vendor that is not affected nothing is said that reads like a part that is. */
+static void test_unaffected(void **state)
+{
+	static const struct {
+		const char *vendor;
+		unsigned int family;
+		const char *says;
+	} rows[] = {
+		{"AuthenticAMD", 25, "; not affected by BHI;"},
+		{"HygonGenuine", 24, "; not affected by BHI;"},
+		{"CentaurHauls", 7, "; not affected by BHI;"},
+		{"CentaurHauls", 6, "; unknown BHB;"},
+	};
+	const struct mitigation_decision nothing = {.verdict = VERDICT_ALLOW};
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(rows); i++) {
+		struct mitigation_input in = input;
+		char *text;
+
+		memcpy(in.host.vendor_id, rows[i].vendor, 12);
+		in.host.family = rows[i].family;
+		in.host.model = 1;
+		text = print(&in, &nothing);
+		expect(text, rows[i].says);
+		assert_null(strstr(text, "short BHB;"));
+		free(text);
+	}
+}
+
 static void test_reports(void **state)
 {
 	static const struct {
@@ -315,6 +346,7 @@ int main(void)
 		cmocka_unit_test(test_steps),
 		cmocka_unit_test(test_advice_is_given_once),
 		cmocka_unit_test(test_text),
+		cmocka_unit_test(test_unaffected),
 		cmocka_unit_test(test_reports),
 		cmocka_unit_test(test_nothing_held),
 		cmocka_unit_test(test_json),
