@@ -274,6 +274,50 @@ static int parse_cpuid(const struct json_place *at, json_t *o, struct cpuid_set 
 	return ret;
 }
 
+static uint32_t number_at(const struct host_facts *f, const struct number_row *row)
+{
+	uint32_t v;
+
+	memcpy(&v, (const char *)f + row->offset, sizeof(v));
+	return v;
+}
+
+/* Some is told twice: a file that was edited in one place would be judged half by the other. */
+static int check_told_twice(const struct json_place *at, struct host_file *f)
+{
+	static const struct {
+		const char *key, *told_by;
+		uint32_t leaf; /* without it nothing is told */
+	} twice[] = {
+		{"family", "1", 1},
+		{"model", "1", 1},
+		{"stepping", "1", 1},
+		{"kvm-cpuid-7-0-edx", "7.0", 7},
+		{"kvm-cpuid-7-2-edx", "7.2", 7},
+	};
+	struct host_facts leaves = {0};
+	size_t i, k;
+
+	host_facts_from_cpuid(&leaves, &f->cpuid, &f->cpuid);
+	if (cpuid_find(&f->cpuid, 0, 0) && strcmp(leaves.vendor_id, f->facts.vendor_id) != 0)
+		return err_set(at->e, -EINVAL,
+			       "%s %s: facts.vendor is not that of kvm-cpuid.0; change both, or "
+			       "leave kvm-cpuid out",
+			       at->what, at->name);
+	for (i = 0; i < ARRAY_SIZE(twice); i++)
+		for (k = 0; k < ARRAY_SIZE(numbers); k++)
+			if (strcmp(numbers[k].key, twice[i].key) == 0 &&
+			    cpuid_find(&f->cpuid, twice[i].leaf, 0) &&
+			    number_at(&f->facts, &numbers[k]) != number_at(&leaves, &numbers[k]))
+				return err_set(at->e, -EINVAL,
+					       "%s %s: facts.%s is %#x, but kvm-cpuid.%s says %#x; "
+					       "change both, or leave kvm-cpuid out",
+					       at->what, at->name, twice[i].key,
+					       number_at(&f->facts, &numbers[k]), twice[i].told_by,
+					       number_at(&leaves, &numbers[k]));
+	return 0;
+}
+
 /* Nothing in here decides anything: what is not understood is left out. */
 static void parse_info(json_t *o, struct host_info *info)
 {
@@ -325,6 +369,8 @@ static int parse_root(const struct json_place *at, json_t *root, struct host_fil
 		ret = parse_cpuid(at, json_object_get(root, "kvm-cpuid"), &f->cpuid);
 	if (ret == 0)
 		ret = parse_barriers(at, json_object_get(root, BARRIERS), &f->backend.barrier);
+	if (ret == 0)
+		ret = check_told_twice(at, f);
 	if (ret == 0 && info && !json_is_object(info))
 		ret = json_read_bad(at, "", "info", info, "an object");
 	if (ret == 0)
@@ -355,12 +401,10 @@ static json_t *format_facts(const struct host_facts *f)
 
 	for (i = 0; o && i < ARRAY_SIZE(numbers); i++) {
 		const struct number_row *row = &numbers[i];
-		uint32_t v32;
 		uint64_t v;
 		char hex[24];
 
-		memcpy(&v32, (const char *)f + row->offset, sizeof(v32));
-		v = v32;
+		v = number_at(f, row);
 		if (row->max > UINT32_MAX)
 			memcpy(&v, (const char *)f + row->offset, sizeof(v));
 		snprintf(hex, sizeof(hex), "0x%llx", (unsigned long long)v);

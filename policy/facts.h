@@ -40,8 +40,9 @@ struct host_file {
  * @name: the file's name, for messages
  * @text: @len bytes of it, up to FACTS_SIZE_MAX; need not end with NUL
  * @f: unspecified on error
- * Every fact must be there and in range, and nothing that is none; "kvm-cpuid", "barriers" and the
- * back end's "msr-exits" may be missing, as in files of earlier releases. In "info" an unknown key is ignored,
+ * Every fact must be there and in range, and nothing that is none, and what "kvm-cpuid" tells again
+ * must be the same; "kvm-cpuid", "barriers" and the back end's "msr-exits" may be missing, as in
+ * files of earlier releases. In "info" an unknown key is ignored,
  * and a text that is too long or not printable is cut or cleaned.
  * Return: 0; -EINVAL with "host facts NAME: ..." in @e; -EFBIG; -ENOMEM
  */

@@ -280,6 +280,52 @@ static void test_cpuid(void **state)
 	free(text);
 }
 
+/* What stands in the file twice must be the same. */
+static void test_told_twice(void **state)
+{
+	static const struct {
+		const char *from, *to, *says;
+	} bad[] = {
+		{"\"family\": 6", "\"family\": 7", "facts.family is 0x7, but kvm-cpuid.1 says 0x6"},
+		{"\"model\": 143", "\"model\": 106",
+		 "facts.model is 0x6a, but kvm-cpuid.1 says 0x8f"},
+		{"0x000806f8", "0x000806f7", "facts.stepping is 0x8, but kvm-cpuid.1 says 0x7"},
+		{"0x756e6547", "0x68747541", "facts.vendor is not that of kvm-cpuid.0"},
+		{"0x00000000 0xac000000\"", "0x00000000 0xac000001\"",
+		 "kvm-cpuid.7.0 says 0xac000001"},
+		{"0x0000003f\"", "0x0000002f\"",
+		 "kvm-cpuid-7-2-edx is 0x3f, but kvm-cpuid.7.2 says 0x2f"},
+		{"\"7.0\": \"0x00000002", "\"7.0\": \"0x00000001", "kvm-cpuid.7.2 says 0"},
+	};
+	const struct cpuid_leaf leaves[] = {
+		{.leaf = 0, .eax = 0x1f, .ebx = 0x756e6547, .ecx = 0x6c65746e, .edx = 0x49656e69},
+		{.leaf = 1, .eax = 0x806f8, .ecx = 0x80000000},
+		{.leaf = 7, .indexed = true, .eax = 2, .edx = 0xac000000},
+		{.leaf = 7, .subleaf = 2, .indexed = true, .edx = 0x3f},
+	};
+	struct host_file f, h = sapphire;
+	struct err e;
+	char *text;
+	size_t i;
+
+	(void)state;
+	h.facts.kvm_leaf7_0_edx = 0xac000000;
+	h.facts.kvm_leaf7_2_edx = 0x3f;
+	for (i = 0; i < ARRAY_SIZE(leaves); i++)
+		cpuid_add(&h.cpuid, &leaves[i]);
+	text = host_file_format(&h);
+	if (parse(text, &f, &e) != 0)
+		fail_msg("%s", e.text);
+	for (i = 0; i < ARRAY_SIZE(bad); i++) {
+		char *changed = replace(text, bad[i].from, bad[i].to);
+
+		if (parse(changed, &f, &e) != -EINVAL || !strstr(e.text, bad[i].says))
+			fail_msg("'%s': '%s'", bad[i].to, e.text);
+		free(changed);
+	}
+	free(text);
+}
+
 /* As many leaves as a set has room for, and one more. */
 static void test_many_leaves(void **state)
 {
@@ -513,9 +559,9 @@ int main(void)
 		cmocka_unit_test(test_round_trip),  cmocka_unit_test(test_extremes),
 		cmocka_unit_test(test_refused),	    cmocka_unit_test(test_earlier_name),
 		cmocka_unit_test(test_not_objects), cmocka_unit_test(test_cpuid),
-		cmocka_unit_test(test_many_leaves), cmocka_unit_test(test_limits),
-		cmocka_unit_test(test_info),	    cmocka_unit_test(test_data),
-		cmocka_unit_test(test_mutations),
+		cmocka_unit_test(test_told_twice),  cmocka_unit_test(test_many_leaves),
+		cmocka_unit_test(test_limits),	    cmocka_unit_test(test_info),
+		cmocka_unit_test(test_data),	    cmocka_unit_test(test_mutations),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
