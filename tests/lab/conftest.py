@@ -65,8 +65,10 @@ def kind_fixture(kind):
     return fixture
 
 
-amd_stock, intel_old, intel_stock, intel_later, intel_newest, intel_patched, intel_renumbered = map(kind_fixture, (
-    "amd-stock", "intel-old", "intel-stock", "intel-later", "intel-newest", "intel-patched", "intel-renumbered"))
+(amd_stock, intel_old, intel_stock, intel_later, intel_newest, intel_newest_patched, intel_patched,
+ intel_renumbered) = map(kind_fixture, (
+     "amd-stock", "intel-old", "intel-stock", "intel-later", "intel-newest", "intel-newest-patched", "intel-patched",
+     "intel-renumbered"))
 
 
 @pytest.hookimpl(hookwrapper=True)

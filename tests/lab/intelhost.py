@@ -31,12 +31,13 @@ KINDS = {
     "intel-old": Kind("corei7_icelake_u", "debian"),
     "intel-later": Kind("arrow_lake", "later", RRSBA),
     "intel-newest": Kind("arrow_lake", "newest", RRSBA),
+    "intel-newest-patched": Kind("arrow_lake", "7.3", RRSBA),
     "intel-patched": Kind("arrow_lake", "6.1", RRSBA),
     "intel-renumbered": Kind("arrow_lake", "6.12"),
 }
 BUILD = pathlib.Path(os.environ.get("TESTUDO_BUILD", files.TOP / "build"))
 DEBIANS = {"later": later.SUITE, "newest": later.SUITE + later.BACKPORTS}
-SERIES = {"6.1": "bookworm", "6.12": "trixie"}  # of kernel/, for the KVM of that Debian's kernel
+SERIES = {"6.1": "bookworm", "6.12": "trixie", "7.3": DEBIANS["newest"]}  # of kernel/, for the KVM of that Debian's kernel
 MODULES = ["ata_piix", "sd_mod", "ext4", "msr", "kvm_intel"]
 
 MIPS = 100
