@@ -1,6 +1,9 @@
 #include "msr/barrier.h"
 
+#include <stdio.h>
 #include <string.h>
+
+#define NUMBER_MAX 10000 /* a part of a version; what is larger is read in part */
 
 static bool before(const struct barrier_facts *f, uint32_t major, uint32_t minor)
 {
@@ -85,6 +88,55 @@ const char *barrier_got_name(enum barrier_got got)
 	};
 
 	return names[got];
+}
+
+static bool is_digit(char c)
+{
+	return c >= '0' && c <= '9';
+}
+
+/* "6.1.192-2": up to three numbers with dots between them. Return: how many there are */
+static unsigned int read_version(const char *at, uint32_t v[3])
+{
+	unsigned int n = 0;
+
+	while (n < 3 && is_digit(*at)) {
+		for (v[n] = 0; is_digit(*at) && v[n] < NUMBER_MAX; at++)
+			v[n] = v[n] * 10 + (uint32_t)(*at - '0');
+		n++;
+		if (*at != '.')
+			break;
+		at++;
+	}
+	return n;
+}
+
+void barrier_kernel(struct barrier_facts *f, const char *release, const char *told)
+{
+	uint32_t v[3] = {0}, w[3] = {0};
+
+	f->major = f->minor = f->patch = 0;
+	if (read_version(release, v) < 2)
+		return;
+	f->major = v[0];
+	f->minor = v[1];
+	f->patch = v[2];
+	while (!f->patch && *told) {
+		if (read_version(told, w) == 3 && w[0] == v[0] && w[1] == v[1])
+			f->patch = w[2];
+		while (*told && *told != ' ')
+			told++;
+		while (*told == ' ')
+			told++;
+	}
+}
+
+void barrier_kernel_name(const struct barrier_facts *f, char *text, size_t size)
+{
+	if (f->patch)
+		snprintf(text, size, "%u.%u.%u", f->major, f->minor, f->patch);
+	else
+		snprintf(text, size, "%u.%u", f->major, f->minor);
 }
 
 enum host_ibpb host_ibpb_from_sysfs(const char *line)

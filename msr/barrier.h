@@ -6,6 +6,7 @@
 #define MSR_BARRIER_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "cpuid/host.h"
@@ -35,11 +36,22 @@ enum host_ibpb {
 #define BARRIER_CAP_MODE 0x3
 #define BARRIER_CAP_MOVE 0x4
 #define BARRIER_CAP_ALL	 (BARRIER_CAP_MODE | BARRIER_CAP_MOVE)
+/* beside them in what KVM_CHECK_EXTENSION gives; nothing that can be asked for */
+#define BARRIER_CAP_NESTED_EXIT 0x8
+
+/* What KVM says of a barrier between a guest and its own guests, if that guest is shown IBRS. */
+enum nested_exit {
+	NESTED_EXIT_UNSAID, /* as a KVM without the capability */
+	NESTED_EXIT_BARE,
+	NESTED_EXIT_BARRIER,
+};
 
 struct barrier_facts {
 	bool driven; /* KVM has the capability, and it keeps its rules */
 	enum host_ibpb ibpb;
-	uint32_t major, minor; /* of the kernel's version; 0.0: not known */
+	uint32_t major, minor,
+		patch; /* of the kernel's version; 0.0: not known; .0: patch is not */
+	enum nested_exit nested_exit;
 };
 
 enum barrier_got {
@@ -64,6 +76,18 @@ void barrier_plan(const struct barrier_facts *facts, enum cpu_vendor vendor,
 /** host_ibpb_name, barrier_got_name - for reports: "conditional", "each"; never NULL */
 const char *host_ibpb_name(enum host_ibpb ibpb);
 const char *barrier_got_name(enum barrier_got got);
+
+/**
+ * barrier_kernel - the version of the kernel
+ * @release: as uname -r has it. Of "6.1.0-56-amd64" the last number is a place holder: a vendor
+ *	tells what its kernel is made of elsewhere
+ * @told: there, in words: uname -v, "#1 SMP Debian 6.1.192-2 (2026-11-01)", or Ubuntu's
+ *	version_signature, "Ubuntu 5.15.0-91.101-generic 5.15.131"; may be ""
+ */
+void barrier_kernel(struct barrier_facts *facts, const char *release, const char *told);
+
+/** barrier_kernel_name - "6.12.118", "6.12" where nothing more is known; "0.0" is nothing */
+void barrier_kernel_name(const struct barrier_facts *facts, char *text, size_t size);
 
 /** host_ibpb_from_sysfs - from a line such as "Mitigation: ...; IBPB: conditional; ..." */
 enum host_ibpb host_ibpb_from_sysfs(const char *line);

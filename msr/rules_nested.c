@@ -1,7 +1,7 @@
 /*
  * NESTED: does KVM put a branch predictor barrier between the guest and its own guests? Row 1 goes
- * by what the guest is shown, the others by the host's kernel. One that has KVM_CAP_X86_VCPU_IBPB
- * has the barrier, too: it is of the same series.
+ * by what the guest is shown, 6 by what KVM says, which one with KVM_CAP_X86_VCPU_IBPB does, the
+ * others by the host's kernel.
  */
 #include <stddef.h>
 
@@ -11,7 +11,9 @@
 
 #define SRC_SVM	   "Linux 6.16, svm: IBRS of a guest on nested VM-exit, as VMX has it"
 #define SRC_VMX	   "Linux 2e7eab81425a, CVE-2022-2196: lost in 5.8 (5c911beff20a), back in 6.2"
-#define SRC_STABLE "Linux 2e7eab81425a, CVE-2022-2196: also in 5.10.y, 5.15.y and 6.1.y of 2023"
+#define SRC_STABLE "Linux 2e7eab81425a, in 5.4.233, 5.10.170, 5.15.96 and 6.1.14 (CVE-2022-2196)"
+#define SRC_OFF	   "Linux before 6.15 (8c4f28cd81fe): X86_FEATURE_USE_IBPB, off with spectre_v2_user"
+#define SRC_CAP	   "kernel/: KVM_VCPU_IBPB_NESTED_EXIT of KVM_CAP_X86_VCPU_IBPB"
 
 static bool is_svm(const struct facts *f)
 {
@@ -41,10 +43,17 @@ static bool gap_at_boot(const struct facts *f)
 	return gap(f) && !f->incoming;
 }
 
-/* Is it the kernel's version that decides? */
+/* KVM is to have a barrier there; does the kernel's version decide, or does KVM itself say? */
 static bool by_kernel(const struct facts *f)
 {
-	return f->in->nested && shown_ibrs(f) && !f->in->backend.barrier.driven;
+	return f->in->nested && shown_ibrs(f) &&
+	       f->in->backend.barrier.nested_exit == NESTED_EXIT_UNSAID;
+}
+
+static bool says_bare(const struct facts *f)
+{
+	return f->in->nested && shown_ibrs(f) &&
+	       f->in->backend.barrier.nested_exit == NESTED_EXIT_BARE;
 }
 
 static bool from(const struct barrier_facts *k, uint32_t major, uint32_t minor)
@@ -64,25 +73,67 @@ static bool svm_lacks(const struct facts *f)
 	return by_kernel(f) && is_svm(f) && k->major && !from(k, 6, 16);
 }
 
-static bool vmx_lost(const struct facts *f)
+/*
+ * Series of Linux that had the barrier on VMX taken away (5c911beff20a) or given back (2e7eab81425a)
+ * while they lived, and in which patch level. 5.4 lost it by a change that was meant for 5.8; it did
+ * not apply to series before.
+ */
+static const struct {
+	uint32_t major, minor, lost, back;
+} stable[] = {
+	{5, 4, 47, 233},
+	{5, 10, 0, 170},
+	{5, 15, 0, 96},
+	{6, 1, 0, 14},
+};
+
+enum has {
+	HAS,
+	MAY_HAVE, /* by its patch level, which nothing tells */
+	LACKS,
+};
+
+static enum has vmx_has(const struct barrier_facts *k)
+{
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(stable); i++) {
+		if (k->major != stable[i].major || k->minor != stable[i].minor)
+			continue;
+		if (!k->patch)
+			return MAY_HAVE;
+		return k->patch >= stable[i].lost && k->patch < stable[i].back ? LACKS : HAS;
+	}
+	return from(k, 5, 8) && !from(k, 6, 2) ? LACKS : HAS;
+}
+
+/*
+ * Before 6.15 the instruction itself is patched out where sysfs says "IBPB: disabled", also of KVM;
+ * from then on that is about switches only. SVM had nothing to lose before 6.16.
+ */
+static bool patched_out(const struct facts *f)
 {
 	const struct barrier_facts *k = &f->in->backend.barrier;
 
-	return by_kernel(f) && !is_svm(f) && from(k, 5, 8) && !from(k, 6, 2);
+	return by_kernel(f) && !is_svm(f) && k->major && !from(k, 6, 15) &&
+	       k->ibpb == HOST_IBPB_OFF;
 }
 
-/* a series that got the fix while it lived; a fact file does not tell how far it is */
-static bool vmx_of_stable(const struct facts *f)
+static bool vmx_is(const struct facts *f, enum has has)
 {
 	const struct barrier_facts *k = &f->in->backend.barrier;
 
-	return vmx_lost(f) && ((k->major == 5 && (k->minor == 10 || k->minor == 15)) ||
-			       (k->major == 6 && k->minor == 1));
+	return by_kernel(f) && !is_svm(f) && k->major && vmx_has(k) == has;
 }
 
-static bool vmx_may_lack(const struct facts *f)
+static bool vmx_may_have(const struct facts *f)
 {
-	return vmx_lost(f) && !vmx_of_stable(f);
+	return vmx_is(f, MAY_HAVE) && !patched_out(f);
+}
+
+static bool vmx_lacks(const struct facts *f)
+{
+	return vmx_is(f, LACKS) && !patched_out(f);
 }
 
 #define NO_BARRIER                                                                            \
@@ -100,16 +151,17 @@ static const struct told_rule nested_rules[] = {
 	  "barrier between it and its own guests" MAY_STEER,
 	  SRC_SVM, RUN(NEWER("6.16"))},
 	 NULL},
-	{{3, vmx_of_stable, TELL, 0,
+	{{3, vmx_may_have, TELL, 0,
 	  "the guest is shown VMX, and this series of Linux got the branch predictor barrier "
-	  "between it and its own guests back only in 2023" MAY_STEER " on an earlier one",
+	  "between it and its own guests back only in February 2023" MAY_STEER " on an earlier one",
 	  SRC_STABLE,
-	  CURE("see that the host's kernel is one of 2023 or later, or set nested: hidden")},
+	  CURE("see that the host's kernel is one of March 2023 or later, or set nested: hidden")},
 	 NULL},
-	{{3, vmx_may_lack, UNSURE, 0,
-	  "the guest is shown VMX, and Linux from 5.8 to 6.1 lacks the branch predictor barrier "
-	  "between it and its own guests, unless its vendor took that back" MAY_STEER,
-	  SRC_VMX, STRICT(NEWER("6.2"), "lets it run as it is")},
+	{{3, vmx_lacks, UNSURE, 0,
+	  "the guest is shown VMX, and this Linux lacks the branch predictor barrier between it "
+	  "and its own guests, unless its vendor took that back" MAY_STEER,
+	  SRC_VMX,
+	  STRICT(NEWER("6.2 (5.4.233, 5.10.170, 5.15.96, 6.1.14)"), "lets it run as it is")},
 	 NULL},
 	{{4, kernel_unknown, UNSURE, 0,
 	  "the guest is shown VMX or SVM, and the host's kernel is not known: whether KVM puts a "
@@ -117,6 +169,17 @@ static const struct told_rule nested_rules[] = {
 	  SRC_OURS,
 	  STRICT("make the fact file anew with testudo host --json, or set nested: hidden",
 		 "lets it run as it is")},
+	 NULL},
+	{{5, patched_out, CANNOT, 0,
+	  "the guest is shown VMX, and the host executes no branch predictor barriers, also not "
+	  "between it and its own guests" MAY_STEER,
+	  SRC_OFF,
+	  RUN("boot the host with spectre_v2_user=auto, prctl or on, or set nested: hidden")},
+	 NULL},
+	{{6, says_bare, CANNOT, 0,
+	  "the guest is shown VMX or SVM, and this KVM has no branch predictor barrier between it "
+	  "and its own guests, as its capability tells" MAY_STEER,
+	  SRC_CAP, RUN("use a host whose KVM does (testudo host says so), or set nested: hidden")},
 	 NULL},
 };
 

@@ -139,15 +139,22 @@ static void list_features(uint32_t leaf7_0_edx, uint32_t leaf7_2_edx, uint64_t a
 /* What this KVM does, and can be told; nothing of a host whose file does not say. */
 static void explain_host_barriers(FILE *f, const struct barrier_facts *b)
 {
-	char text[256], kernel[48] = "of a kernel of unknown version";
+	static const char *const nested[] = {
+		[NESTED_EXIT_UNSAID] = "",
+		[NESTED_EXIT_BARE] = "; none between a guest and its own guests",
+		[NESTED_EXIT_BARRIER] = "; one between a guest and its own guests",
+	};
+	char text[256], version[48], kernel[64] = "of a kernel of unknown version";
 
 	if (!b->driven && b->ibpb == HOST_IBPB_UNKNOWN && !b->major)
 		return;
+	barrier_kernel_name(b, version, sizeof(version));
 	if (b->major)
-		snprintf(kernel, sizeof(kernel), "of Linux %u.%u", b->major, b->minor);
+		snprintf(kernel, sizeof(kernel), "of Linux %s", version);
 	snprintf(text, sizeof(text),
-		 "KVM %s, IBPB %s; when vCPUs change, each VM's barriers can %s", kernel,
-		 host_ibpb_name(b->ibpb), b->driven ? "be chosen" : "not be chosen");
+		 "KVM %s, IBPB %s; when vCPUs change, each VM's barriers can %s%s", kernel,
+		 host_ibpb_name(b->ibpb), b->driven ? "be chosen" : "not be chosen",
+		 nested[b->nested_exit]);
 	print_line(f, "barriers", text);
 }
 

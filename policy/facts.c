@@ -14,6 +14,7 @@
 
 #define VERSION_KEY "testudo-host-facts"
 #define BARRIERS    "barriers"
+#define NESTED_EXIT "nested-exit"
 
 /* "msr-exits", "kvm-cpuid" and "barriers" need not be there: older files do not have them */
 static const char *const top_keys[] = {VERSION_KEY, "facts", "backend", "kvm-cpuid",
@@ -170,19 +171,19 @@ static int parse_backend(const struct json_place *at, json_t *o, struct backend_
 	return 0;
 }
 
-static const char *const barrier_keys[] = {"per-vm", "ibpb", "kernel", NULL};
+static const char *const barrier_keys[] = {"per-vm", "ibpb", "kernel", NESTED_EXIT, NULL};
 
-/* "6.12", as it is written; no text is 0.0, unknown */
+/* Legal is what is written alike. */
 static int parse_kernel(const struct json_place *at, json_t *v, struct barrier_facts *b)
 {
-	char same[32];
+	char same[48];
 	const char *text = json_is_string(v) ? json_string_value(v) : "";
 
-	sscanf(text, "%5" SCNu32 ".%5" SCNu32, &b->major, &b->minor);
-	snprintf(same, sizeof(same), "%u.%u", b->major, b->minor);
+	sscanf(text, "%5" SCNu32 ".%5" SCNu32 ".%5" SCNu32, &b->major, &b->minor, &b->patch);
+	barrier_kernel_name(b, same, sizeof(same));
 	return strcmp(text, same) == 0 ? 0
 				       : json_read_bad(at, BARRIERS ".", "kernel", v,
-						       "its version, such as \"6.12\"");
+						       "its version, such as \"6.12.118\"");
 }
 
 /* Of earlier files nothing is known. */
@@ -211,6 +212,11 @@ static int parse_barriers(const struct json_place *at, json_t *o, struct barrier
 		return json_read_bad(at, BARRIERS ".", "ibpb", v,
 				     "unknown, disabled, conditional or always-on");
 	b->ibpb = i;
+	v = json_object_get(o, NESTED_EXIT); /* a KVM that says nothing has none */
+	if (v && !json_is_boolean(v))
+		return json_read_bad(at, BARRIERS ".", NESTED_EXIT, v, "true or false");
+	if (v)
+		b->nested_exit = json_is_true(v) ? NESTED_EXIT_BARRIER : NESTED_EXIT_BARE;
 	return parse_kernel(at, json_object_get(o, "kernel"), b);
 }
 
@@ -446,10 +452,15 @@ static json_t *format_backend(const struct backend_facts *b)
 /* NULL where nothing is known */
 static json_t *format_barriers(const struct barrier_facts *b)
 {
+	char kernel[48];
+
 	if (!b->driven && b->ibpb == HOST_IBPB_UNKNOWN && !b->major)
 		return NULL;
-	return json_pack("{s:b, s:s, s:o}", "per-vm", b->driven, "ibpb", host_ibpb_name(b->ibpb),
-			 "kernel", json_sprintf("%u.%u", b->major, b->minor));
+	barrier_kernel_name(b, kernel, sizeof(kernel));
+	return json_pack("{s:b, s:s, s:s, s:o*}", "per-vm", b->driven, "ibpb",
+			 host_ibpb_name(b->ibpb), "kernel", kernel, NESTED_EXIT,
+			 b->nested_exit ? json_boolean(b->nested_exit == NESTED_EXIT_BARRIER)
+					: NULL);
 }
 
 /* NULL where nothing is known */

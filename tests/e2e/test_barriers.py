@@ -191,3 +191,29 @@ def test_stat_prints_the_counts(start, work):  # noqa: F811
     g.wait_console("msrs wait 1\n")
     text = subprocess.run([harness.TESTUDO, "stat", g.name], env=g.env, capture_output=True, text=True, check=True).stdout
     assert " SWITCHES " in text and " IBPB-SWITCH " in text and "ISSUED" in text, text
+
+
+# ---- a guest and its own guests ----
+
+@pytest.mark.parametrize("ibpb,row", [(1, None), ("bare", 6)])
+def test_a_kvm_that_tells_of_nested_exits(guest, work, ibpb, row):  # noqa: F811
+    """Whether it has the barrier there is what it says, whatever its kernel's version is; a fact file carries that."""
+    template = pathlib.Path(work, "svm.json")
+    template.write_text(json.dumps({"cpuid_modifiers": [{"leaf": "0x80000001", "subleaf": "0x0", "flags": 0, "modifiers": [
+        {"register": "ecx", "bitmap": f"0b{'x' * 29}1xx"}]}]}))
+
+    def nested(steps):
+        return [(number, verdict) for table, number, verdict in rows(steps) if table == "nested"]
+
+    for strict, verdict, code in (("", "warn", OFF), ("strict: on\n", "refuse", POLICY)):
+        words = ["--cpu", template, "--kernel", "x"][:2]
+        policy = f"nested: shown\nbhi: off\nrrsba: off\n{strict}"
+        g = guest("vcpu", ["0.r.48"], *words, cpus=1, host=AMD, bits=3, ibpb=ibpb, policy=policy)
+        assert g.result.code == (code if row else OFF), str(g.result)
+        assert nested(g.vcpu()["steps"]) == ([(row, verdict)] if row else [])
+
+        facts = json.loads(here(work, ibpb=ibpb))["barriers"]
+        assert (facts["per-vm"], facts["nested-exit"]) == (True, not row)
+        r = explain(work, policy, facts, "--json", host=AMD)
+        assert r.returncode == (4 if row and strict else 0), r
+        assert nested(json.loads(r.stdout)["decision"]["steps"]) == ([(row, verdict)] if row else [])

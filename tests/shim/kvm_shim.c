@@ -27,6 +27,7 @@
  *   KVM_SHIM_7_2_EDX    CPUID.(7,2).EDX that KVM offers to guests (0)
  *   KVM_SHIM_REFUSES    a value of 0x48 that KVM does not take any more, once a vCPU had another
  *   KVM_SHIM_IBPB       1: KVM_CAP_X86_VCPU_IBPB of kernel/, with its attribute and statistics;
+ *                       bare: the same, without a barrier from L2 to L1;
  *                       lax: a capability under its number that takes any argument (0)
  *   KVM_SHIM_INIT       0: do not look for INIT after each exit, which costs time (1)
  *
@@ -147,7 +148,8 @@ static void shim_init(void)
 	shim.arch_cap = env_u64("KVM_SHIM_ARCH_CAP", host ? h->facts.kvm_arch_cap : 0xeb);
 	shim.refuses = env_u64("KVM_SHIM_REFUSES", UINT64_MAX);
 	shim.ibpb_lax = getenv("KVM_SHIM_IBPB") && strcmp(getenv("KVM_SHIM_IBPB"), "lax") == 0;
-	shim.ibpb = !shim.ibpb_lax && env_u64("KVM_SHIM_IBPB", 0);
+	shim.ibpb_bare = getenv("KVM_SHIM_IBPB") && strcmp(getenv("KVM_SHIM_IBPB"), "bare") == 0;
+	shim.ibpb = shim.ibpb_bare || (!shim.ibpb_lax && env_u64("KVM_SHIM_IBPB", 0));
 	shim.look_for_init = env_u64("KVM_SHIM_INIT", 1);
 	shim.leaf7_2_edx =
 		(uint32_t)env_u64("KVM_SHIM_7_2_EDX", host ? h->facts.kvm_leaf7_2_edx : 0);
@@ -501,7 +503,7 @@ static int check_extension(int fd, unsigned long cap)
 	if (spec_ctrl_has_rfc() && cap == shim.cap)
 		return shim.bits != 0;
 	if (cap == SHIM_CAP_IBPB && (shim.ibpb || shim.ibpb_lax))
-		return 7;
+		return shim.ibpb_lax || shim.ibpb_bare ? 7 : 15;
 	if (cap == RFC_CAP) /* KVM_CAP_PRE_FAULT_MEMORY: two-dimensional paging is on */
 		return 1;
 	return shim.real(fd, KVM_CHECK_EXTENSION, cap);

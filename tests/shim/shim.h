@@ -82,8 +82,8 @@ struct shim {
 	uint64_t bits, arch_cap, refuses;
 	uint32_t cap, leaf7_2_edx;
 	bool look_for_init;
-	bool ibpb, ibpb_lax; /* KVM_SHIM_IBPB */
-	bool has_host;	     /* KVM_SHIM_HOST */
+	bool ibpb, ibpb_bare, ibpb_lax; /* KVM_SHIM_IBPB */
+	bool has_host;			/* KVM_SHIM_HOST */
 	struct host_file host;
 };
 

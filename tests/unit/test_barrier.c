@@ -10,13 +10,18 @@
 #include "hosts.h"
 #include "msr/decide.h"
 
-static const struct barrier_facts ours = {true, HOST_IBPB_CONDITIONAL, 6, 12};
-static const struct barrier_facts linux_6_1 = {false, HOST_IBPB_CONDITIONAL, 6, 1};
-static const struct barrier_facts linux_6_12 = {false, HOST_IBPB_ALWAYS, 6, 12};
-static const struct barrier_facts linux_6_16 = {false, HOST_IBPB_CONDITIONAL, 6, 16};
-static const struct barrier_facts linux_7_3 = {false, HOST_IBPB_CONDITIONAL, 7, 3};
-static const struct barrier_facts old_off = {false, HOST_IBPB_OFF, 6, 12};
-static const struct barrier_facts new_off = {false, HOST_IBPB_OFF, 6, 16};
+static const struct barrier_facts ours = {true, HOST_IBPB_CONDITIONAL, 6, 12,
+					  0,	NESTED_EXIT_UNSAID};
+static const struct barrier_facts linux_6_1 = {false, HOST_IBPB_CONDITIONAL, 6, 1,
+					       0,     NESTED_EXIT_UNSAID};
+static const struct barrier_facts linux_6_12 = {false, HOST_IBPB_ALWAYS,  6, 12,
+						0,     NESTED_EXIT_UNSAID};
+static const struct barrier_facts linux_6_16 = {false, HOST_IBPB_CONDITIONAL, 6, 16,
+						0,     NESTED_EXIT_UNSAID};
+static const struct barrier_facts linux_7_3 = {false, HOST_IBPB_CONDITIONAL, 7, 3,
+					       0,     NESTED_EXIT_UNSAID};
+static const struct barrier_facts old_off = {false, HOST_IBPB_OFF, 6, 12, 0, NESTED_EXIT_UNSAID};
+static const struct barrier_facts new_off = {false, HOST_IBPB_OFF, 6, 16, 0, NESTED_EXIT_UNSAID};
 static const struct barrier_facts unknown;
 
 static const struct {
@@ -184,13 +189,51 @@ static void test_sysfs(void **state)
 		assert_int_equal(host_ibpb_from_sysfs(lines[i].line), lines[i].ibpb);
 }
 
+/* The last number of a vendor's release is not that of the kernel which it was made of. */
+static void test_kernel(void **state)
+{
+	static const struct {
+		const char *release, *told;
+		uint32_t major, minor, patch;
+	} rows[] = {
+		{"6.1.0-56-amd64", "#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-2 (2026-11-05)", 6, 1,
+		 192},
+		{"6.12.118+deb13-cloud-amd64", "#1 SMP Debian 6.12.118-1 (2026-11-01)", 6, 12, 118},
+		{"5.15.0-91-generic", "Ubuntu 5.15.0-91.101-generic 5.15.131", 5, 15, 131},
+		{"5.15.0-91-generic", "#101-Ubuntu SMP Tue Nov 14 13:30:08 UTC 2023", 5, 15, 0},
+		{"6.1.13", "#1 SMP 6.1.99", 6, 1, 13},
+		{"6.1.0", "#1 SMP Debian 6.12.118-1", 6, 1, 0},
+		{"6.1.0", "#1 SMP Debian 6.1-2 x6.1.7 6.1.x", 6, 1, 0},
+		{"6.1.0-x", "6.1.5", 6, 1, 5},
+		{"6.1.0-x", "  6.1.5  ", 6, 1, 5},
+		{"7.3", "", 7, 3, 0},
+		{"7.3-rc1", "7.3.", 7, 3, 0},
+		{"7", "7.3.1", 0, 0, 0},
+		{"x7.3.1", "7.3.1", 0, 0, 0},
+		{"", "6.1.5", 0, 0, 0},
+		{"6.99999999999999999999.1", "", 6, 99999, 0},
+	};
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(rows); i++) {
+		struct barrier_facts f = {false, HOST_IBPB_ALWAYS, 9, 9, 9, NESTED_EXIT_BARE};
+
+		barrier_kernel(&f, rows[i].release, rows[i].told);
+		if (f.major != rows[i].major || f.minor != rows[i].minor ||
+		    f.patch != rows[i].patch)
+			fail_msg("%s, %s: %u.%u.%u", rows[i].release, rows[i].told, f.major,
+				 f.minor, f.patch);
+		assert_int_equal(f.ibpb, HOST_IBPB_ALWAYS);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_rows),
-		cmocka_unit_test(test_refused),
-		cmocka_unit_test(test_both),
-		cmocka_unit_test(test_sysfs),
+		cmocka_unit_test(test_rows),   cmocka_unit_test(test_refused),
+		cmocka_unit_test(test_both),   cmocka_unit_test(test_sysfs),
+		cmocka_unit_test(test_kernel),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

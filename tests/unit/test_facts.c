@@ -280,6 +280,51 @@ static void test_cpuid(void **state)
 	free(text);
 }
 
+static void test_barriers(void **state)
+{
+	static const struct barrier_facts good[] = {
+		{false, HOST_IBPB_CONDITIONAL, 6, 1, 0, NESTED_EXIT_UNSAID},
+		{false, HOST_IBPB_OFF, 6, 1, 192, NESTED_EXIT_UNSAID},
+		{true, HOST_IBPB_ALWAYS, 6, 12, 118, NESTED_EXIT_BARE},
+		{true, HOST_IBPB_ALWAYS, 7, 3, 4, NESTED_EXIT_BARRIER},
+		{true, HOST_IBPB_UNKNOWN, 0, 0, 0, NESTED_EXIT_BARRIER},
+	};
+	static const struct {
+		const char *from, *to, *says;
+	} bad[] = {
+		{"\"6.12.118\"", "\"6.12.0\"", "barriers.kernel: '6.12.0' is not a value"},
+		{"\"6.12.118\"", "\"6.12.118-1\"", "barriers.kernel: '6.12.118-1'"},
+		{"\"6.12.118\"", "\"6.12.0118\"", "barriers.kernel: '6.12.0118'"},
+		{"\"6.12.118\"", "\"6\"", "barriers.kernel: '6' is not a value; give its"},
+		{"\"nested-exit\": false", "\"nested-exit\": 0", "barriers.nested-exit: '0'"},
+		{"\"nested-exit\"", "\"nested\"", "barriers.'nested' is not a key"},
+	};
+	struct host_file f, h = sapphire;
+	struct err e;
+	char *text;
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(good); i++) {
+		h.backend.barrier = good[i];
+		text = host_file_format(&h);
+		if (parse(text, &f, &e) != 0)
+			fail_msg("%s\n%s", e.text, text);
+		assert_memory_equal(&f.backend.barrier, &good[i], sizeof(good[i]));
+		free(text);
+	}
+	h.backend.barrier = good[2];
+	text = host_file_format(&h);
+	for (i = 0; i < ARRAY_SIZE(bad); i++) {
+		char *damaged = replace(text, bad[i].from, bad[i].to);
+
+		if (parse(damaged, &f, &e) != -EINVAL || !strstr(e.text, bad[i].says))
+			fail_msg("'%s': '%s'", bad[i].to, e.text);
+		free(damaged);
+	}
+	free(text);
+}
+
 /* What stands in the file twice must be the same. */
 static void test_told_twice(void **state)
 {
@@ -562,6 +607,7 @@ int main(void)
 		cmocka_unit_test(test_told_twice),  cmocka_unit_test(test_many_leaves),
 		cmocka_unit_test(test_limits),	    cmocka_unit_test(test_info),
 		cmocka_unit_test(test_data),	    cmocka_unit_test(test_mutations),
+		cmocka_unit_test(test_barriers),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

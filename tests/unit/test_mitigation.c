@@ -976,37 +976,203 @@ static void test_nested(void **state)
 	}
 }
 
-/* Nested guests of one that is shown SPEC_CTRL: the host's kernel decides. */
+#define ON	HOST_IBPB_CONDITIONAL
+#define UNSAID	NESTED_EXIT_UNSAID
+#define BARE	NESTED_EXIT_BARE
+#define BARRIER NESTED_EXIT_BARRIER
+
+/* Nested guests of one that is shown SPEC_CTRL: the host's kernel decides, or what KVM says. */
 static void test_nested_kernel(void **state)
 {
 	static const struct {
 		const char *name;
 		bool amd, amd_bit; /* the host; the guest has AMD's bit of IBRS and not Intel's */
-		uint32_t major, minor;
-		bool driven;
+		struct barrier_facts k;
 		unsigned int row; /* 0: none fires */
 		enum verdict plain, cannot, strict;
 	} cases[] = {
-		{"AMD 6.1", true, false, 6, 1, false, 2, WARN, REFUSE, REFUSE},
-		{"AMD 6.15", true, false, 6, 15, false, 2, WARN, REFUSE, REFUSE},
-		{"AMD 6.12, AMD's bit", true, true, 6, 12, false, 2, WARN, REFUSE, REFUSE},
-		{"AMD 5.7", true, false, 5, 7, false, 2, WARN, REFUSE, REFUSE},
-		{"AMD 6.16", true, false, 6, 16, false, 0, OK, OK, OK},
-		{"AMD 6.16, AMD's bit", true, true, 6, 16, false, 0, OK, OK, OK},
-		{"AMD 7.0", true, false, 7, 0, false, 0, OK, OK, OK},
-		{"AMD 6.12 with our series", true, false, 6, 12, true, 0, OK, OK, OK},
-		{"AMD, kernel unknown", true, false, 0, 0, false, 4, WARN, WARN, REFUSE},
-		{"Intel 5.7, before it was lost", false, false, 5, 7, false, 0, OK, OK, OK},
-		{"Intel 4.19", false, false, 4, 19, false, 0, OK, OK, OK},
-		{"Intel 5.8", false, false, 5, 8, false, 3, WARN, WARN, REFUSE},
-		{"Intel 6.0", false, false, 6, 0, false, 3, WARN, WARN, REFUSE},
-		{"Intel 5.10, of stable", false, false, 5, 10, false, 3, WARN, WARN, WARN},
-		{"Intel 5.15, of stable", false, false, 5, 15, false, 3, WARN, WARN, WARN},
-		{"Intel 6.1, of stable", false, false, 6, 1, false, 3, WARN, WARN, WARN},
-		{"Intel 6.1 with our series", false, false, 6, 1, true, 0, OK, OK, OK},
-		{"Intel 6.2", false, false, 6, 2, false, 0, OK, OK, OK},
-		{"Intel, kernel unknown", false, false, 0, 0, false, 4, WARN, WARN, REFUSE},
-		{"Intel, AMD's bit is none there", false, true, 6, 12, false, 1, WARN, REFUSE,
+		{"AMD 6.1", true, false, {false, ON, 6, 1, 0, UNSAID}, 2, WARN, REFUSE, REFUSE},
+		{"AMD 6.15", true, false, {false, ON, 6, 15, 9, UNSAID}, 2, WARN, REFUSE, REFUSE},
+		{"AMD 6.12, AMD's bit",
+		 true,
+		 true,
+		 {false, ON, 6, 12, 0, UNSAID},
+		 2,
+		 WARN,
+		 REFUSE,
+		 REFUSE},
+		{"AMD 5.7", true, false, {false, ON, 5, 7, 0, UNSAID}, 2, WARN, REFUSE, REFUSE},
+		{"AMD 6.16", true, false, {false, ON, 6, 16, 0, UNSAID}, 0, OK, OK, OK},
+		{"AMD 6.16, AMD's bit", true, true, {false, ON, 6, 16, 0, UNSAID}, 0, OK, OK, OK},
+		{"AMD 7.0", true, false, {false, ON, 7, 0, 0, UNSAID}, 0, OK, OK, OK},
+		{"AMD, kernel unknown", true, false, {0}, 4, WARN, WARN, REFUSE},
+		{"AMD 6.12, IBPB off",
+		 true,
+		 false,
+		 {false, HOST_IBPB_OFF, 6, 12, 0, UNSAID},
+		 2,
+		 WARN,
+		 REFUSE,
+		 REFUSE},
+		{"AMD 6.16, IBPB off",
+		 true,
+		 false,
+		 {false, HOST_IBPB_OFF, 6, 16, 0, UNSAID},
+		 0,
+		 OK,
+		 OK,
+		 OK},
+		{"AMD 6.12 says it has", true, false, {true, ON, 6, 12, 1, BARRIER}, 0, OK, OK, OK},
+		{"AMD 6.16 says it has none",
+		 true,
+		 false,
+		 {true, ON, 6, 16, 0, BARE},
+		 6,
+		 WARN,
+		 REFUSE,
+		 REFUSE},
+		{"Intel 5.7, before it was lost",
+		 false,
+		 false,
+		 {false, ON, 5, 7, 0, UNSAID},
+		 0,
+		 OK,
+		 OK,
+		 OK},
+		{"Intel 4.19", false, false, {false, ON, 4, 19, 0, UNSAID}, 0, OK, OK, OK},
+		{"Intel 5.8", false, false, {false, ON, 5, 8, 18, UNSAID}, 3, WARN, WARN, REFUSE},
+		{"Intel 5.14", false, false, {false, ON, 5, 14, 0, UNSAID}, 3, WARN, WARN, REFUSE},
+		{"Intel 6.0", false, false, {false, ON, 6, 0, 0, UNSAID}, 3, WARN, WARN, REFUSE},
+		{"Intel 5.4", false, false, {false, ON, 5, 4, 0, UNSAID}, 3, WARN, WARN, WARN},
+		{"Intel 5.4.46", false, false, {false, ON, 5, 4, 46, UNSAID}, 0, OK, OK, OK},
+		{"Intel 5.4.47",
+		 false,
+		 false,
+		 {false, ON, 5, 4, 47, UNSAID},
+		 3,
+		 WARN,
+		 WARN,
+		 REFUSE},
+		{"Intel 5.4.232",
+		 false,
+		 false,
+		 {false, ON, 5, 4, 232, UNSAID},
+		 3,
+		 WARN,
+		 WARN,
+		 REFUSE},
+		{"Intel 5.4.233", false, false, {false, ON, 5, 4, 233, UNSAID}, 0, OK, OK, OK},
+		{"Intel 5.10", false, false, {false, ON, 5, 10, 0, UNSAID}, 3, WARN, WARN, WARN},
+		{"Intel 5.10.169",
+		 false,
+		 false,
+		 {false, ON, 5, 10, 169, UNSAID},
+		 3,
+		 WARN,
+		 WARN,
+		 REFUSE},
+		{"Intel 5.10.170", false, false, {false, ON, 5, 10, 170, UNSAID}, 0, OK, OK, OK},
+		{"Intel 5.15", false, false, {false, ON, 5, 15, 0, UNSAID}, 3, WARN, WARN, WARN},
+		{"Intel 5.15.95",
+		 false,
+		 false,
+		 {false, ON, 5, 15, 95, UNSAID},
+		 3,
+		 WARN,
+		 WARN,
+		 REFUSE},
+		{"Intel 5.15.96", false, false, {false, ON, 5, 15, 96, UNSAID}, 0, OK, OK, OK},
+		{"Intel 6.1", false, false, {false, ON, 6, 1, 0, UNSAID}, 3, WARN, WARN, WARN},
+		{"Intel 6.1.13",
+		 false,
+		 false,
+		 {false, ON, 6, 1, 13, UNSAID},
+		 3,
+		 WARN,
+		 WARN,
+		 REFUSE},
+		{"Intel 6.1.14", false, false, {false, ON, 6, 1, 14, UNSAID}, 0, OK, OK, OK},
+		{"Intel 6.2", false, false, {false, ON, 6, 2, 0, UNSAID}, 0, OK, OK, OK},
+		{"Intel, kernel unknown", false, false, {0}, 4, WARN, WARN, REFUSE},
+		{"Intel, kernel unknown, IBPB off",
+		 false,
+		 false,
+		 {false, HOST_IBPB_OFF, 0, 0, 0, UNSAID},
+		 4,
+		 WARN,
+		 WARN,
+		 REFUSE},
+		{"Intel 6.1.192, IBPB off",
+		 false,
+		 false,
+		 {false, HOST_IBPB_OFF, 6, 1, 192, UNSAID},
+		 5,
+		 WARN,
+		 REFUSE,
+		 REFUSE},
+		{"Intel 6.1.13, IBPB off",
+		 false,
+		 false,
+		 {false, HOST_IBPB_OFF, 6, 1, 13, UNSAID},
+		 5,
+		 WARN,
+		 REFUSE,
+		 REFUSE},
+		{"Intel 6.14, IBPB off",
+		 false,
+		 false,
+		 {false, HOST_IBPB_OFF, 6, 14, 0, UNSAID},
+		 5,
+		 WARN,
+		 REFUSE,
+		 REFUSE},
+		{"Intel 6.15, IBPB off",
+		 false,
+		 false,
+		 {false, HOST_IBPB_OFF, 6, 15, 0, UNSAID},
+		 0,
+		 OK,
+		 OK,
+		 OK},
+		{"Intel 6.1.13 says it has",
+		 false,
+		 false,
+		 {true, ON, 6, 1, 13, BARRIER},
+		 0,
+		 OK,
+		 OK,
+		 OK},
+		{"Intel 6.1.192 says it has none",
+		 false,
+		 false,
+		 {true, ON, 6, 1, 192, BARE},
+		 6,
+		 WARN,
+		 REFUSE,
+		 REFUSE},
+		{"it says nothing",
+		 false,
+		 false,
+		 {true, ON, 6, 1, 13, UNSAID},
+		 3,
+		 WARN,
+		 WARN,
+		 REFUSE},
+		{"Intel, AMD's bit is none there",
+		 false,
+		 true,
+		 {false, ON, 6, 12, 0, UNSAID},
+		 1,
+		 WARN,
+		 REFUSE,
+		 REFUSE},
+		{"that, and it has none",
+		 false,
+		 true,
+		 {true, ON, 6, 12, 1, BARE},
+		 1,
+		 WARN,
+		 REFUSE,
 		 REFUSE},
 	};
 	size_t i, how;
@@ -1026,15 +1192,13 @@ static void test_nested_kernel(void **state)
 			unsigned int row, n = 0;
 
 			print_message("# %s %zu\n", cases[i].name, how);
-			in.backend.barrier.driven = cases[i].driven;
-			in.backend.barrier.major = cases[i].major;
-			in.backend.barrier.minor = cases[i].minor;
+			in.backend.barrier = cases[i].k;
 			if (cases[i].amd_bit) {
 				in.guest.leaf7_0_edx &= ~CPUID_BIT(7_0_EDX, spec_ctrl);
 				in.guest.leaf80000008_ebx = CPUID_BIT(80000008_0_EBX, ibrs);
 			}
 			mitigation_decide(&in, &d);
-			for (row = 1; row <= 4; row++)
+			for (row = 1; row <= 6; row++)
 				if (find_step(&d, TABLE_NESTED, row)) {
 					assert_int_equal(row, cases[i].row);
 					assert_int_equal(find_step(&d, TABLE_NESTED, row)->verdict,
@@ -1047,7 +1211,7 @@ static void test_nested_kernel(void **state)
 
 			in.nested = false; /* nothing of it where there are no nested guests */
 			mitigation_decide(&in, &d);
-			for (row = 1; row <= 4; row++)
+			for (row = 1; row <= 6; row++)
 				assert_null(find_step(&d, TABLE_NESTED, row));
 		}
 }

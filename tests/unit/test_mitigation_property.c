@@ -124,6 +124,12 @@ static void make_barriers(uint32_t n, struct mitigation_input *in)
 	b->major = digit(&n, 3) ? 6 : 0;
 	b->minor = b->major ? digit(&n, 2) ? 16 : 12 : 0;
 	b->driven = b->ibpb > HOST_IBPB_OFF && digit(&n, 2);
+	if (b->driven)
+		b->nested_exit = (enum nested_exit)digit(&n, 3);
+	if (b->major && !digit(&n, 3)) { /* where VMX had it back in one patch level */
+		b->minor = 1;
+		b->patch = 13 + digit(&n, 2);
+	}
 }
 
 static void make_point(uint32_t n, struct point *p)
@@ -531,6 +537,34 @@ static void check_barriers(const struct point *p, const struct mitigation_decisi
 		assert_true(p->in.backend.barrier.driven && got.args < 8 && (got.args & 3) != 3);
 }
 
+/*
+ * A guest that is shown VMX or SVM hears of it wherever nothing says that there is a barrier between
+ * it and its own guests; and where something does, it does not.
+ */
+static void check_nested(const struct point *p, const struct mitigation_decision *d)
+{
+	const struct barrier_facts *b = &p->in.backend.barrier;
+	const bool svm = strcmp(p->in.host.vendor_id, "AuthenticAMD") == 0;
+	const bool version =
+		b->major == 6 && (b->minor == 16 || (!svm && (b->minor == 12 || b->patch == 14)));
+	const bool executed = b->ibpb != HOST_IBPB_OFF || b->minor == 16;
+	const bool there = b->nested_exit == NESTED_EXIT_UNSAID
+				   ? version && executed
+				   : b->nested_exit == NESTED_EXIT_BARRIER;
+	unsigned int i, n = 0;
+
+	for (i = 0; i < d->n_steps; i++)
+		n += d->step[i].table == TABLE_NESTED;
+	if (!p->in.nested)
+		assert_int_equal(n, 0);
+	else if (!(p->in.guest.leaf7_0_edx & CPUID_BIT(7_0_EDX, spec_ctrl)))
+		assert_true(n >= 1); /* of row 1, whatever the host is */
+	else
+		assert_int_equal(n, !there);
+	if (n)
+		assert_true(d->verdict >= VERDICT_WARN);
+}
+
 /* Who takes a printed advice is not told the same again. */
 static void check_cures(const struct point *p, const struct mitigation_decision *d)
 {
@@ -597,6 +631,7 @@ static void test_walk(void **state)
 			check_not_followed(&p, &d);
 			check_cures(&p, &d);
 			check_barriers(&p, &d);
+			check_nested(&p, &d);
 			check_less_known(&p, &d);
 		}
 		for (i = 0; i < d.n_steps; i++)

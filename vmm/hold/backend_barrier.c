@@ -13,6 +13,7 @@
 #include "vmm/kvm/kvm.h"
 
 #define SYSFS_SPECTRE_V2 "/sys/devices/system/cpu/vulnerabilities/spectre_v2"
+#define UBUNTU_KERNEL	 "/proc/version_signature"
 #define MODE_NONE	 3 /* the two bits' fourth value, which is no mode */
 
 static bool keeps_rules(const struct backend_scratch *s)
@@ -24,15 +25,19 @@ static bool keeps_rules(const struct backend_scratch *s)
 static int try_capability(struct barrier_facts *f, struct backend *b, const struct kvm *kvm)
 {
 	struct backend_scratch s = {-1, -1};
+	const int caps = ioctl(kvm->fd, KVM_CHECK_EXTENSION, KVM_CAP_X86_VCPU_IBPB);
 	int ret;
 
-	if (ioctl(kvm->fd, KVM_CHECK_EXTENSION, KVM_CAP_X86_VCPU_IBPB) != BARRIER_CAP_ALL)
+	if (caps != BARRIER_CAP_ALL && caps != (BARRIER_CAP_ALL | BARRIER_CAP_NESTED_EXIT))
 		return 0;
 	ret = scratch_open_vm(&s, kvm);
 	if (!ret)
 		ret = scratch_open_vcpu(&s);
 	if (!ret)
 		f->driven = keeps_rules(&s);
+	if (f->driven)
+		f->nested_exit =
+			caps & BARRIER_CAP_NESTED_EXIT ? NESTED_EXIT_BARRIER : NESTED_EXIT_BARE;
 	scratch_retire(b, &s);
 	return ret;
 }
@@ -41,12 +46,15 @@ int backend_try_barriers(struct backend *b, const struct kvm *kvm)
 {
 	struct barrier_facts *f = &b->barrier;
 	struct utsname u;
-	char line[256];
+	char line[256], told[256];
 
 	memset(f, 0, sizeof(*f));
 	if (file_read_line(SYSFS_SPECTRE_V2, line, sizeof(line)) == 0)
 		f->ibpb = host_ibpb_from_sysfs(line);
-	if (uname(&u) < 0 || sscanf(u.release, "%5u.%5u", &f->major, &f->minor) != 2)
-		f->major = f->minor = 0;
+	if (uname(&u) == 0) {
+		if (file_read_line(UBUNTU_KERNEL, told, sizeof(told)) != 0)
+			snprintf(told, sizeof(told), "%s", u.version);
+		barrier_kernel(f, u.release, told);
+	}
 	return try_capability(f, b, kvm);
 }

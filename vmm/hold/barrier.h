@@ -12,7 +12,10 @@
 
 struct err;
 
-/* our ABI: KVM_CHECK_EXTENSION gives BARRIER_CAP_ALL where it can be used */
+/*
+ * our ABI: KVM_CHECK_EXTENSION gives BARRIER_CAP_ALL where it can be used, and
+ * BARRIER_CAP_NESTED_EXIT with it where a barrier is between a guest and its own guests
+ */
 #define KVM_CAP_X86_VCPU_IBPB 0x5344
 #define KVM_VCPU_SPECULATION  0x5343 /* group of attributes of a vCPU */
 #define KVM_VCPU_IBPB_ISSUED  1	     /* u64, 0 or 1 */
