@@ -19,8 +19,8 @@ PATCHES = sorted((t2.HERE / "bochs").glob("*.patch"))
 # No screen, no sound, no network and no debugger: none is used here. Without show-ips: it logs from a signal handler, which
 # waits for ever when the signal comes while something else is logged.
 OPTIONS = """--with-nogui --disable-docbook --disable-debugger --disable-x86-debugger --enable-all-optimizations
---enable-cpu-level=6 --enable-x86-64 --enable-vmx=2 --enable-avx --enable-evex --enable-amx --enable-cet --enable-uintr
---enable-protection-keys --enable-memtype --enable-pci --enable-cdrom --disable-show-ips CFLAGS=-O2 CXXFLAGS=-O2""".split()
+--enable-cpu-level=6 --enable-smp --enable-x86-64 --enable-vmx=2 --enable-avx --enable-evex --enable-amx --enable-cet
+--enable-uintr --enable-protection-keys --enable-memtype --enable-pci --enable-cdrom --disable-show-ips CFLAGS=-O2 CXXFLAGS=-O2""".split()
 
 FIRMWARE = ["usr/share/bochs", "usr/share/vgabios"]
 
@@ -91,7 +91,7 @@ def command(config, arch_capabilities):
 WITHOUT = "smap, lass"
 
 
-def configuration(model, mips, mem_mib, work, disc, agent_port, disks=()):
+def configuration(model, cpus, mips, mem_mib, work, disc, agent_port, disks=()):
     """The text of a configuration file. @mips: instructions, in millions, in one of the host's seconds; @work: folder
     for the console's and Bochs's own log; @agent_port: TCP port, here, that COM2 is connected to; @disks: up to three
     raw images, in the host /dev/sda and so on."""
@@ -101,7 +101,7 @@ display_library: nogui
 romimage: file={firmware()}/usr/share/bochs/BIOS-bochs-latest
 vgaromimage: file={firmware()}/usr/share/vgabios/vgabios.bin
 megs: {mem_mib}
-cpu: model={model}, count=1, ips={mips}000000, ignore_bad_msrs=1, msrs={work}/msrs, exclude_features="{WITHOUT}"
+cpu: model={model}, count={cpus}, ips={mips}000000, ignore_bad_msrs=1, msrs={work}/msrs, exclude_features="{WITHOUT}"
 clock: sync=none
 ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
 ata1: enabled=1, ioaddr1=0x170, ioaddr2=0x370, irq=15

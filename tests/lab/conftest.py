@@ -66,9 +66,9 @@ def kind_fixture(kind):
 
 
 (amd_stock, intel_old, intel_stock, intel_later, intel_newest, intel_newest_patched, intel_patched,
- intel_renumbered) = map(kind_fixture, (
+ intel_renumbered, intel_two) = map(kind_fixture, (
      "amd-stock", "intel-old", "intel-stock", "intel-later", "intel-newest", "intel-newest-patched", "intel-patched",
-     "intel-renumbered"))
+     "intel-renumbered", "intel-two"))
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -23,8 +23,8 @@ import later
 import shell
 
 # What a kind of host is: the CPU; whose kernel, Debian's, the next Debian's, the newest in its backports, or the
-# one of SERIES; bits that IA32_ARCH_CAPABILITIES has beside Bochs's own.
-Kind = collections.namedtuple("Kind", "model kernel arch_capabilities", defaults=[0])
+# one of SERIES; bits that IA32_ARCH_CAPABILITIES has beside Bochs's own; the number of CPUs.
+Kind = collections.namedtuple("Kind", "model kernel arch_capabilities cpus", defaults=[0, 1])
 RRSBA = 1 << 19  # without it, RRSBA_DIS_S is not held
 KINDS = {
     "intel-stock": Kind("arrow_lake", "debian", RRSBA),
@@ -34,6 +34,7 @@ KINDS = {
     "intel-newest-patched": Kind("arrow_lake", "7.3", RRSBA),
     "intel-patched": Kind("arrow_lake", "6.1", RRSBA),
     "intel-renumbered": Kind("arrow_lake", "6.12"),
+    "intel-two": Kind("arrow_lake", "6.1", RRSBA, 2),
 }
 BUILD = pathlib.Path(os.environ.get("TESTUDO_BUILD", files.TOP / "build"))
 DEBIANS = {"later": later.SUITE, "newest": later.SUITE + later.BACKPORTS}
@@ -105,7 +106,7 @@ class IntelHost(host.EmulatedHost):
         errors = self.work / "emulator.log"
         with socket.create_server(("localhost", 0)) as server, open(errors, "wb") as stderr:
             config = self.work / "bochsrc"
-            config.write_text(bochs.configuration(kind.model, MIPS, MEM_MIB, self.work, self.work / "disc.iso",
+            config.write_text(bochs.configuration(kind.model, kind.cpus, MIPS, MEM_MIB, self.work, self.work / "disc.iso",
                                                   server.getsockname()[1], disks))
             words, env = bochs.command(config, kind.arch_capabilities)
             self.process = host.start(words, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, env=env)

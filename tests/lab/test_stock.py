@@ -2,7 +2,7 @@
 
 import pytest
 
-from barriers import MANY, ROUNDS, nested, two_vcpus
+from barriers import MANY, ROUNDS, nested, nested_steps, nested_verdict, two_vcpus
 from runs import (BHI, HIDDEN, IBRS, MITIGATION_CTRL, NUMBER, SPECTRE_V2, debian, expected, expected_hidden, msrs, series,
                   watched)
 
@@ -94,12 +94,15 @@ def test_two_vcpus_on_a_cpu(intel_stock):
 
 def test_nested_exits(intel_stock):
     """This kernel has the fix of CVE-2022-2196: a guest with IBRS has a barrier at each exit of its guest to it."""
-    seen = nested(intel_stock)
+    seen, report = nested(intel_stock)
     assert seen.switches >= 2 * ROUNDS and seen.host >= ROUNDS, seen
     assert seen.bare <= seen.switches - ROUNDS, "only the way to the innermost guest has none"
+    assert "Debian 6.1." in intel_stock.check("uname -v")
+    nested_verdict(intel_stock, report, None, None)
 
 
 def test_nested_exits_of_a_guest_without_ibrs(intel_stock):
     """It has no such barrier, as it does not know of IBRS, on which it could rely instead."""
-    seen = nested(intel_stock, "--cpu", "host,-bhi_ctrl,-spec_ctrl")
+    seen, report = nested(intel_stock, "--cpu", "host,-bhi_ctrl,-spec_ctrl")
     assert seen.switches >= 2 * ROUNDS and seen.bare >= seen.switches - ROUNDS / 4, seen
+    assert nested_steps(report["vcpus"][0]["steps"]) == [(1, "warn")]
