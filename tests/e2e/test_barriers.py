@@ -4,6 +4,7 @@ KVM_CAP_X86_VCPU_IBPB (tests/shim, KVM_SHIM_IBPB) and on this machine's own KVM.
 """
 
 import json
+import os
 import pathlib
 import subprocess
 
@@ -13,7 +14,7 @@ import harness
 import moving
 from harness import OFF
 from test_explain_is_true import rows
-from test_migration_matrix import fact_file, start  # noqa: F401
+from test_migration_matrix import CTL, ENUM, HW, fact_file, open_gate, start  # noqa: F401
 from test_mitigation import ALL, AMD, POLICY, SAPPHIRE_RAPIDS, guest  # noqa: F401
 from test_save import saved
 
@@ -154,11 +155,12 @@ def test_a_guest_that_issues_none(guest):  # noqa: F811
 
 # ---- a guest that moves ----
 
-def begin(start, work, name, steps, *args, ibpb, cpus=2, **kwargs):  # noqa: F811
-    facts, kvm = fact_file(work, name, "spr", "vcpu")
-    kvm = [*kvm, f"KVM_SHIM_IBPB={ibpb}"]
+def begin(start, work, name, steps, *args, ibpb, cpus=2, mode="vcpu", wrap=list, more="", **kwargs):  # noqa: F811
+    """@wrap: makes the first words of the command of those with the KVM"""
+    facts, kvm = fact_file(work, name, "spr", mode)
+    kvm = wrap([*kvm, f"KVM_SHIM_IBPB={ibpb}"])
     path = pathlib.Path(work, "policy.yaml")
-    path.write_text("version: 1\n" + isolated("vcpu-switch-barrier: used"))
+    path.write_text("version: 1\n" + isolated("vcpu-switch-barrier: used", more))
     if steps:
         kwargs["params"] = f"msrs cpus={cpus} do={','.join(steps)}"
     return start(name, facts, kvm, path, *args, cpus=cpus, **kwargs)
@@ -191,6 +193,72 @@ def test_stat_prints_the_counts(start, work):  # noqa: F811
     g.wait_console("msrs wait 1\n")
     text = subprocess.run([harness.TESTUDO, "stat", g.name], env=g.env, capture_output=True, text=True, check=True).stdout
     assert " SWITCHES " in text and " IBPB-SWITCH " in text and "ISSUED" in text, text
+
+
+def taking_turns(n):
+    """Steps of two vCPUs after each other, each with an exit to KVM's user and back."""
+    return [f"{cpu}.r.{HW}" for _ in range(n) for cpu in (0, 1)]
+
+
+def on_one_cpu(kvm):
+    """The words of an environment, for a program on one CPU of this machine: there its vCPUs change."""
+    return ["taskset", "-c", str(min(os.sched_getaffinity(0))), *kvm]
+
+
+def barriers_between(g):
+    return sum(v["barriers"]["ibpb-vcpu-switch"] for v in report_of(g)["vcpus"])
+
+
+@pytest.mark.parametrize("issued", [True, False])
+def test_issued_moves_live(start, work, issued):  # noqa: F811
+    """In `used` the destination's KVM has barriers from the start, if the guest issued one at the source."""
+    steps = [*(["1.w.49.1"] if issued else []), "0.wait.1", *taking_turns(20), "0.wait.2", "0.r.48"]
+    one = begin(start, work, "a", steps, ibpb=1)
+    one.wait_console("msrs wait 1\n")
+    two = begin(start, work, "b", None, ibpb=1, incoming=f"unix:{work}/m", wrap=on_one_cpu)
+    moving.wait_listening(two)
+    code, _, err = moving.migrate(one, f"unix:{work}/m")
+    assert code == moving.MOVED, err
+    assert [v["ibpb-issued"] for v in report_of(two)["vcpus"]] == [False, issued]
+    before = barriers_between(two)
+    open_gate(two, 1)
+    two.wait_console("msrs wait 2\n")
+    assert (barriers_between(two) > before) == issued
+    assert [v["ibpb-issued"] for v in report_of(two)["vcpus"]] == [False, issued]
+
+
+@pytest.mark.parametrize("issued", [True, False])
+def test_issued_stays_when_the_vm_is_built_anew(start, work, issued):  # noqa: F811
+    """A late report to a frozen mask: the new VM's KVM, which the guest has issued none to, is told."""
+    steps = [*(["1.w.49.1"] if issued else []), f"0.r.{ENUM}", f"0.w.{CTL}.1", "0.wait.1", *taking_turns(20), "0.wait.2",
+             "0.r.48"]
+    g = begin(start, work, "a", steps, ibpb=1, mode="rfc", wrap=on_one_cpu, more="hold-unaware: off\nfrozen-mask: rebuild\n")
+    g.wait_console("msrs wait 1\n")
+    harness.wait_for(lambda: report_of(g)["backend"]["vm-rebuilds"] == 1)
+    assert "built anew in" in g.log()
+    r = report_of(g)
+    assert [v["ibpb-issued"] for v in r["vcpus"]] == [False, issued] and r["isolation"]["barriers"]["chosen"] is True
+    before = barriers_between(g)
+    open_gate(g, 1)
+    g.wait_console("msrs wait 2\n")
+    assert (barriers_between(g) > before) == issued
+    open_gate(g, 2)
+    assert g.end() == 0, g.log()
+
+
+@pytest.mark.parametrize("limit,all_counted", [(1024, True), (640, False), (360, False)])
+def test_statistics_of_many_vcpus_leave_descriptors_for_the_rest(start, work, limit, all_counted):  # noqa: F811
+    """255 vCPUs have a descriptor each, and another one for their numbers while there are enough; the library has one more.
+    What the program needs besides is never short: it reports, listens, and is saved. One of them runs: the others would
+    keep this machine busy."""
+    g = begin(start, work, "a", None, ibpb=1, cpus=255, params="msrs cpus=1 do=0.w.48.1,0.wait.1,0.r.48",
+              wrap=lambda kvm: ["prlimit", f"--nofile={limit}", *kvm])
+    g.wait_console("msrs wait 1\n")
+    counted = [v["barriers"] is not None for v in report_of(g)["vcpus"]]
+    print(f"{sum(counted)} of {len(counted)} vCPUs are counted")
+    assert len(counted) == 255 and all(counted) == all_counted
+    assert len(os.listdir(f"/proc/{g.p.pid}/fd")) <= limit - 32
+    saved(g, f"{work}/all")
 
 
 # ---- a guest and its own guests ----

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/err.h"
@@ -12,6 +13,9 @@
 /* More than any kernel has: what a header says is not believed. */
 #define STATS_MAX     512
 #define STAT_NAME_MAX 256
+
+/* Descriptors for all else that a guest may want yet: its numbers are the first to do without. */
+#define STATS_SPARE_FDS 64
 
 int barrier_enable(int vm_fd, uint32_t args)
 {
@@ -122,11 +126,17 @@ void barrier_stats_close(struct barrier_stats *s)
 	memset(s, 0, sizeof(*s));
 }
 
-void barrier_stats_open(struct barrier_stats *s, int vcpu_fd)
+void barrier_stats_open(struct barrier_stats *s, int vcpu_fd, unsigned int vcpus_left)
 {
+	const rlim_t spare = STATS_SPARE_FDS + (rlim_t)vcpus_left;
+	struct rlimit files;
+
 	barrier_stats_close(s);
 	s->fd = ioctl(vcpu_fd, KVM_GET_STATS_FD, NULL);
 	s->open = s->fd >= 0;
+	if (s->open && getrlimit(RLIMIT_NOFILE, &files) == 0 &&
+	    (rlim_t)s->fd + spare > files.rlim_cur)
+		barrier_stats_close(s);
 	if (s->open)
 		find_stats(s);
 }

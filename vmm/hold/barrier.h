@@ -55,9 +55,10 @@ struct barrier_stats {
 
 /**
  * barrier_stats_open - before the vCPU runs: KVM makes the caller wait for one that does
- * A KVM without them, or no more descriptors, leaves it not open.
+ * @vcpus_left: vCPUs that are still to be made, and want a descriptor, too
+ * A KVM without them, or too few descriptors left, leaves it not open.
  */
-void barrier_stats_open(struct barrier_stats *s, int vcpu_fd);
+void barrier_stats_open(struct barrier_stats *s, int vcpu_fd, unsigned int vcpus_left);
 void barrier_stats_close(struct barrier_stats *s);
 
 /** barrier_stats_read - any time, any thread. Return: false where KVM has no such number */

@@ -367,7 +367,7 @@ int mitigation_setup_vcpu(struct mitigation *m, uint32_t id, int vcpu_fd, struct
 	v->held.mask = m->fixed_mask;
 	v->held.value = m->fixed_value;
 	if (m->backend.barrier.driven)
-		barrier_stats_open(&v->barriers, vcpu_fd);
+		barrier_stats_open(&v->barriers, vcpu_fd, m->n_vcpus - id - 1);
 	ret = mitigation_give_issued(m, v, e);
 	if (!ret)
 		ret = mitigation_give_value(m, v, e);
