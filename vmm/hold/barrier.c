@@ -126,17 +126,22 @@ void barrier_stats_close(struct barrier_stats *s)
 	memset(s, 0, sizeof(*s));
 }
 
-void barrier_stats_open(struct barrier_stats *s, int vcpu_fd, unsigned int vcpus_left)
+/* Descriptors are given out from below: that of the vCPU, which is new, tells how many there are. */
+static bool few_left(int vcpu_fd, unsigned int vcpus_left)
 {
-	const rlim_t spare = STATS_SPARE_FDS + (rlim_t)vcpus_left;
 	struct rlimit files;
 
+	return getrlimit(RLIMIT_NOFILE, &files) == 0 &&
+	       (rlim_t)vcpu_fd + STATS_SPARE_FDS + vcpus_left > files.rlim_cur;
+}
+
+void barrier_stats_open(struct barrier_stats *s, int vcpu_fd, unsigned int vcpus_left)
+{
 	barrier_stats_close(s);
+	if (few_left(vcpu_fd, vcpus_left))
+		return;
 	s->fd = ioctl(vcpu_fd, KVM_GET_STATS_FD, NULL);
 	s->open = s->fd >= 0;
-	if (s->open && getrlimit(RLIMIT_NOFILE, &files) == 0 &&
-	    (rlim_t)s->fd + spare > files.rlim_cur)
-		barrier_stats_close(s);
 	if (s->open)
 		find_stats(s);
 }
