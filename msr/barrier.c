@@ -141,15 +141,19 @@ void barrier_kernel_name(const struct barrier_facts *f, char *text, size_t size)
 
 enum host_ibpb host_ibpb_from_sysfs(const char *line)
 {
-	static const char key[] = "IBPB: ";
+	static const char key[] = "IBPB: ", bare[] = "Vulnerable: ";
 	const char *at = line;
 	enum host_ibpb i;
 
 	while (*at && strncmp(at, key, strlen(key)) != 0)
 		at++;
-	/* a kernel that says something of Spectre v2 and nothing of IBPB has none to execute */
+	/*
+	 * A kernel that says something of Spectre v2 and nothing of IBPB has none to execute. Only the
+	 * lines "Vulnerable: eIBRS with unprivileged eBPF" and the like end before that is said.
+	 */
 	if (!*at)
-		return line[0] ? HOST_IBPB_OFF : HOST_IBPB_UNKNOWN;
+		return line[0] && strncmp(line, bare, strlen(bare)) != 0 ? HOST_IBPB_OFF
+									 : HOST_IBPB_UNKNOWN;
 	at += strlen(key);
 	for (i = HOST_IBPB_OFF; i <= HOST_IBPB_ALWAYS; i++)
 		if (strncmp(at, host_ibpb_name(i), strlen(host_ibpb_name(i))) == 0)

@@ -87,7 +87,12 @@ static bool more_than_used(const struct facts *f)
 
 static bool more_than_never(const struct facts *f)
 {
-	return on_switch(f, SWITCH_NEVER) && !driven(f) && !gets(f, BARRIER_NONE);
+	return on_switch(f, SWITCH_NEVER) && !driven(f) && gets(f, BARRIER_EACH);
+}
+
+static bool never_unknown(const struct facts *f)
+{
+	return on_switch(f, SWITCH_NEVER) && !driven(f) && gets(f, BARRIER_UNKNOWN);
 }
 
 static bool never_stock(const struct facts *f)
@@ -171,6 +176,11 @@ static const struct told_rule barrier_rules[] = {
 	 NULL},
 	{{6, more_than_used, LEAVE, 0, MORE, SRC_SWITCH, NULL}, NULL},
 	{{6, more_than_never, LEAVE, 0, MORE, SRC_SWITCH, NULL}, NULL},
+	{{6, never_unknown, LEAVE, 0,
+	  "this KVM cannot be told when, and nothing tells whether this host puts branch predictor "
+	  "barriers between vCPUs",
+	  SRC_OURS, NULL},
+	 NULL},
 	{{6, never_stock, LEAVE, 0,
 	  "the host executes no branch predictor barriers, as the policy asks", SRC_OFF, NULL},
 	 NULL},

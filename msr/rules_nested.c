@@ -89,14 +89,23 @@ static const struct {
 
 enum has {
 	HAS,
-	MAY_HAVE, /* by its patch level, which nothing tells */
+	MAY_HAVE, /* by its patch level, which nothing tells, or by its vendor */
 	LACKS,
 };
+
+/* Below 5.8, what vendors made their kernels of, with a KVM that is newer: it may have lost it, too. */
+static bool is_vendors(const struct barrier_facts *k)
+{
+	return k->major == 4 ? k->minor == 18
+			     : k->major == 5 && (k->minor == 3 || (k->minor == 4 && k->patch < 47));
+}
 
 static enum has vmx_has(const struct barrier_facts *k)
 {
 	size_t i;
 
+	if (!from(k, 5, 8) && is_vendors(k))
+		return MAY_HAVE;
 	for (i = 0; i < ARRAY_SIZE(stable); i++) {
 		if (k->major != stable[i].major || k->minor != stable[i].minor)
 			continue;
@@ -151,11 +160,11 @@ static const struct told_rule nested_rules[] = {
 	  "barrier between it and its own guests" MAY_STEER,
 	  SRC_SVM, RUN(NEWER("6.16"))},
 	 NULL},
-	{{3, vmx_may_have, TELL, 0,
-	  "the guest is shown VMX, and this series of Linux got the branch predictor barrier "
-	  "between it and its own guests back only in February 2023" MAY_STEER " on an earlier one",
+	{{3, vmx_may_have, UNSURE, 0,
+	  "the guest is shown VMX, and kernels of this version got the branch predictor barrier "
+	  "between it and its own guests back only in 2023" MAY_STEER " on an earlier one",
 	  SRC_STABLE,
-	  CURE("see that the host's kernel is one of March 2023 or later, or set nested: hidden")},
+	  STRICT(NEWER("6.2"), "lets it run; see that the kernel has the fix of CVE-2022-2196")},
 	 NULL},
 	{{3, vmx_lacks, UNSURE, 0,
 	  "the guest is shown VMX, and this Linux lacks the branch predictor barrier between it "

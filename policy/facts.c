@@ -215,6 +215,11 @@ static int parse_barriers(const struct json_place *at, json_t *o, struct barrier
 	v = json_object_get(o, NESTED_EXIT); /* a KVM that says nothing has none */
 	if (v && !json_is_boolean(v))
 		return json_read_bad(at, BARRIERS ".", NESTED_EXIT, v, "true or false");
+	if (v && !b->driven)
+		return err_set(at->e, -EINVAL,
+			       "%s %s: " BARRIERS "." NESTED_EXIT
+			       " is said by a KVM with per-vm: true only; leave it out",
+			       at->what, at->name);
 	if (v)
 		b->nested_exit = json_is_true(v) ? NESTED_EXIT_BARRIER : NESTED_EXIT_BARE;
 	return parse_kernel(at, json_object_get(o, "kernel"), b);

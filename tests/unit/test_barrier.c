@@ -179,6 +179,11 @@ static void test_sysfs(void **state)
 		{"Vulnerable; IBPB: disabled; STIBP: disabled; BHI: Vulnerable", HOST_IBPB_OFF},
 		{"Vulnerable", HOST_IBPB_OFF},
 		{"Not affected", HOST_IBPB_OFF},
+		{"Mitigation: Retpolines; STIBP: disabled", HOST_IBPB_OFF},
+		{"Vulnerable: eIBRS with unprivileged eBPF", HOST_IBPB_UNKNOWN},
+		{"Vulnerable: eIBRS+LFENCE with unprivileged eBPF and SMT", HOST_IBPB_UNKNOWN},
+		{"Vulnerable: LFENCE", HOST_IBPB_UNKNOWN},
+		{"Vulnerable: Retpoline without module; IBPB: conditional", HOST_IBPB_CONDITIONAL},
 		{"Mitigation: x; IBPB: sometimes", HOST_IBPB_UNKNOWN},
 		{"", HOST_IBPB_UNKNOWN},
 	};

@@ -298,6 +298,8 @@ static void test_barriers(void **state)
 		{"\"6.12.118\"", "\"6\"", "barriers.kernel: '6' is not a value; give its"},
 		{"\"nested-exit\": false", "\"nested-exit\": 0", "barriers.nested-exit: '0'"},
 		{"\"nested-exit\"", "\"nested\"", "barriers.'nested' is not a key"},
+		{"\"per-vm\": true", "\"per-vm\": false",
+		 "barriers.nested-exit is said by a KVM with per-vm: true only"},
 	};
 	struct host_file f, h = sapphire;
 	struct err e;

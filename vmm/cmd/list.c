@@ -306,9 +306,13 @@ static void print_barriers(const json_t *vcpus)
 	json_array_foreach(vcpus, i, v)
 	{
 		b = json_object_get(v, "barriers");
+		b = json_is_object(b) ? b : NULL;
 		printf("%5lld", number_of(v, "id"));
 		for (n = 0; n < ARRAY_SIZE(columns); n++)
-			printf(" %12lld", number_of(b, columns[n].key));
+			if (b) /* is counted */
+				printf(" %12lld", number_of(b, columns[n].key));
+			else
+				printf(" %12s", "-");
 		printf("  %s\n", json_is_true(json_object_get(v, "ibpb-issued")) ? "yes" : "no");
 	}
 }

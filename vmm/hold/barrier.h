@@ -1,6 +1,7 @@
 /*
- * KVM's branch predictor barriers when vCPUs change: telling KVM what the policy asks for (KVM_CAP_X86_VCPU_IBPB of kernel/), and whether a guest has issued
- * barriers of its own, with the statistics that such a KVM keeps.
+ * KVM's branch predictor barriers when vCPUs change: telling KVM what the policy asks for
+ * (KVM_CAP_X86_VCPU_IBPB of kernel/), and whether a guest has issued barriers of its own, with the
+ * statistics that such a KVM keeps.
  */
 #ifndef VMM_HOLD_BARRIER_H
 #define VMM_HOLD_BARRIER_H
