@@ -101,6 +101,7 @@ static struct mitigation_saved mitigation_values(struct mitigation_saved_vcpu vc
 		.promise = {true, SPEC_CTRL_BHI_DIS_S, SPEC_CTRL_BHI_DIS_S, false},
 		.held = SPEC_CTRL_BHI_DIS_S,
 		.shadow = 1,
+		.ibpb_issued = true,
 	};
 	vcpu[1] = (struct mitigation_saved_vcpu) {.promise = {true, 0, 0, true}};
 	return (struct mitigation_saved) {

@@ -157,9 +157,12 @@ static void test_reset_after_hop(void **state)
 	rig_hop(r);
 	v = &r->guest.mitigation.vcpu[0];
 	assert_true(v->promise.valid);
+	r->guest.mitigation.ibpb_seen = v->ibpb_issued = true;
 	machine_fini(&r->guest.machine);
 	rig_ok(r, machine_init(&r->guest.machine, &r->guest.host, NULL, &r->e));
 	assert_false(v->promise.valid);
+	assert_false(v->ibpb_issued);
+	assert_false(r->guest.mitigation.ibpb_seen);
 	assert_false(v->msrs.report.aware);
 	assert_int_equal(v->msrs.spec_ctrl, 0);
 	assert_memory_equal(&r->guest.mitigation.contract, &contract, sizeof(contract));

@@ -91,7 +91,7 @@ int mitigation_watch_open(struct mitigation_watch *w, struct loop *loop, struct 
 	int ret;
 
 	w->loop = loop;
-	if (!reports && !mitigation_wants_checks(w->mitigation))
+	if (!reports && !mitigation_may_want_checks(w->mitigation))
 		return 0; /* nothing to look after: no tick, no wake */
 	w->tick_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	w->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -280,6 +280,8 @@ int mitigation_setup_vm(struct mitigation *m, struct vm *vm, struct err *e)
 	m->active = ops->denies_spec_ctrl && !deny ? &backend_none : ops;
 	m->vm_fd = vm->fd;
 	m->efer_exits = 0;
+	if (m->origin == MITIGATION_BOOTED)
+		__atomic_store_n(&m->ibpb_seen, false, __ATOMIC_RELEASE);
 	m->filter = (struct msr_filter) {
 		.spec_ctrl = deny,
 		.virtual = m->contract.virt_enum || ops->kind == BACKEND_FORCE_SPEC_CTRL_VM,
@@ -491,11 +493,21 @@ bool mitigation_apply(struct mitigation *m, struct mitigation_vcpu *v, const cha
 	return true;
 }
 
+/* Is KVM to be asked, while the guest runs, for its first barrier? */
+static bool looks_for_barrier(const struct mitigation *m)
+{
+	return m->backend.barrier.driven && m->options.policy.barrier.on_switch == SWITCH_USED;
+}
+
 bool mitigation_wants_checks(const struct mitigation *m)
 {
 	return needs_spec_ctrl_exits(m) ||
-	       (m->backend.barrier.driven && !__atomic_load_n(&m->ibpb_seen, __ATOMIC_ACQUIRE) &&
-		m->options.policy.barrier.on_switch == SWITCH_USED);
+	       (looks_for_barrier(m) && !__atomic_load_n(&m->ibpb_seen, __ATOMIC_ACQUIRE));
+}
+
+bool mitigation_may_want_checks(const struct mitigation *m)
+{
+	return needs_spec_ctrl_exits(m) || looks_for_barrier(m);
 }
 
 bool mitigation_refused(struct mitigation *m, uint32_t id, char *why, size_t size)

@@ -105,8 +105,9 @@ struct mitigation {
 	struct msr_filter filter; /* the VM's now */
 	int vm_fd;
 	uint64_t efer_exits;
-	bool ibpb_seen;
-	uint64_t rebuilds; /* of the VM under the running guest, atomic */
+	bool ibpb_seen;		     /* since the guest's boot */
+	bool ibpb_told, denial_told; /* the log knows */
+	uint64_t rebuilds;	     /* of the VM under the running guest, atomic */
 
 	uint32_t n_vcpus;
 	struct mitigation_vcpu *vcpu;
@@ -165,6 +166,9 @@ void mitigation_check_rates(struct mitigation *m);
  * contract was made. */
 bool mitigation_wants_checks(const struct mitigation *m);
 
+/** mitigation_may_want_checks - now, or when the guest has reset itself */
+bool mitigation_may_want_checks(const struct mitigation *m);
+
 /**
  * mitigation_refused - is the verdict on vCPU @id refuse?
  * @why: receives the reasons, in one line; NULL: not wanted
@@ -189,6 +193,12 @@ void mitigation_read_issued(struct mitigation *m, struct mitigation_vcpu *v);
  * Return: 0, or -EIO with the text in @e
  */
 int mitigation_give_issued(const struct mitigation *m, struct mitigation_vcpu *v, struct err *e);
+
+/**
+ * mitigation_saw_barrier - the guest has issued a barrier on vCPU @id; the first one since its boot
+ * is told, and logged once. @what: how the log calls it
+ */
+void mitigation_saw_barrier(struct mitigation *m, uint32_t id, const char *what);
 
 /** mitigation_redecide - @v->decision from @v's report, value and promise; @v->lock is held */
 void mitigation_redecide(const struct mitigation *m, struct mitigation_vcpu *v);

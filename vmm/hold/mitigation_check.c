@@ -48,6 +48,15 @@ void mitigation_read_issued(struct mitigation *m, struct mitigation_vcpu *v)
 		v->ibpb_issued |= issued;
 }
 
+void mitigation_saw_barrier(struct mitigation *m, uint32_t id, const char *what)
+{
+	if (__atomic_exchange_n(&m->ibpb_seen, true, __ATOMIC_ACQ_REL))
+		return;
+	if (!__atomic_exchange_n(&m->ibpb_told, true, __ATOMIC_ACQ_REL))
+		log_info("mitigation: the guest uses %s: vcpu=%u", what, id);
+	mitigation_notify(m, id, MITIGATION_IBPB_SEEN);
+}
+
 /* @starts: it is on its way up */
 static void check_vcpu(struct mitigation *m, struct mitigation_vcpu *v, bool starts)
 {
@@ -84,10 +93,8 @@ static void check_vcpu(struct mitigation *m, struct mitigation_vcpu *v, bool sta
 	log_lines_say(&said);
 	if (tell)
 		mitigation_notify(m, v->id, what);
-	if (issued && !__atomic_exchange_n(&m->ibpb_seen, true, __ATOMIC_ACQ_REL)) {
-		log_info("mitigation: the guest uses branch predictor barriers: vcpu=%u", v->id);
-		mitigation_notify(m, v->id, MITIGATION_IBPB_SEEN);
-	}
+	if (issued)
+		mitigation_saw_barrier(m, v->id, "branch predictor barriers");
 }
 
 void mitigation_check_vcpu(struct mitigation *m, uint32_t id)

@@ -32,20 +32,53 @@ static void count_exit(struct mitigation_vcpu *v, uint32_t index)
 		count(&v->exits_virtual);
 }
 
-/* Turn one denial off for the whole VM; a failure leaves it on, which costs time and no safety. */
-static void stop_denying(struct mitigation *m, bool *what)
+/*
+ * One denial for the whole VM, on or off; @m->filter_lock is held. A failure leaves it as it is, and
+ * is logged once: the guest may bring us here with each write.
+ */
+static int set_denial(struct mitigation *m, bool *what, bool on, struct log_lines *said)
 {
 	struct err e = {0};
 
+	if (*what == on)
+		return 0;
+	*what = on;
+	if (msr_filter_set(&m->filter, m->vm_fd, &e) == 0)
+		return 0;
+	*what = !on;
+	if (!m->denial_told)
+		log_add(said, LOG_WARN, "mitigation: %s", e.text);
+	m->denial_told = true;
+	return e.code;
+}
+
+/* A failure costs time and no safety. */
+static void stop_denying_pred_cmd(struct mitigation *m)
+{
+	struct log_lines said;
+
+	log_lines_init(&said);
 	pthread_mutex_lock(&m->filter_lock);
-	if (*what) {
-		*what = false;
-		if (msr_filter_set(&m->filter, m->vm_fd, &e) < 0)
-			*what = true;
-	}
+	set_denial(m, &m->filter.pred_cmd, false, &said);
 	pthread_mutex_unlock(&m->filter_lock);
-	if (e.code)
-		log_warn("mitigation: %s", e.text);
+	log_lines_say(&said);
+}
+
+/*
+ * ---- EFER: the one write that every CPU on its way up from INIT must do ----
+ * So the bits are back before it runs any 64-bit code. Denied for the whole life, since the guest
+ * may INIT its CPUs again; where that gets dear, the tick's look at each vCPU is left.
+ */
+
+static void stop_denying_efer(struct mitigation *m)
+{
+	struct log_lines said;
+
+	log_lines_init(&said);
+	pthread_mutex_lock(&m->filter_lock);
+	set_denial(m, &m->filter.efer, false, &said);
+	pthread_mutex_unlock(&m->filter_lock);
+	log_lines_say(&said);
 }
 
 void mitigation_exit_rdmsr(struct mitigation *m, uint32_t id, struct kvm_run *run)
@@ -79,12 +112,6 @@ void mitigation_exit_rdmsr(struct mitigation *m, uint32_t id, struct kvm_run *ru
 }
 
 /*
- * ---- EFER: the one write that every CPU on its way up from INIT must do ----
- * So the bits are back before it runs any 64-bit code. Denied for the whole life, since the guest
- * may INIT its CPUs again; where that gets dear, the tick's look at each vCPU is left.
- */
-
-/*
  * What KVM does for a write of the guest, before it is done with the host's right, which checks
  * less: SDM vol.3 2.2.1, "Extended Feature Enable Register".
  */
@@ -113,7 +140,7 @@ static void write_efer(struct mitigation *m, struct mitigation_vcpu *v, struct k
 	if (!(old & EFER_LME) && value & EFER_LME) /* INIT cleared it, and forced bits with it */
 		mitigation_vcpu_starts(m, v->id);
 	else if (__atomic_add_fetch(&m->efer_exits, 1, __ATOMIC_RELAXED) > EFER_EXITS)
-		stop_denying(m, &m->filter.efer);
+		stop_denying_efer(m);
 }
 
 /* ---- PRED_CMD: does this guest ever use IBPB, or SBPB? ---- */
@@ -142,13 +169,9 @@ static void write_pred_cmd(struct mitigation *m, struct mitigation_vcpu *v, stru
 	run->msr.error = 0;
 	if (!run->msr.data)
 		return;
-	issued_here(m, v); /* either bit is a barrier of its own */
-	if (__atomic_exchange_n(&m->ibpb_seen, true, __ATOMIC_ACQ_REL))
-		return;
-	stop_denying(m, &m->filter.pred_cmd);
-	log_info("mitigation: the guest uses %s: vcpu=%u",
-		 run->msr.data & PRED_CMD_IBPB ? "IBPB" : "SBPB", v->id);
-	mitigation_notify(m, v->id, MITIGATION_IBPB_SEEN);
+	issued_here(m, v);	  /* either bit is a barrier of its own */
+	stop_denying_pred_cmd(m); /* also where the first one was seen by KVM, or elsewhere */
+	mitigation_saw_barrier(m, v->id, run->msr.data & PRED_CMD_IBPB ? "IBPB" : "SBPB");
 }
 
 static void write_ours(struct mitigation *m, struct mitigation_vcpu *v, struct kvm_run *run)

@@ -150,6 +150,9 @@ int mitigation_saved_decode(struct rbuf *r, struct mitigation_saved *s, struct e
 		v->shadow = rbuf_u64(b);
 		v->ibpb_issued = sec.version >= 3 && rbuf_u8(b);
 	}
+	if (sec.version < 3 &&
+	    n) /* which vCPU issued one was not told; for KVM, one is the guest */
+		s->vcpu[0].ibpb_issued = s->ibpb_seen;
 	ret = section_end(&sec, e);
 	return ret ? ret : mitigation_saved_check(s, e);
 }

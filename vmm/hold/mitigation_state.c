@@ -40,13 +40,14 @@ int mitigation_save(struct mitigation *m, bool parked, struct mitigation_saved *
 		return err_no_memory(e);
 	s->backend = m->active ? m->active->kind : BACKEND_NONE;
 	s->contract = m->contract;
-	s->ibpb_seen = __atomic_load_n(&m->ibpb_seen, __ATOMIC_ACQUIRE);
 	s->n_vcpus = m->n_vcpus;
 	for (i = 0; i < m->n_vcpus; i++) {
 		if (parked) /* reads KVM, and finds out about an INIT that nobody saw */
 			mitigation_check_vcpu(m, i);
 		save_vcpu(m, &m->vcpu[i], &s->vcpu[i]);
 	}
+	/* last: KVM may just have told of the first one */
+	s->ibpb_seen = __atomic_load_n(&m->ibpb_seen, __ATOMIC_ACQUIRE);
 	return 0;
 }
 
@@ -137,9 +138,10 @@ static int take_contract(struct mitigation *m, struct cpuid_set *cpuid,
 	return 0;
 }
 
-static bool one_issued(const struct mitigation_saved *s)
+/* Also of a stream that does not say so of the guest, only of a vCPU */
+static bool has_issued(const struct mitigation_saved *s)
 {
-	bool issued = false;
+	bool issued = s->ibpb_seen;
 	uint32_t i;
 
 	for (i = 0; i < s->n_vcpus; i++)
@@ -177,9 +179,7 @@ int mitigation_adopt(struct mitigation *m, struct cpuid_set *cpuid,
 	m->start = start;
 	m->contract_made = true;
 	m->origin = MITIGATION_COMING;
-	m->ibpb_seen |= s->ibpb_seen;
-	if (s->ibpb_seen && !one_issued(s)) /* of an earlier testudo: seen, and not on which */
-		m->vcpu[0].ibpb_issued = true;
+	m->ibpb_seen |= has_issued(s);
 	return 0;
 }
 
@@ -241,7 +241,7 @@ int mitigation_update(struct mitigation *m, const struct mitigation_saved *s, st
 		if (!ret)
 			mitigation_notify(m, i, MITIGATION_REPORTED);
 	}
-	if (!ret && s->ibpb_seen)
+	if (!ret && has_issued(s))
 		__atomic_store_n(&m->ibpb_seen, true, __ATOMIC_RELEASE);
 	return ret;
 }
