@@ -466,6 +466,23 @@ def test_bits_that_got_lost_unseen_are_found_by_the_tick(guest):
     assert g.vcpu(1)["held-bits-lost"] == 2
 
 
+@pytest.mark.parametrize("mode", AT_RUN_TIME)
+@pytest.mark.parametrize("first", ["answer", "writes"])
+def test_init_ends_a_decline_after_many_writes_of_efer(guest, mode, first):
+    """Nobody else would see it: with force-spec-ctrl per vCPU there is no tick, and of a vCPU that has no bit none is lost."""
+    steps = ["1.r.50000001", "0.spinw.500.c0000080.d01"]
+    g = guest(mode, [*(steps if first == "answer" else reversed(steps)), f"1.r.{HW}", "1.init", f"1.r.{HW}", "1.r.50000001",
+                     f"1.r.{HW}"])
+    assert g.outcomes() == [*([3, 0xd01] if first == "answer" else [0xd01, 3]), 0, BHI, 3, 0]
+
+
+@pytest.mark.parametrize("mode", AT_RUN_TIME)
+def test_efer_is_let_go_where_nobody_answered(guest, mode):
+    g = guest(mode, ["0.spinw.800.c0000080.d01"])
+    assert g.outcomes() == [0xd01]
+    assert 0x400 < g.vcpu(0)["exits"]["efer"] < 0x420
+
+
 @pytest.mark.parametrize("mode", HOLDING)
 def test_reset_keeps_the_contract_and_forgets_the_report(guest, work, mode):
     disk = harness.make_disk(os.path.join(work, "disk"))

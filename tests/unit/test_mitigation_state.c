@@ -1,5 +1,5 @@
 /*
- * What the engine knows of a guest's barriers, on a KVM that is this file: who is told,
+ * What the engine knows of a guest's barriers and answers, on a KVM that is this file: who is told,
  * what travels, what a reset forgets, and which denials end.
  */
 #include <stdarg.h>
@@ -28,6 +28,7 @@
 #define VM_FD	   1000
 #define VCPU_FD(i) (VM_FD + 1 + (int)(i))
 #define IN_64_BIT  (EFER_LME | EFER_LMA)
+#define MANY	   2000 /* writes of EFER: more than are taken for a CPU's way up */
 
 /* ---- KVM ---- */
 
@@ -209,6 +210,29 @@ static void guest_writes(uint32_t id, uint32_t index, uint64_t value)
 	assert_int_equal(g.run.msr.error, 0);
 }
 
+static void guest_reads_enumeration(uint32_t id)
+{
+	g.run.msr.index = MSR_VIRTUAL_MITIGATION_ENUM;
+	mitigation_exit_rdmsr(&g.m, id, &g.run);
+	assert_int_equal(g.run.msr.error, 0);
+	assert_int_equal(g.run.msr.data, MITIGATION_ALL);
+}
+
+static void guest_starts(uint32_t id)
+{
+	kvm.efer[id] = 0; /* INIT */
+	guest_writes(id, MSR_EFER, EFER_LME);
+	kvm.efer[id] = IN_64_BIT;
+}
+
+static void guest_writes_efer_often(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < MANY; i++)
+		guest_writes(0, MSR_EFER, IN_64_BIT);
+}
+
 static struct mitigation_saved saved(bool parked)
 {
 	struct mitigation_saved s;
@@ -356,6 +380,84 @@ static void test_no_vcpu_is_blamed(void **state)
 	wbuf_fini(&w);
 }
 
+/* ---- answers, which end at INIT ---- */
+
+static void test_efer_is_let_go_where_nobody_answered(void **state)
+{
+	(void)state;
+	booted();
+	assert_true(kvm.denies_efer);
+	guest_writes_efer_often();
+	assert_false(kvm.denies_efer);
+}
+
+static void test_init_ends_an_answer_after_many_writes(void **state)
+{
+	struct mitigation *m = booted();
+
+	(void)state;
+	guest_reads_enumeration(1);
+	assert_true(m->vcpu[1].msrs.report.enum_read);
+	guest_writes_efer_often();
+	assert_true(kvm.denies_efer);
+	guest_starts(1);
+	assert_false(m->vcpu[1].msrs.report.enum_read);
+}
+
+static void test_an_answer_after_many_writes(void **state)
+{
+	struct mitigation *m = booted();
+
+	(void)state;
+	guest_writes_efer_often();
+	guest_reads_enumeration(1);
+	assert_true(m->vcpu[1].msrs.report.enum_read);
+	assert_true(kvm.denies_efer);
+	guest_starts(1);
+	assert_false(m->vcpu[1].msrs.report.enum_read);
+}
+
+static void test_an_answer_that_init_would_not_end(void **state)
+{
+	struct mitigation *m = booted();
+
+	(void)state;
+	guest_writes_efer_often();
+	kvm.filter_fails = true;
+	guest_reads_enumeration(1);
+	assert_false(m->vcpu[1].msrs.report.enum_read);
+}
+
+static void test_an_answer_from_another_host(void **state)
+{
+	struct mitigation_saved early, late;
+	struct mitigation *m;
+
+	(void)state;
+	booted();
+	early = saved(false);
+	guest_reads_enumeration(1);
+	late = saved(true);
+	m = arrived(&early, &late);
+	guest_writes_efer_often();
+	assert_true(kvm.denies_efer);
+	guest_starts(1);
+	assert_false(m->vcpu[1].msrs.report.enum_read);
+}
+
+/* A new boot may let go again. */
+static void test_reset_forgets_answers(void **state)
+{
+	struct mitigation *m = booted();
+
+	(void)state;
+	guest_reads_enumeration(1);
+	build(m);
+	assert_true(kvm.denies_efer);
+	guest_writes_efer_often();
+	assert_false(kvm.denies_efer);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -365,6 +467,12 @@ int main(void)
 		cmocka_unit_test(test_reset_forgets_barriers),
 		cmocka_unit_test(test_rebuild_keeps_barriers),
 		cmocka_unit_test(test_no_vcpu_is_blamed),
+		cmocka_unit_test(test_efer_is_let_go_where_nobody_answered),
+		cmocka_unit_test(test_init_ends_an_answer_after_many_writes),
+		cmocka_unit_test(test_an_answer_after_many_writes),
+		cmocka_unit_test(test_an_answer_that_init_would_not_end),
+		cmocka_unit_test(test_an_answer_from_another_host),
+		cmocka_unit_test(test_reset_forgets_answers),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -280,13 +280,16 @@ int mitigation_setup_vm(struct mitigation *m, struct vm *vm, struct err *e)
 	m->active = ops->denies_spec_ctrl && !deny ? &backend_none : ops;
 	m->vm_fd = vm->fd;
 	m->efer_exits = 0;
-	if (m->origin == MITIGATION_BOOTED)
+	m->ends_answers = m->n_vcpus > 1 && hears_answers(m);
+	if (m->origin == MITIGATION_BOOTED) {
+		m->answered = false;
 		__atomic_store_n(&m->ibpb_seen, false, __ATOMIC_RELEASE);
+	}
 	m->filter = (struct msr_filter) {
 		.spec_ctrl = deny,
 		.virtual = m->contract.virt_enum || ops->kind == BACKEND_FORCE_SPEC_CTRL_VM,
 		.arch_cap = m->answers_arch_cap,
-		.efer = m->n_vcpus > 1 && (drops_at_init(m, deny) || hears_answers(m)),
+		.efer = m->ends_answers || (m->n_vcpus > 1 && drops_at_init(m, deny)),
 		.pred_cmd = m->options.observe_ibpb && m->backend.msr_exits && !m->ibpb_seen,
 	};
 	if (m->filter.spec_ctrl || m->filter.virtual || m->filter.arch_cap || m->filter.efer ||

@@ -105,7 +105,9 @@ struct mitigation {
 	struct msr_filter filter; /* the VM's now */
 	int vm_fd;
 	uint64_t efer_exits;
-	bool ibpb_seen;		     /* since the guest's boot */
+	bool ends_answers; /* INIT ends what a vCPU answered, and is seen by the write of EFER */
+	bool answered;	   /* one did, in this VM or before it: filter_lock, once vCPUs run */
+	bool ibpb_seen;	   /* since the guest's boot */
 	bool ibpb_told, denial_told; /* the log knows */
 	uint64_t rebuilds;	     /* of the VM under the running guest, atomic */
 

@@ -66,8 +66,10 @@ static void stop_denying_pred_cmd(struct mitigation *m)
 
 /*
  * ---- EFER: the one write that every CPU on its way up from INIT must do ----
- * So the bits are back before it runs any 64-bit code. Denied for the whole life, since the guest
- * may INIT its CPUs again; where that gets dear, the tick's look at each vCPU is left.
+ * So the bits are back before it runs any 64-bit code, and what it answered counts no more. Denied
+ * for the whole life, since the guest may INIT its CPUs again. Where that gets dear, the tick's
+ * look at each vCPU is left for lost bits. It sees no INIT that takes no bit away: so once any vCPU
+ * has answered the denial stays.
  */
 
 static void stop_denying_efer(struct mitigation *m)
@@ -76,9 +78,22 @@ static void stop_denying_efer(struct mitigation *m)
 
 	log_lines_init(&said);
 	pthread_mutex_lock(&m->filter_lock);
-	set_denial(m, &m->filter.efer, false, &said);
+	if (!m->answered)
+		set_denial(m, &m->filter.efer, false, &said);
 	pthread_mutex_unlock(&m->filter_lock);
 	log_lines_say(&said);
+}
+
+/* @v->lock is held. An answer that INIT would not end does not count. */
+static void hear_answer(struct mitigation *m, struct mitigation_vcpu *v, struct log_lines *said)
+{
+	if (!m->ends_answers || !v->msrs.report.enum_read)
+		return;
+	pthread_mutex_lock(&m->filter_lock);
+	m->answered = true;
+	if (set_denial(m, &m->filter.efer, true, said) < 0)
+		v->msrs.report.enum_read = false;
+	pthread_mutex_unlock(&m->filter_lock);
 }
 
 void mitigation_exit_rdmsr(struct mitigation *m, uint32_t id, struct kvm_run *run)
@@ -100,9 +115,11 @@ void mitigation_exit_rdmsr(struct mitigation *m, uint32_t id, struct kvm_run *ru
 	}
 	pthread_mutex_lock(&v->lock);
 	result = vcpu_msrs_read(&v->msrs, &m->contract, index, &value);
-	if (result == MSR_CHANGED) /* the first read of the enumeration: the guest is aware */
+	if (result == MSR_CHANGED) { /* the first read of the enumeration: the guest is aware */
+		hear_answer(m, v, &said);
 		tell = mitigation_apply(m, v, "it read the enumeration of mitigations", &what,
 					&said);
+	}
 	pthread_mutex_unlock(&v->lock);
 	log_lines_say(&said);
 	run->msr.data = value;

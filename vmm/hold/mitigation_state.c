@@ -91,9 +91,11 @@ static bool same_contract(const struct guest_contract *a, const struct guest_con
 	       a->mitigation_enum == b->mitigation_enum;
 }
 
-/* @v->lock is held, or nobody else knows of it yet */
-static void take_vcpu(struct mitigation_vcpu *v, const struct mitigation_saved_vcpu *from)
+/* @v->lock is held, or nobody else knows of it yet; no vCPU runs */
+static void take_vcpu(struct mitigation *m, struct mitigation_vcpu *v,
+		      const struct mitigation_saved_vcpu *from)
 {
+	m->answered |= from->report.enum_read;
 	v->msrs.spec_ctrl = from->shadow;
 	v->msrs.report = from->report;
 	v->promise = from->promise;
@@ -165,7 +167,7 @@ int mitigation_adopt(struct mitigation *m, struct cpuid_set *cpuid,
 	for (i = 0; i < m->n_vcpus; i++) {
 		struct mitigation_vcpu *v = &m->vcpu[i];
 
-		take_vcpu(v, &s->vcpu[i]);
+		take_vcpu(m, v, &s->vcpu[i]);
 		v->came = true;
 		mitigation_redecide(m, v);
 		if (v->decision.verdict == VERDICT_REFUSE)
@@ -190,7 +192,7 @@ static int update_vcpu(struct mitigation *m, struct mitigation_vcpu *v,
 	uint64_t missing;
 	int ret;
 
-	take_vcpu(v, from);
+	take_vcpu(m, v, from);
 	mitigation_redecide(m, v);
 	if (v->decision.verdict == VERDICT_REFUSE)
 		return refuse(m, v->id, &v->promise, &v->decision, e);
