@@ -135,32 +135,15 @@ def test_a_number_alone_is_not_trusted(guest, work, ibpb):  # noqa: F811
     assert json.loads(here(work, ibpb=ibpb))["barriers"]["per-vm"] is False
 
 
-@pytest.mark.parametrize("observed", ["on", "off"])
-def test_an_issued_barrier_is_known(guest, observed):  # noqa: F811
-    """By KVM itself, and by what testudo tells it where the guest's first one was answered by testudo."""
-    g = guest("vcpu", ["1.w.49.0", "1.w.49.1", "0.r.48"], ibpb=1,
-              policy=isolated(f"vcpu-switch-barrier: used, observe-ibpb: {observed}"))
-    assert g.outcomes()[:2] == [0, 1]
-    assert [v["ibpb-issued"] for v in g.report["vcpus"]] == [False, True]
-    assert g.report["isolation"]["guest-ibpb"] == "used"
-    assert sum(v["exits"]["pred-cmd"] for v in g.report["vcpus"]) == (2 if observed == "on" else 0)
-
-
-def test_a_guest_that_issues_none(guest):  # noqa: F811
-    g = guest("vcpu", ["0.w.49.0", "1.r.48"], ibpb=1, policy=isolated("vcpu-switch-barrier: used"))
-    assert [v["ibpb-issued"] for v in g.report["vcpus"]] == [False, False]
-    assert g.report["isolation"]["guest-ibpb"] == "not seen"
-    assert all(v["barriers"] is None or v["barriers"]["ibpb-vcpu-switch"] == 0 for v in g.report["vcpus"])
-
-
 # ---- a guest that moves ----
 
-def begin(start, work, name, steps, *args, ibpb, cpus=2, mode="vcpu", wrap=list, more="", **kwargs):  # noqa: F811
-    """@wrap: makes the first words of the command of those with the KVM"""
+def begin(start, work, name, steps, *args, ibpb, cpus=2, mode="vcpu", wrap=list, more="",  # noqa: F811
+          words="vcpu-switch-barrier: used", **kwargs):
+    """@wrap: makes the first words of the command of those with the KVM; @words: of the policy, under isolation"""
     facts, kvm = fact_file(work, name, "spr", mode)
     kvm = wrap([*kvm, f"KVM_SHIM_IBPB={ibpb}"])
-    path = pathlib.Path(work, "policy.yaml")
-    path.write_text("version: 1\n" + isolated("vcpu-switch-barrier: used", more))
+    path = pathlib.Path(work, f"{name}.yaml")
+    path.write_text("version: 1\n" + isolated(words, more))
     if steps:
         kwargs["params"] = f"msrs cpus={cpus} do={','.join(steps)}"
     return start(name, facts, kvm, path, *args, cpus=cpus, **kwargs)
@@ -205,8 +188,68 @@ def on_one_cpu(kvm):
     return ["taskset", "-c", str(min(os.sched_getaffinity(0))), *kvm]
 
 
+def counted(g, what):
+    return sum(v["barriers"][what] for v in report_of(g)["vcpus"])
+
+
 def barriers_between(g):
-    return sum(v["barriers"]["ibpb-vcpu-switch"] for v in report_of(g)["vcpus"])
+    return counted(g, "ibpb-vcpu-switch")
+
+
+@pytest.mark.parametrize("observed", ["on", "off"])
+def test_an_issued_barrier_is_known(start, work, observed):  # noqa: F811
+    """By KVM itself, and by what testudo tells it where the guest's first one was answered by testudo: from then on its
+    changes of vCPUs have barriers."""
+    g = begin(start, work, "a", ["1.w.49.0", "0.wait.1", *taking_turns(20), "0.wait.2", "1.w.49.1", "0.wait.3",
+                                 *taking_turns(20), "0.wait.4", "0.r.48"],
+              ibpb=1, wrap=on_one_cpu, words=f"vcpu-switch-barrier: used, observe-ibpb: {observed}")
+    found = []
+    for gate in (1, 2, 3, 4):
+        g.wait_console(f"msrs wait {gate}\n")
+        if gate == 3:
+            harness.wait_for(lambda: report_of(g)["isolation"]["guest-ibpb"] == "used")
+        found.append((counted(g, "vcpu-switches"), barriers_between(g)))
+        r = report_of(g)
+        assert [v["ibpb-issued"] for v in r["vcpus"]] == [False, gate > 2]
+        assert r["isolation"]["guest-ibpb"] == ("used" if gate > 2 else "not seen")
+        open_gate(g, gate)
+    assert g.end() == 0, g.log()
+    assert found[1][0] > found[0][0] and found[1][1] == 0
+    assert found[3][0] > found[2][0] and found[3][1] > found[2][1]
+    assert sum(v["exits"]["pred-cmd"] for v in r["vcpus"]) == (2 if observed == "on" else 0)
+
+
+def test_a_guest_that_issues_none(start, work):  # noqa: F811
+    """Its vCPUs change, and are counted."""
+    g = begin(start, work, "a", ["0.w.49.0", "0.wait.1", *taking_turns(20), "0.wait.2", "1.r.48"], ibpb=1, wrap=on_one_cpu)
+    g.wait_console("msrs wait 1\n")
+    before = counted(g, "vcpu-switches")
+    open_gate(g, 1)
+    g.wait_console("msrs wait 2\n")
+    assert counted(g, "vcpu-switches") > before
+    r = report_of(g)
+    assert [v["ibpb-issued"] for v in r["vcpus"]] == [False, False]
+    assert r["isolation"]["guest-ibpb"] == "not seen"
+    assert [v["barriers"]["ibpb-vcpu-switch"] for v in r["vcpus"]] == [0, 0]
+    open_gate(g, 2)
+    assert g.end() == 0, g.log()
+
+
+def test_a_barrier_that_only_kvm_saw_is_not_looked_for_again(start, work):  # noqa: F811
+    """The source has no tick that asks KVM: it learns of it when the guest stands. The destination, told to observe the
+    first one, lets go of PRED_CMD at the first write."""
+    steps = ["1.w.49.1", "0.wait.1", *["1.w.49.1"] * 5, "0.wait.2", "0.r.48"]
+    one = begin(start, work, "a", steps, ibpb=1, words="vcpu-switch-barrier: always")
+    one.wait_console("msrs wait 1\n")
+    assert report_of(one)["isolation"]["guest-ibpb"] == "not observed"
+    two = begin(start, work, "b", None, ibpb=1, incoming=f"unix:{work}/m", words="vcpu-switch-barrier: used, observe-ibpb: on")
+    moving.wait_listening(two)
+    code, _, err = moving.migrate(one, f"unix:{work}/m")
+    assert code == moving.MOVED, err
+    assert report_of(two)["isolation"]["guest-ibpb"] == "used"
+    open_gate(two, 1)
+    two.wait_console("msrs wait 2\n")
+    assert sum(v["exits"]["pred-cmd"] for v in report_of(two)["vcpus"]) == 1
 
 
 @pytest.mark.parametrize("issued", [True, False])
