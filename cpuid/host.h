@@ -19,6 +19,12 @@ enum cpu_vendor {
 	CPU_VENDOR_ZHAOXIN
 };
 
+/** cpu_vendor_has_svm - AMD's virtualization, with KVM's other half and AMD's bits of CPUID? */
+static inline bool cpu_vendor_has_svm(enum cpu_vendor vendor)
+{
+	return vendor == CPU_VENDOR_AMD || vendor == CPU_VENDOR_HYGON;
+}
+
 /* How far the short BHB-clearing sequence can be trusted on a part. */
 enum bhb_kind {
 	BHB_UNKNOWN, /* a model that is not in the table and has no BHI_CTRL */

@@ -5,9 +5,14 @@
 
 #define NUMBER_MAX 10000 /* a part of a version; what is larger is read in part */
 
-static bool before(const struct barrier_facts *f, uint32_t major, uint32_t minor)
+bool barrier_kernel_before(const struct barrier_facts *f, uint32_t major, uint32_t minor)
 {
-	return f->major < major || (f->major == major && f->minor < minor);
+	return f->major && (f->major < major || (f->major == major && f->minor < minor));
+}
+
+bool barrier_facts_known(const struct barrier_facts *f)
+{
+	return f->driven || f->ibpb != HOST_IBPB_UNKNOWN || f->major;
 }
 
 /*
@@ -31,11 +36,11 @@ static enum barrier_got stock_move(const struct barrier_facts *f, enum cpu_vendo
 
 	if (stock != BARRIER_EACH)
 		return stock;
-	if (vendor == CPU_VENDOR_AMD || vendor == CPU_VENDOR_HYGON)
+	if (cpu_vendor_has_svm(vendor))
 		return BARRIER_NONE;
 	if (!f->major || vendor == CPU_VENDOR_OTHER)
 		return BARRIER_UNKNOWN;
-	return before(f, 6, 16) ? BARRIER_EACH : BARRIER_NONE;
+	return barrier_kernel_before(f, 6, 16) ? BARRIER_EACH : BARRIER_NONE;
 }
 
 static enum barrier_got asked(enum barrier_switch s)

@@ -49,8 +49,8 @@ enum nested_exit {
 struct barrier_facts {
 	bool driven; /* KVM has the capability, and it keeps its rules */
 	enum host_ibpb ibpb;
-	uint32_t major, minor,
-		patch; /* of the kernel's version; 0.0: not known; .0: patch is not */
+	/* of the kernel's version; 0.0: not known; .0: the patch level is not */
+	uint32_t major, minor, patch;
 	enum nested_exit nested_exit;
 };
 
@@ -69,6 +69,9 @@ struct barrier_plan {
 	uint32_t args;	  /* with that: args[0] of the capability */
 };
 
+/** barrier_facts_known - does a host tell anything at all? An earlier release's fact file does not */
+bool barrier_facts_known(const struct barrier_facts *facts);
+
 /** barrier_plan - what @policy comes to on a host with @facts */
 void barrier_plan(const struct barrier_facts *facts, enum cpu_vendor vendor,
 		  const struct barrier_policy *policy, struct barrier_plan *plan);
@@ -85,6 +88,9 @@ const char *barrier_got_name(enum barrier_got got);
  *	version_signature, "Ubuntu 5.15.0-91.101-generic 5.15.131"; may be ""
  */
 void barrier_kernel(struct barrier_facts *facts, const char *release, const char *told);
+
+/** barrier_kernel_before - is it known, and older than @major.@minor? */
+bool barrier_kernel_before(const struct barrier_facts *facts, uint32_t major, uint32_t minor);
 
 /** barrier_kernel_name - "6.12.118", "6.12" where nothing more is known; "0.0" is nothing */
 void barrier_kernel_name(const struct barrier_facts *facts, char *text, size_t size);

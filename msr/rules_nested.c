@@ -17,7 +17,7 @@
 
 static bool is_svm(const struct facts *f)
 {
-	return f->host.vendor == CPU_VENDOR_AMD || f->host.vendor == CPU_VENDOR_HYGON;
+	return cpu_vendor_has_svm(f->host.vendor);
 }
 
 /* AMD has a bit of its own for IBRS, and KVM on SVM goes by either. */
@@ -56,11 +56,6 @@ static bool says_bare(const struct facts *f)
 	       f->in->backend.barrier.nested_exit == NESTED_EXIT_BARE;
 }
 
-static bool from(const struct barrier_facts *k, uint32_t major, uint32_t minor)
-{
-	return k->major > major || (k->major == major && k->minor >= minor);
-}
-
 static bool kernel_unknown(const struct facts *f)
 {
 	return by_kernel(f) && !f->in->backend.barrier.major;
@@ -68,9 +63,7 @@ static bool kernel_unknown(const struct facts *f)
 
 static bool svm_lacks(const struct facts *f)
 {
-	const struct barrier_facts *k = &f->in->backend.barrier;
-
-	return by_kernel(f) && is_svm(f) && k->major && !from(k, 6, 16);
+	return by_kernel(f) && is_svm(f) && barrier_kernel_before(&f->in->backend.barrier, 6, 16);
 }
 
 /*
@@ -104,7 +97,7 @@ static enum has vmx_has(const struct barrier_facts *k)
 {
 	size_t i;
 
-	if (!from(k, 5, 8) && is_vendors(k))
+	if (barrier_kernel_before(k, 5, 8) && is_vendors(k))
 		return MAY_HAVE;
 	for (i = 0; i < ARRAY_SIZE(stable); i++) {
 		if (k->major != stable[i].major || k->minor != stable[i].minor)
@@ -113,7 +106,7 @@ static enum has vmx_has(const struct barrier_facts *k)
 			return MAY_HAVE;
 		return k->patch >= stable[i].lost && k->patch < stable[i].back ? LACKS : HAS;
 	}
-	return from(k, 5, 8) && !from(k, 6, 2) ? LACKS : HAS;
+	return !barrier_kernel_before(k, 5, 8) && barrier_kernel_before(k, 6, 2) ? LACKS : HAS;
 }
 
 /*
@@ -124,7 +117,7 @@ static bool patched_out(const struct facts *f)
 {
 	const struct barrier_facts *k = &f->in->backend.barrier;
 
-	return by_kernel(f) && !is_svm(f) && k->major && !from(k, 6, 15) &&
+	return by_kernel(f) && !is_svm(f) && barrier_kernel_before(k, 6, 15) &&
 	       k->ibpb == HOST_IBPB_OFF;
 }
 

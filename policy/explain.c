@@ -146,7 +146,7 @@ static void explain_host_barriers(FILE *f, const struct barrier_facts *b)
 	};
 	char text[256], version[48], kernel[64] = "of a kernel of unknown version";
 
-	if (!b->driven && b->ibpb == HOST_IBPB_UNKNOWN && !b->major)
+	if (!barrier_facts_known(b))
 		return;
 	barrier_kernel_name(b, version, sizeof(version));
 	if (b->major)

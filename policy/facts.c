@@ -459,7 +459,7 @@ static json_t *format_barriers(const struct barrier_facts *b)
 {
 	char kernel[48];
 
-	if (!b->driven && b->ibpb == HOST_IBPB_UNKNOWN && !b->major)
+	if (!barrier_facts_known(b))
 		return NULL;
 	barrier_kernel_name(b, kernel, sizeof(kernel));
 	return json_pack("{s:b, s:s, s:s, s:o*}", "per-vm", b->driven, "ibpb",

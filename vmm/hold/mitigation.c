@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/utsname.h>
 
 #include "base/err.h"
 #include "base/log.h"
@@ -112,16 +111,6 @@ void mitigation_redecide(const struct mitigation *m, struct mitigation_vcpu *v)
 
 /* ---- the first boot ---- */
 
-static bool kernel_before(unsigned int major, unsigned int minor)
-{
-	unsigned int has_major = 0, has_minor = 0;
-	struct utsname u;
-
-	if (uname(&u) < 0 || sscanf(u.release, "%u.%u", &has_major, &has_minor) != 2)
-		return false;
-	return has_major < major || (has_major == major && has_minor < minor);
-}
-
 static void warn_at_start(const struct mitigation *m)
 {
 	char text[896];
@@ -130,7 +119,8 @@ static void warn_at_start(const struct mitigation *m)
 		log_warn("mitigation: back end %s: %s", backend_name(m->backend.ops->kind),
 			 explain_reasons(&m->start, text, sizeof(text)));
 	/* SDM vol.3 VM-entry MSR-load area; KVM 6.12 made it follow the filter */
-	if (m->nested && m->backend.ops->denies_spec_ctrl && m->start.mask && kernel_before(6, 12))
+	if (m->nested && m->backend.ops->denies_spec_ctrl && m->start.mask &&
+	    barrier_kernel_before(&m->backend.barrier, 6, 12))
 		log_warn("mitigation: this guest may run guests of its own, and before Linux 6.12 "
 			 "its MSR-load lists reach SPEC_CTRL past the MSR filter: a hypervisor in "
 			 "it can drop the held bits; use a newer host kernel, or hide VMX from it");
