@@ -85,6 +85,7 @@ void facts_init(struct facts *f, const struct mitigation_input *in)
 	f->incoming = in->promise.valid;
 	facts_of_host(f);
 	facts_of_guest(f);
+	barrier_plan(&in->backend.barrier, f->host.vendor, &p->barrier, &f->barrier);
 	f->promised = f->incoming ? in->promise.mask & in->promise.value : 0;
 }
 

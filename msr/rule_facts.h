@@ -35,9 +35,10 @@ struct facts {
 	bool bhi_aware, bhi_used, bhi_answered, bhi_early;
 	bool rsb_used, rsb_answered;
 	bool rsb_bare; /* it may rely on retpolines that RRSBA undermines, and nothing undoes that */
-	bool bhi_said, rsb_said; /* used, and it was reported: not only held in advance */
-	bool incoming;		 /* from another host */
-	uint64_t promised;	 /* bits that were held at 1 there */
+	bool bhi_said, rsb_said;     /* used, and it was reported: not only held in advance */
+	bool incoming;		     /* from another host */
+	uint64_t promised;	     /* bits that were held at 1 there */
+	struct barrier_plan barrier; /* what the guest gets of them here */
 
 	/* rules_init(): what the tables say when the operator is silent */
 	bool bhi_wanted, rsb_wanted;

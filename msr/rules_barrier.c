@@ -20,105 +20,84 @@
 #define OUR_KVM	 "use a host whose KVM has KVM_CAP_X86_VCPU_IBPB (testudo host says so)"
 #define ASK_HOST "make the fact file anew with testudo host --json"
 
-static struct barrier_plan plan(const struct facts *f)
-{
-	struct barrier_plan p;
-
-	barrier_plan(&f->in->backend.barrier, f->host.vendor, &f->policy.barrier, &p);
-	return p;
-}
-
-static bool driven(const struct facts *f)
-{
-	return plan(f).drive;
-}
-
-static bool on_switch(const struct facts *f, enum barrier_switch s)
-{
-	return f->policy.barrier.on_switch == s;
-}
-
-static bool gets(const struct facts *f, enum barrier_got got)
-{
-	return plan(f).on_switch == got;
-}
-
 /* ---- two vCPUs on one CPU ---- */
 
-static bool always_driven(const struct facts *f)
+/* @s is asked for, of a KVM that is told */
+static bool told(const struct facts *f, enum barrier_switch s)
 {
-	return on_switch(f, SWITCH_ALWAYS) && driven(f);
+	return f->policy.barrier.on_switch == s && f->barrier.drive;
 }
 
-static bool used_driven(const struct facts *f)
+/* @s is asked for, of a KVM that does as it does, which is @got */
+static bool stock(const struct facts *f, enum barrier_switch s, enum barrier_got got)
 {
-	return on_switch(f, SWITCH_USED) && driven(f);
+	return f->policy.barrier.on_switch == s && !f->barrier.drive && f->barrier.on_switch == got;
+}
+
+static bool always_told(const struct facts *f)
+{
+	return told(f, SWITCH_ALWAYS);
+}
+
+static bool used_told(const struct facts *f)
+{
+	return told(f, SWITCH_USED);
+}
+
+static bool never_told(const struct facts *f)
+{
+	return told(f, SWITCH_NEVER) && !f->policy.strict;
 }
 
 static bool never_strict(const struct facts *f)
 {
-	return on_switch(f, SWITCH_NEVER) && driven(f) && f->policy.strict;
-}
-
-static bool never_driven(const struct facts *f)
-{
-	return on_switch(f, SWITCH_NEVER) && driven(f) && !f->policy.strict;
+	return told(f, SWITCH_NEVER) && f->policy.strict;
 }
 
 static bool always_stock(const struct facts *f)
 {
-	return on_switch(f, SWITCH_ALWAYS) && !driven(f) && gets(f, BARRIER_EACH);
+	return stock(f, SWITCH_ALWAYS, BARRIER_EACH);
 }
 
-static bool always_missing(const struct facts *f)
+static bool missing(const struct facts *f)
 {
-	return on_switch(f, SWITCH_ALWAYS) && !driven(f) && gets(f, BARRIER_NONE);
+	return stock(f, SWITCH_ALWAYS, BARRIER_NONE) || stock(f, SWITCH_USED, BARRIER_NONE);
 }
 
-static bool used_missing(const struct facts *f)
+static bool unknown(const struct facts *f)
 {
-	return on_switch(f, SWITCH_USED) && !driven(f) && gets(f, BARRIER_NONE);
+	return stock(f, SWITCH_ALWAYS, BARRIER_UNKNOWN) || stock(f, SWITCH_USED, BARRIER_UNKNOWN);
 }
 
-static bool more_than_used(const struct facts *f)
+static bool more(const struct facts *f)
 {
-	return on_switch(f, SWITCH_USED) && !driven(f) && gets(f, BARRIER_EACH);
-}
-
-static bool more_than_never(const struct facts *f)
-{
-	return on_switch(f, SWITCH_NEVER) && !driven(f) && gets(f, BARRIER_EACH);
+	return stock(f, SWITCH_USED, BARRIER_EACH) || stock(f, SWITCH_NEVER, BARRIER_EACH);
 }
 
 static bool never_unknown(const struct facts *f)
 {
-	return on_switch(f, SWITCH_NEVER) && !driven(f) && gets(f, BARRIER_UNKNOWN);
+	return stock(f, SWITCH_NEVER, BARRIER_UNKNOWN);
 }
 
 static bool never_stock(const struct facts *f)
 {
-	return on_switch(f, SWITCH_NEVER) && !driven(f) && gets(f, BARRIER_NONE);
-}
-
-static bool switch_unknown(const struct facts *f)
-{
-	return (on_switch(f, SWITCH_ALWAYS) || on_switch(f, SWITCH_USED)) && !driven(f) &&
-	       gets(f, BARRIER_UNKNOWN);
+	return stock(f, SWITCH_NEVER, BARRIER_NONE);
 }
 
 /* ---- a vCPU on another CPU ---- */
 
-static bool moves(const struct facts *f, bool by_capability, enum barrier_got got)
+static bool moves(const struct facts *f, bool is_told, enum barrier_got got)
 {
-	return f->policy.barrier.on_move && driven(f) == by_capability && plan(f).on_move == got;
+	return f->policy.barrier.on_move && f->barrier.drive == is_told &&
+	       f->barrier.on_move == got;
 }
 
-static bool move_driven(const struct facts *f)
+static bool move_told(const struct facts *f)
 {
 	return moves(f, true, BARRIER_EACH);
 }
 
-static bool move_driven_used(const struct facts *f)
+static bool move_told_used(const struct facts *f)
 {
 	return moves(f, true, BARRIER_USED);
 }
@@ -138,23 +117,16 @@ static bool move_unknown(const struct facts *f)
 	return moves(f, false, BARRIER_UNKNOWN);
 }
 
-#define NO_IBPB                                                                         \
-	"the host executes no branch predictor barriers, and the policy asks for them " \
-	"between the guest's vCPUs"
-#define MORE                                                                            \
-	"this KVM cannot be told when: it puts a branch predictor barrier between any " \
-	"two vCPUs on one CPU, more of them than the policy asks for"
 #define AS_ASKED "KVM is told: a branch predictor barrier "
 
 static const struct told_rule barrier_rules[] = {
-	{{1, always_driven, LEAVE, 0, AS_ASKED "each time that vCPUs change on a CPU", SRC_CAP,
-	  NULL},
+	{{1, always_told, LEAVE, 0, AS_ASKED "each time that vCPUs change on a CPU", SRC_CAP, NULL},
 	 NULL},
-	{{1, used_driven, LEAVE, 0,
+	{{1, used_told, LEAVE, 0,
 	  AS_ASKED "when vCPUs of the guest change on a CPU, once it has issued one of its own",
 	  SRC_CAP, NULL},
 	 NULL},
-	{{1, never_driven, LEAVE, 0,
+	{{1, never_told, LEAVE, 0,
 	  "KVM is told: no branch predictor barrier when vCPUs of the guest change on a CPU",
 	  SRC_CAP, NULL},
 	 NULL},
@@ -167,15 +139,22 @@ static const struct told_rule barrier_rules[] = {
 	  "this KVM puts a branch predictor barrier between any two vCPUs on one CPU by itself",
 	  SRC_SWITCH, NULL},
 	 NULL},
-	{{4, always_missing, CANNOT, 0, NO_IBPB, SRC_OFF, RUN(IBPB_ON)}, NULL},
-	{{4, used_missing, CANNOT, 0, NO_IBPB, SRC_OFF, RUN(IBPB_ON)}, NULL},
-	{{5, switch_unknown, UNSURE, 0,
+	{{4, missing, CANNOT, 0,
+	  "the host executes no branch predictor barriers, and the policy asks for them between "
+	  "the guest's vCPUs",
+	  SRC_OFF, RUN(IBPB_ON)},
+	 NULL},
+	{{5, unknown, UNSURE, 0,
 	  "nothing tells whether this host puts branch predictor barriers between vCPUs, and the "
 	  "policy asks for them",
 	  SRC_OURS, TAKE_BACK(ASK_HOST)},
 	 NULL},
-	{{6, more_than_used, LEAVE, 0, MORE, SRC_SWITCH, NULL}, NULL},
-	{{6, more_than_never, LEAVE, 0, MORE, SRC_SWITCH, NULL}, NULL},
+	{{6, more, LEAVE, 0,
+	  "this KVM cannot be told when: it puts a branch predictor barrier between any two vCPUs "
+	  "on "
+	  "one CPU, more of them than the policy asks for",
+	  SRC_SWITCH, NULL},
+	 NULL},
 	{{6, never_unknown, LEAVE, 0,
 	  "this KVM cannot be told when, and nothing tells whether this host puts branch predictor "
 	  "barriers between vCPUs",
@@ -184,10 +163,10 @@ static const struct told_rule barrier_rules[] = {
 	{{6, never_stock, LEAVE, 0,
 	  "the host executes no branch predictor barriers, as the policy asks", SRC_OFF, NULL},
 	 NULL},
-	{{7, move_driven, LEAVE, 0, AS_ASKED "each time that a vCPU moves to another CPU", SRC_CAP,
+	{{7, move_told, LEAVE, 0, AS_ASKED "each time that a vCPU moves to another CPU", SRC_CAP,
 	  NULL},
 	 NULL},
-	{{7, move_driven_used, LEAVE, 0,
+	{{7, move_told_used, LEAVE, 0,
 	  AS_ASKED "when a vCPU moves to another CPU, once the guest has issued one of its own",
 	  SRC_CAP, NULL},
 	 NULL},
