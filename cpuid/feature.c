@@ -224,18 +224,19 @@ uint32_t *cpuid_reg(struct cpuid_leaf *leaf, enum cpuid_reg reg)
 	return &leaf->edx;
 }
 
+static bool is_set(struct cpuid_leaf *l, const struct cpu_feature *f)
+{
+	return l && (*cpuid_reg(l, f->reg) & 1u << f->bit);
+}
+
 bool cpu_feature_has(struct cpuid_set *set, const struct cpu_feature *f)
 {
-	struct cpuid_leaf *l = cpuid_find(set, f->leaf, f->subleaf);
-
-	return l && (*cpuid_reg(l, f->reg) & 1u << f->bit);
+	return is_set(cpuid_find(set, f->leaf, f->subleaf), f);
 }
 
 bool cpu_feature_shown(struct cpuid_set *set, const struct cpu_feature *f)
 {
-	struct cpuid_leaf *l = cpuid_reach(set, f->leaf, f->subleaf);
-
-	return l && (*cpuid_reg(l, f->reg) & 1u << f->bit);
+	return is_set(cpuid_reach(set, f->leaf, f->subleaf), f);
 }
 
 int cpu_feature_put(struct cpuid_set *set, const struct cpu_feature *f, bool on)

@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/bytes.h"
@@ -24,22 +25,25 @@ static const char *const top_keys[] = {VERSION_KEY, "facts", "backend", "kvm-cpu
 
 static const char *const backend_keys[] = {"name", CAN_HOLD, CAN_HOLD_EARLIER, "msr-exits", NULL};
 
+#define MEMBER(m) offsetof(struct host_facts, m)
+
 /* The numbers of struct host_facts. Families end at 15 + 255, models at 255 (SDM vol.2 CPUID). */
 static const struct number_row {
 	const char *key;
 	size_t offset;
 	uint64_t max; /* above 32 bits: the member is an uint64_t */
 	bool hex;
+	const char *leaf; /* key in "kvm-cpuid", which has it, too; NULL: that has it not */
 } numbers[] = {
-	{"family", offsetof(struct host_facts, family), 270, false},
-	{"model", offsetof(struct host_facts, model), 255, false},
-	{"stepping", offsetof(struct host_facts, stepping), 15, false},
-	{"cpuid-7-0-ecx", offsetof(struct host_facts, leaf7_0_ecx), UINT32_MAX, true},
-	{"cpuid-7-0-edx", offsetof(struct host_facts, leaf7_0_edx), UINT32_MAX, true},
-	{"cpuid-7-2-edx", offsetof(struct host_facts, leaf7_2_edx), UINT32_MAX, true},
-	{"kvm-cpuid-7-0-edx", offsetof(struct host_facts, kvm_leaf7_0_edx), UINT32_MAX, true},
-	{"kvm-cpuid-7-2-edx", offsetof(struct host_facts, kvm_leaf7_2_edx), UINT32_MAX, true},
-	{"kvm-arch-capabilities", offsetof(struct host_facts, kvm_arch_cap), UINT64_MAX, true},
+	{"family", MEMBER(family), 270, false, "1"},
+	{"model", MEMBER(model), 255, false, "1"},
+	{"stepping", MEMBER(stepping), 15, false, "1"},
+	{"cpuid-7-0-ecx", MEMBER(leaf7_0_ecx), UINT32_MAX, true, NULL},
+	{"cpuid-7-0-edx", MEMBER(leaf7_0_edx), UINT32_MAX, true, NULL},
+	{"cpuid-7-2-edx", MEMBER(leaf7_2_edx), UINT32_MAX, true, NULL},
+	{"kvm-cpuid-7-0-edx", MEMBER(kvm_leaf7_0_edx), UINT32_MAX, true, "7.0"},
+	{"kvm-cpuid-7-2-edx", MEMBER(kvm_leaf7_2_edx), UINT32_MAX, true, "7.2"},
+	{"kvm-arch-capabilities", MEMBER(kvm_arch_cap), UINT64_MAX, true, NULL},
 };
 
 #define N_KINDS (BACKEND_FORCE_VCPU + 1)
@@ -296,18 +300,8 @@ static uint32_t number_at(const struct host_facts *f, const struct number_row *r
 /* Some is told twice: a file that was edited in one place would be judged half by the other. */
 static int check_told_twice(const struct json_place *at, struct host_file *f)
 {
-	static const struct {
-		const char *key, *told_by;
-		uint32_t leaf; /* without it nothing is told */
-	} twice[] = {
-		{"family", "1", 1},
-		{"model", "1", 1},
-		{"stepping", "1", 1},
-		{"kvm-cpuid-7-0-edx", "7.0", 7},
-		{"kvm-cpuid-7-2-edx", "7.2", 7},
-	};
 	struct host_facts leaves = {0};
-	size_t i, k;
+	size_t i;
 
 	host_facts_from_cpuid(&leaves, &f->cpuid, &f->cpuid);
 	if (cpuid_find(&f->cpuid, 0, 0) && strcmp(leaves.vendor_id, f->facts.vendor_id) != 0)
@@ -315,17 +309,21 @@ static int check_told_twice(const struct json_place *at, struct host_file *f)
 			       "%s %s: facts.vendor is not that of kvm-cpuid.0; change both, or "
 			       "leave kvm-cpuid out",
 			       at->what, at->name);
-	for (i = 0; i < ARRAY_SIZE(twice); i++)
-		for (k = 0; k < ARRAY_SIZE(numbers); k++)
-			if (strcmp(numbers[k].key, twice[i].key) == 0 &&
-			    cpuid_find(&f->cpuid, twice[i].leaf, 0) &&
-			    number_at(&f->facts, &numbers[k]) != number_at(&leaves, &numbers[k]))
-				return err_set(at->e, -EINVAL,
-					       "%s %s: facts.%s is %#x, but kvm-cpuid.%s says %#x; "
-					       "change both, or leave kvm-cpuid out",
-					       at->what, at->name, twice[i].key,
-					       number_at(&f->facts, &numbers[k]), twice[i].told_by,
-					       number_at(&leaves, &numbers[k]));
+	for (i = 0; i < ARRAY_SIZE(numbers); i++) {
+		const struct number_row *row = &numbers[i];
+		uint32_t here, there;
+
+		/* without the leaf nothing is told; without its sub-leaf, 0 */
+		if (!row->leaf || !cpuid_find(&f->cpuid, (uint32_t)strtoul(row->leaf, NULL, 16), 0))
+			continue;
+		here = number_at(&f->facts, row);
+		there = number_at(&leaves, row);
+		if (here != there)
+			return err_set(at->e, -EINVAL,
+				       "%s %s: facts.%s is %#x, but kvm-cpuid.%s says %#x; change "
+				       "both, or leave kvm-cpuid out",
+				       at->what, at->name, row->key, here, row->leaf, there);
+	}
 	return 0;
 }
 
