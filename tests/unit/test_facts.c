@@ -163,6 +163,28 @@ static char *replace(const char *text, const char *from, const char *to)
 	return out;
 }
 
+struct change {
+	const char *from, *to, *says; /* what the refusal has to say */
+};
+
+/* @text is taken, and with each of @n changes it is not. */
+static void check_changes(const char *text, const struct change *bad, size_t n)
+{
+	struct host_file f;
+	struct err e;
+	size_t i;
+
+	if (parse(text, &f, &e) != 0)
+		fail_msg("%s", e.text);
+	for (i = 0; i < n; i++) {
+		char *changed = replace(text, bad[i].from, bad[i].to);
+
+		if (parse(changed, &f, &e) != -EINVAL || !strstr(e.text, bad[i].says))
+			fail_msg("'%s': '%s'", bad[i].to, e.text);
+		free(changed);
+	}
+}
+
 static void test_refused(void **state)
 {
 	char *good = host_file_format(&sapphire);
@@ -232,9 +254,7 @@ static void test_not_objects(void **state)
 
 static void test_cpuid(void **state)
 {
-	static const struct {
-		const char *from, *to, *says;
-	} bad[] = {
+	static const struct change bad[] = {
 		{"\"7.2\"", "\"7.02\"", "kvm-cpuid.'7.02' is not a key; give a leaf such as"},
 		{"\"7.2\"", "\"7.2.3\"", "kvm-cpuid.'7.2.3' is not a key"},
 		{"\"1\"", "\"0x1\"", "kvm-cpuid.'0x1' is not a key"},
@@ -252,7 +272,6 @@ static void test_cpuid(void **state)
 				high = {.leaf = 0x80000008, .eax = 0x3934, .edx = UINT32_MAX};
 	char *text, *again;
 	struct err e;
-	size_t i;
 
 	(void)state;
 	cpuid_add(&h.cpuid, &one);
@@ -270,13 +289,7 @@ static void test_cpuid(void **state)
 	again = host_file_format(&f);
 	assert_string_equal(text, again);
 	free(again);
-	for (i = 0; i < ARRAY_SIZE(bad); i++) {
-		char *damaged = replace(text, bad[i].from, bad[i].to);
-
-		if (parse(damaged, &f, &e) != -EINVAL || !strstr(e.text, bad[i].says))
-			fail_msg("'%s': '%s'", bad[i].to, e.text);
-		free(damaged);
-	}
+	check_changes(text, bad, ARRAY_SIZE(bad));
 	free(text);
 }
 
@@ -289,9 +302,7 @@ static void test_barriers(void **state)
 		{true, HOST_IBPB_ALWAYS, 7, 3, 4, NESTED_EXIT_BARRIER},
 		{true, HOST_IBPB_UNKNOWN, 0, 0, 0, NESTED_EXIT_BARRIER},
 	};
-	static const struct {
-		const char *from, *to, *says;
-	} bad[] = {
+	static const struct change bad[] = {
 		{"\"6.12.118\"", "\"6.12.0\"", "barriers.kernel: '6.12.0' is not a value"},
 		{"\"6.12.118\"", "\"6.12.118-1\"", "barriers.kernel: '6.12.118-1'"},
 		{"\"6.12.118\"", "\"6.12.0118\"", "barriers.kernel: '6.12.0118'"},
@@ -317,22 +328,14 @@ static void test_barriers(void **state)
 	}
 	h.backend.barrier = good[2];
 	text = host_file_format(&h);
-	for (i = 0; i < ARRAY_SIZE(bad); i++) {
-		char *damaged = replace(text, bad[i].from, bad[i].to);
-
-		if (parse(damaged, &f, &e) != -EINVAL || !strstr(e.text, bad[i].says))
-			fail_msg("'%s': '%s'", bad[i].to, e.text);
-		free(damaged);
-	}
+	check_changes(text, bad, ARRAY_SIZE(bad));
 	free(text);
 }
 
 /* What stands in the file twice must be the same. */
 static void test_told_twice(void **state)
 {
-	static const struct {
-		const char *from, *to, *says;
-	} bad[] = {
+	static const struct change bad[] = {
 		{"\"family\": 6", "\"family\": 7", "facts.family is 0x7, but kvm-cpuid.1 says 0x6"},
 		{"\"model\": 143", "\"model\": 106",
 		 "facts.model is 0x6a, but kvm-cpuid.1 says 0x8f"},
@@ -350,8 +353,7 @@ static void test_told_twice(void **state)
 		{.leaf = 7, .indexed = true, .eax = 2, .edx = 0xac000000},
 		{.leaf = 7, .subleaf = 2, .indexed = true, .edx = 0x3f},
 	};
-	struct host_file f, h = sapphire;
-	struct err e;
+	struct host_file h = sapphire;
 	char *text;
 	size_t i;
 
@@ -361,15 +363,7 @@ static void test_told_twice(void **state)
 	for (i = 0; i < ARRAY_SIZE(leaves); i++)
 		cpuid_add(&h.cpuid, &leaves[i]);
 	text = host_file_format(&h);
-	if (parse(text, &f, &e) != 0)
-		fail_msg("%s", e.text);
-	for (i = 0; i < ARRAY_SIZE(bad); i++) {
-		char *changed = replace(text, bad[i].from, bad[i].to);
-
-		if (parse(changed, &f, &e) != -EINVAL || !strstr(e.text, bad[i].says))
-			fail_msg("'%s': '%s'", bad[i].to, e.text);
-		free(changed);
-	}
+	check_changes(text, bad, ARRAY_SIZE(bad));
 	free(text);
 }
 
