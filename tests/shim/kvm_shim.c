@@ -132,6 +132,7 @@ static void choose_mode(const char *name)
 static void shim_init(void)
 {
 	const char *mode = getenv("KVM_SHIM"), *host = getenv("KVM_SHIM_HOST");
+	const char *ibpb = getenv("KVM_SHIM_IBPB");
 	const struct host_file *h = &shim.host;
 	void *symbol = dlsym(RTLD_NEXT, "ioctl");
 	uint64_t bits = SPEC_CTRL_IBRS | SPEC_CTRL_STIBP | SPEC_CTRL_SSBD | SPEC_CTRL_RRSBA_DIS_S |
@@ -147,8 +148,8 @@ static void shim_init(void)
 	shim.cap = (uint32_t)env_u64("KVM_SHIM_CAP", shim.mode == RENUMBERED ? OUR_CAP : RFC_CAP);
 	shim.arch_cap = env_u64("KVM_SHIM_ARCH_CAP", host ? h->facts.kvm_arch_cap : 0xeb);
 	shim.refuses = env_u64("KVM_SHIM_REFUSES", UINT64_MAX);
-	shim.ibpb_lax = getenv("KVM_SHIM_IBPB") && strcmp(getenv("KVM_SHIM_IBPB"), "lax") == 0;
-	shim.ibpb_bare = getenv("KVM_SHIM_IBPB") && strcmp(getenv("KVM_SHIM_IBPB"), "bare") == 0;
+	shim.ibpb_lax = ibpb && strcmp(ibpb, "lax") == 0;
+	shim.ibpb_bare = ibpb && strcmp(ibpb, "bare") == 0;
 	shim.ibpb = shim.ibpb_bare || (!shim.ibpb_lax && env_u64("KVM_SHIM_IBPB", 0));
 	shim.look_for_init = env_u64("KVM_SHIM_INIT", 1);
 	shim.leaf7_2_edx =

@@ -140,11 +140,7 @@ static const char *ibpb(const struct mitigation *m)
 {
 	if (__atomic_load_n(&m->ibpb_seen, __ATOMIC_ACQUIRE))
 		return "used";
-	return (m->options.observe_ibpb && m->backend.msr_exits) ||
-			       (m->barrier.drive &&
-				m->options.policy.barrier.on_switch == SWITCH_USED)
-		       ? "not seen"
-		       : "not observed";
+	return mitigation_looks_for_barrier(m) ? "not seen" : "not observed";
 }
 
 static json_t *isolation(const struct mitigation *m, const struct isolation *iso)

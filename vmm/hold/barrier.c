@@ -30,8 +30,7 @@ int barrier_drive(int vm_fd, uint32_t args, struct err *e)
 
 	return ret < 0 ? err_set(e, ret,
 				 "KVM does not take the barriers between vCPUs that the policy "
-				 "asks "
-				 "for (%#x): %s; see the kernel's log",
+				 "asks for (%#x): %s; see the kernel's log",
 				 args, strerror(-ret))
 		       : 0;
 }

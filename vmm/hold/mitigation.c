@@ -487,20 +487,25 @@ bool mitigation_apply(struct mitigation *m, struct mitigation_vcpu *v, const cha
 }
 
 /* Is KVM to be asked, while the guest runs, for its first barrier? */
-static bool looks_for_barrier(const struct mitigation *m)
+static bool asks_for_barrier(const struct mitigation *m)
 {
 	return m->backend.barrier.driven && m->options.policy.barrier.on_switch == SWITCH_USED;
+}
+
+bool mitigation_looks_for_barrier(const struct mitigation *m)
+{
+	return (m->options.observe_ibpb && m->backend.msr_exits) || asks_for_barrier(m);
 }
 
 bool mitigation_wants_checks(const struct mitigation *m)
 {
 	return needs_spec_ctrl_exits(m) ||
-	       (looks_for_barrier(m) && !__atomic_load_n(&m->ibpb_seen, __ATOMIC_ACQUIRE));
+	       (asks_for_barrier(m) && !__atomic_load_n(&m->ibpb_seen, __ATOMIC_ACQUIRE));
 }
 
 bool mitigation_may_want_checks(const struct mitigation *m)
 {
-	return needs_spec_ctrl_exits(m) || looks_for_barrier(m);
+	return needs_spec_ctrl_exits(m) || asks_for_barrier(m);
 }
 
 bool mitigation_refused(struct mitigation *m, uint32_t id, char *why, size_t size)

@@ -168,6 +168,9 @@ void mitigation_check_rates(struct mitigation *m);
  * contract was made. */
 bool mitigation_wants_checks(const struct mitigation *m);
 
+/** mitigation_looks_for_barrier - would a barrier of the guest be seen while it runs? */
+bool mitigation_looks_for_barrier(const struct mitigation *m);
+
 /** mitigation_may_want_checks - now, or when the guest has reset itself */
 bool mitigation_may_want_checks(const struct mitigation *m);
 
